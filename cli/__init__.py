@@ -1,0 +1,1 @@
+"""The command line: `kaspan run | agent | demo | config`."""

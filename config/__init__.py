@@ -1,0 +1,1 @@
+"""Read kaspan settings from one YAML file and the environment."""

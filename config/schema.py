@@ -1,0 +1,105 @@
+"""Every key of the YAML file, its type, its default and its rule.
+
+A key here is a key in the file, and with sections joined by two underscores a variable in the environment:
+`interceptor.sampling.rate` is `KASPAN_INTERCEPTOR__SAMPLING__RATE`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Propagator = Literal["b3", "b3multi", "tracecontext"]
+Rate = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
+Seconds = Annotated[float, Meta(gt=0, description="seconds, more than 0")]
+
+
+def default_ring_dir() -> str:
+    """Where an application and an agent of the same user meet when nothing is set."""
+    root = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()  # noqa: S108
+    return f"{root}/kaspan-{os.geteuid()}"
+
+
+def default_spool_path() -> str:
+    """Where the agent keeps spans when nothing is set: the system's place for root, else the user's."""
+    if os.geteuid() == 0:
+        return "/var/lib/kaspan/spool.db"
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return f"{state}/kaspan/spool.db"
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A map in the file: unknown keys are refused, since a misspelt key would silently do nothing."""
+
+
+class Sampling(_Section, frozen=True):
+    """Which new traces are recorded; a decision that came with a record is kept."""
+
+    rate: Rate = 1.0
+
+
+class Propagation(_Section, frozen=True):
+    """Header formats: all of `inject` are written, the first of `extract` that parses is read."""
+
+    inject: tuple[Propagator, ...] = ("b3",)
+    extract: tuple[Propagator, ...] = ("b3", "b3multi", "tracecontext")
+
+
+class Interceptor(_Section, frozen=True):
+    """What happens inside the application."""
+
+    enabled: bool = True
+    ring_dir: str = msgspec.field(default_factory=default_ring_dir)
+    ring_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024 * 1024 * 1024)] = 4 * 1024 * 1024
+    propagation: Propagation = Propagation()
+    sampling: Sampling = Sampling()
+    remote_service: str = "kafka"
+
+
+class Spool(_Section, frozen=True):
+    """Where spans wait until every sender has delivered them."""
+
+    path: str = msgspec.field(default_factory=default_spool_path)
+    max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
+
+
+class Batch(_Section, frozen=True):
+    """How much goes into one message to a sender, and how long spans may wait for company."""
+
+    max_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 500_000
+    flush_interval_s: Seconds = 1.0
+
+
+class ZipkinSender(_Section, frozen=True, tag="zipkin", tag_field="type"):
+    """Posts to Zipkin's HTTP collector; `url` is a base (http://zipkin:9411) or the full path."""
+
+    url: str = "http://127.0.0.1:9411/api/v2/spans"
+
+
+class ConsoleSender(_Section, frozen=True, tag="console", tag_field="type"):
+    """Prints each trace as a tree on standard output."""
+
+
+Sender = ZipkinSender | ConsoleSender
+
+
+class Agent(_Section, frozen=True):
+    """What the agent beside the application does."""
+
+    ring_dirs: tuple[str, ...] = msgspec.field(default_factory=lambda: (default_ring_dir(),))
+    spool: Spool = msgspec.field(default_factory=Spool)
+    batch: Batch = Batch()
+    senders: tuple[Sender, ...] = (ZipkinSender(),)
+    shutdown_timeout_s: Seconds = 10.0
+
+
+class Settings(_Section, frozen=True):
+    """The whole file."""
+
+    service: str = ""
+    interceptor: Interceptor = msgspec.field(default_factory=Interceptor)
+    agent: Agent = msgspec.field(default_factory=Agent)

@@ -1,0 +1,141 @@
+"""The span ring, version 1: how one file carries spans from an application to the agent.
+
+    header, 4096 bytes, little endian
+       0  magic            8 bytes  b"KASPAN\\0\\1"
+       8  header size      u32      4096
+      12  data size        u32      bytes after the header, a multiple of 8
+      16  write_pos        u64      writer's: bytes ever written
+      24  read_pos         u64      agent's: bytes ever taken
+      32  dropped_spans    u64      writer's: the ring was full
+      40  written_spans    u64      writer's
+      48  suppressed_errors u64     writer's: failures of the interceptor that the application never saw
+      56  process          u32 length, then that many bytes of JSON (see `Process`)
+    data
+       frames aligned to 8 bytes: u32 length, u32 crc32 of the payload, payload = one Zipkin v2 JSON span;
+       length WRAP = the next frame is at the start of the data area.
+
+Positions only grow; an index into the data area is a position modulo its size. The writer publishes
+`write_pos` after the frame's bytes, so a reader that finds a frame whose CRC does not match may have come
+too early (weakly ordered processors) and looks again before it calls the ring damaged.
+
+Standard library only: the interceptor imports this before anything else of kaspan.
+"""
+
+from __future__ import annotations
+
+import struct
+from zlib import crc32
+
+MAGIC = b"KASPAN\0\1"
+HEADER_BYTES = 4096
+DEFAULT_DATA_BYTES = 4 * 1024 * 1024
+MIN_DATA_BYTES = 64 * 1024
+MAX_DATA_BYTES = 1024 * 1024 * 1024
+SUFFIX = ".ring"
+"""A ring's file name ends with this; a ring that is being made has another name until it is whole."""
+
+WRITE_POS = 16
+READ_POS = 24
+DROPPED_SPANS = 32
+WRITTEN_SPANS = 40
+SUPPRESSED_ERRORS = 48
+PROCESS = 56
+MAX_PROCESS_BYTES = HEADER_BYTES - PROCESS - 4
+
+FRAME_HEADER_BYTES = 8
+WRAP = 0xFFFFFFFF
+
+_FIXED = struct.Struct("<8sIIQQQQQ")
+_FRAME = struct.Struct("<II")
+_LENGTH = struct.Struct("<I")
+pack_position = struct.Struct("<Q").pack
+pack_frame_into = _FRAME.pack_into
+unpack_frame_from = _FRAME.unpack_from
+
+
+class RingError(ValueError):
+    """A file is not a span ring, or is damaged; the message says how."""
+
+
+class Header:
+    """The header of one ring as read at one moment: sizes in bytes, positions in bytes ever written."""
+
+    __slots__ = (
+        "data_bytes",
+        "dropped_spans",
+        "process_json",
+        "read_pos",
+        "suppressed_errors",
+        "write_pos",
+        "written_spans",
+    )
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) < HEADER_BYTES:
+            raise RingError(f"{len(raw)} bytes long, and a ring's header alone has {HEADER_BYTES}")
+        (
+            magic,
+            header_bytes,
+            self.data_bytes,
+            self.write_pos,
+            self.read_pos,
+            self.dropped_spans,
+            self.written_spans,
+            self.suppressed_errors,
+        ) = _FIXED.unpack_from(raw)
+        if magic != MAGIC:
+            raise RingError(f"starts with {magic!r}, and a version 1 ring starts with {MAGIC!r}")
+        if header_bytes != HEADER_BYTES:
+            raise RingError(f"says its header has {header_bytes} bytes, and version 1 has {HEADER_BYTES}")
+        if self.data_bytes % 8 or not MIN_DATA_BYTES <= self.data_bytes <= MAX_DATA_BYTES:
+            raise RingError(
+                f"says its data area has {self.data_bytes} bytes; the rule is a multiple of 8 from "
+                f"{MIN_DATA_BYTES} to {MAX_DATA_BYTES}"
+            )
+        (length,) = _LENGTH.unpack_from(raw, PROCESS)
+        self.process_json = raw[PROCESS + 4 : PROCESS + 4 + min(length, MAX_PROCESS_BYTES)]
+
+
+def pack_header(data_bytes: int, process_json: bytes) -> bytes:
+    """Make the header of a new, empty ring.
+
+    `process_json` says which process writes (service, pid, start, versions) and is cut off at
+    MAX_PROCESS_BYTES. Returns HEADER_BYTES bytes.
+    """
+    process_json = process_json[:MAX_PROCESS_BYTES]
+    head = _FIXED.pack(MAGIC, HEADER_BYTES, data_bytes, 0, 0, 0, 0, 0)
+    return (head + _LENGTH.pack(len(process_json)) + process_json).ljust(HEADER_BYTES, b"\0")
+
+
+def frame_bytes(payload_bytes: int) -> int:
+    """How much of the data area a payload takes: its frame header and its padding to 8 bytes included."""
+    return (payload_bytes + FRAME_HEADER_BYTES + 7) & ~7
+
+
+def read_frames(data: bytes, start: int, data_bytes: int) -> tuple[list[bytes], int, str | None]:
+    """Split a copy of a piece of the data area into payloads.
+
+    `data` is what stands from position `start` on, without a gap, at most to the end of the data area:
+    a piece that wraps is read in two calls. Returns the payloads, the position after the last whole frame,
+    and what was wrong with the next one, if anything: None when `data` was used up. Never raises, whatever
+    the bytes are.
+    """
+    payloads: list[bytes] = []
+    offset = 0
+    available = len(data)
+    while offset < available:
+        if available - offset < FRAME_HEADER_BYTES:
+            # A wrap mark always has room: frames are aligned to 8 and so is the area.
+            return payloads, start + offset, f"{available - offset} bytes left, too few for a frame header"
+        length, crc = unpack_frame_from(data, offset)
+        if length == WRAP:
+            to_end = data_bytes - (start + offset) % data_bytes
+            return payloads, start + offset + to_end, None
+        if frame_bytes(length) > available - offset:
+            return payloads, start + offset, f"a frame of {length} bytes where {available - offset} are left"
+        payload = data[offset + FRAME_HEADER_BYTES : offset + FRAME_HEADER_BYTES + length]
+        if crc32(payload) != crc:
+            return payloads, start + offset, f"a frame of {length} bytes whose CRC does not match"
+        payloads.append(payload)
+        offset += frame_bytes(length)
+    return payloads, start + offset, None
