@@ -1,1 +1,4 @@
-"""TODO"""
+"""The demo: three plain kafka-python applications, and what starts them for `kaspan demo`.
+
+`orders`, `shipping` and `mailer` never import kaspan; the other modules belong to the command.
+"""

@@ -1,0 +1,122 @@
+"""What the demo's applications talk to: an embedded mock of Kafka, or a real one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+CONNECT_TIMEOUT_S = 5.0
+ADMIN_TIMEOUT_S = 15.0
+
+
+class ClusterError(Exception):
+    """Kafka cannot be reached or does not do what the demo needs; the message says which and why."""
+
+
+class Names(NamedTuple):
+    """The topics and consumer groups of one run."""
+
+    orders: str
+    shipments: str
+    shipping_group: str
+    mailer_group: str
+
+
+class MockCluster:
+    """librdkafka's mock cluster: one broker inside this process, on a free port of the loopback.
+
+    It lives as long as this object, keeps its records in memory (about 5 MB for each partition) and makes
+    topics as they are used. Making it blocks for up to CONNECT_TIMEOUT_S; ClusterError if it does not start.
+
+    Source: `test.mock.num.brokers` in librdkafka's CONFIGURATION.md.
+    """
+
+    mock = True
+    names = Names("orders", "shipments", "shipping", "mailer")
+
+    def __init__(self) -> None:
+        settings = {"test.mock.num.brokers": 1, "bootstrap.servers": "unused", "log_level": 0}
+        self._client = Producer(settings)
+        try:
+            brokers = self._client.list_topics(timeout=CONNECT_TIMEOUT_S).brokers.values()
+        except KafkaException as error:
+            raise ClusterError(f"librdkafka's mock cluster did not start: {_reason(error)}") from error
+        self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+
+    def close(self) -> None:
+        """Have nothing to do: the broker goes with the process."""
+
+
+class RealCluster:
+    """Topics of our own on the Kafka at `bootstrap_servers` (HOST:PORT), deleted again by `close`.
+
+    Topics that exist are never written to: when `orders` or `shipments` does, other names are taken. The
+    consumer groups get names of their own always, since to join somebody's group takes partitions from it.
+    Blocks for up to CONNECT_TIMEOUT_S to connect and ADMIN_TIMEOUT_S to make the topics; ClusterError if
+    either fails.
+    """
+
+    mock = False
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self.bootstrap_servers = bootstrap_servers
+        self._admin = AdminClient(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "socket.connection.setup.timeout.ms": int(CONNECT_TIMEOUT_S * 1000),
+                "log_level": 0,
+            }
+        )
+        self.names = self._free_names()
+        self._make([self.names.orders, self.names.shipments])
+
+    def close(self) -> None:
+        """Delete this run's topics; blocks for up to ADMIN_TIMEOUT_S, ClusterError if they stay."""
+        topics = [self.names.orders, self.names.shipments]
+        self._finish("delete", self._admin.delete_topics(topics, request_timeout=ADMIN_TIMEOUT_S))
+
+    def _free_names(self) -> Names:
+        try:
+            existing = self._admin.list_topics(timeout=CONNECT_TIMEOUT_S).topics
+        except KafkaException as error:
+            raise ClusterError(
+                f"no Kafka at {self.bootstrap_servers}: {_reason(error)}; "
+                "is it running, and may it be reached without TLS and password?"
+            ) from error
+        run = f"demo-{secrets.token_hex(3)}"
+        prefix = f"{run}-" if {"orders", "shipments"} & existing.keys() else ""
+        return Names(f"{prefix}orders", f"{prefix}shipments", f"shipping-{run}", f"mailer-{run}")
+
+    def _make(self, topics: list[str]) -> None:
+        new = [NewTopic(topic, num_partitions=1, replication_factor=1) for topic in topics]
+        self._finish("make", self._admin.create_topics(new, request_timeout=ADMIN_TIMEOUT_S))
+        self._await_leaders(topics)
+
+    def _await_leaders(self, topics: list[str]) -> None:
+        """Wait until every topic can be written to, or clients would begin with a second of retries."""
+        deadline = time.monotonic() + ADMIN_TIMEOUT_S
+        while time.monotonic() < deadline:
+            known = self._admin.list_topics(timeout=CONNECT_TIMEOUT_S).topics
+            partitions = [known[topic].partitions.get(0) for topic in topics if topic in known]
+            if len(partitions) == len(topics) and all(p and p.leader >= 0 for p in partitions):
+                return
+            time.sleep(0.1)
+        raise ClusterError(f"{self.bootstrap_servers}: no leader for {topics} after {ADMIN_TIMEOUT_S:g} s")
+
+    def _finish(self, verb: str, futures: dict[str, Any]) -> None:
+        for topic, future in futures.items():
+            try:
+                future.result(timeout=ADMIN_TIMEOUT_S)
+            except (KafkaException, TimeoutError) as error:
+                message = f"{self.bootstrap_servers}: cannot {verb} topic {topic}: {_reason(error)}"
+                raise ClusterError(message) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What librdkafka says, without the error's number."""
+    first = error.args[0] if error.args else error
+    return first.str() if hasattr(first, "str") else str(first) or type(error).__name__

@@ -1,0 +1,110 @@
+"""Ship orders: read `orders`, pack each one, write a shipment to `shipments`.
+
+One of the demo's three applications: plain kafka-python, as anyone would write it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer
+from kafka.errors import MessageSizeTooLargeError
+
+
+class Announce(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python 2.x ships no types
+    """Say when there is something to read from."""
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        """Print one line once partitions are assigned."""
+        if assigned:
+            print("shipping: waiting for orders", file=sys.stderr, flush=True)
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        """Do nothing: each record is done before the next is asked for."""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="shipping", description="Turn orders into shipments.")
+    parser.add_argument("--kafka", default="127.0.0.1:9092", metavar="HOST:PORT")
+    parser.add_argument("--orders-topic", default="orders")
+    parser.add_argument("--shipments-topic", default="shipments")
+    parser.add_argument("--group", default="shipping")
+    parser.add_argument("--count", type=int, default=0, help="end after so many orders; 0 means never")
+    parser.add_argument("--idle-timeout-s", type=float, default=30.0, help="end after no order for so long")
+    parser.add_argument("--work-s", type=float, default=0.02, help="how long packing takes")
+    parser.add_argument("--mock", action="store_true", help="the broker is librdkafka's mock cluster")
+    return parser.parse_args()
+
+
+def connect(arguments: argparse.Namespace) -> tuple[Any, Any]:
+    """Make the consumer and the producer.
+
+    The mock cluster knows Kafka 2.3's protocol, without idempotence, and lets a waiting fetch wait to its
+    end when a record comes.
+    """
+    common: dict[str, object] = {"bootstrap_servers": arguments.kafka}
+    consuming: dict[str, object] = {}
+    producing: dict[str, object] = {}
+    if arguments.mock:
+        common["api_version"] = (2, 3)
+        consuming["fetch_max_wait_ms"] = 20
+        if "enable_idempotence" in KafkaProducer.DEFAULT_CONFIG:
+            producing["enable_idempotence"] = False
+    consumer = KafkaConsumer(
+        group_id=arguments.group,
+        auto_offset_reset="earliest",
+        consumer_timeout_ms=int(arguments.idle_timeout_s * 1000),
+        **common,
+        **consuming,
+    )
+    consumer.subscribe([arguments.orders_topic], listener=Announce())
+    producer = KafkaProducer(**common, **producing)
+    return consumer, producer
+
+
+def pack(order: dict[str, Any], work_s: float) -> dict[str, Any]:
+    """Pack an order: every piece gets its label."""
+    time.sleep(work_s)
+    labels = [f"{order['customer']}-{order['order']}-{piece}" for piece in range(1, order["pieces"] + 1)]
+    return {"order": order["order"], "customer": order["customer"], "item": order["item"], "labels": labels}
+
+
+def ship(producer: Any, topic: str, key: bytes, shipment: dict[str, Any]) -> str:
+    """Write one shipment and say what became of it."""
+    pieces = len(shipment["labels"])
+    try:
+        producer.send(topic, key=key, value=json.dumps(shipment).encode()).get(timeout=30)
+    except MessageSizeTooLargeError:
+        return f"NOT shipped, {pieces} labels are too large for one message (MessageSizeTooLargeError)"
+    return f"shipped {pieces} x {shipment['item']} to {shipment['customer']}"
+
+
+def main() -> int:
+    """Ship orders until there are no more; 1 if fewer came than were expected."""
+    arguments = parse_arguments()
+    consumer, producer = connect(arguments)
+    done = 0
+    try:
+        for record in consumer:
+            shipment = pack(json.loads(record.value), arguments.work_s)
+            outcome = ship(producer, arguments.shipments_topic, record.key, shipment)
+            print(f"order {shipment['order']}: {outcome}", flush=True)
+            done += 1
+            if done == arguments.count:
+                break
+    finally:
+        producer.close(timeout=5)
+        consumer.close()
+    if done < arguments.count:
+        print(f"shipping: {done} of {arguments.count} orders, then none", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
