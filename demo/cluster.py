@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import secrets
 import time
 from typing import Any, NamedTuple
@@ -9,11 +11,13 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from kaspan.demo import DemoError
+
 CONNECT_TIMEOUT_S = 5.0
 ADMIN_TIMEOUT_S = 15.0
 
 
-class ClusterError(Exception):
+class ClusterError(DemoError):
     """Kafka cannot be reached or does not do what the demo needs; the message says which and why."""
 
 
@@ -72,12 +76,23 @@ class RealCluster:
             }
         )
         self.names = self._free_names()
-        self._make([self.names.orders, self.names.shipments])
+        self._made: list[str] = []
+        try:
+            self._make([self.names.orders, self.names.shipments])
+        except ClusterError:
+            with contextlib.suppress(ClusterError):
+                self.close()
+            raise
 
     def close(self) -> None:
-        """Delete this run's topics; blocks for up to ADMIN_TIMEOUT_S, ClusterError if they stay."""
-        topics = [self.names.orders, self.names.shipments]
-        self._finish("delete", self._admin.delete_topics(topics, request_timeout=ADMIN_TIMEOUT_S))
+        """Delete the topics that were made here.
+
+        Blocks for up to ADMIN_TIMEOUT_S a topic; ClusterError names one that stays.
+        """
+        made, self._made = self._made, []
+        futures = self._admin.delete_topics(made, request_timeout=ADMIN_TIMEOUT_S) if made else {}
+        for topic, future in futures.items():
+            self._finish("delete", topic, future)
 
     def _free_names(self) -> Names:
         try:
@@ -93,7 +108,9 @@ class RealCluster:
 
     def _make(self, topics: list[str]) -> None:
         new = [NewTopic(topic, num_partitions=1, replication_factor=1) for topic in topics]
-        self._finish("make", self._admin.create_topics(new, request_timeout=ADMIN_TIMEOUT_S))
+        for topic, future in self._admin.create_topics(new, request_timeout=ADMIN_TIMEOUT_S).items():
+            self._finish("make", topic, future)
+            self._made.append(topic)
         self._await_leaders(topics)
 
     def _await_leaders(self, topics: list[str]) -> None:
@@ -107,16 +124,15 @@ class RealCluster:
             time.sleep(0.1)
         raise ClusterError(f"{self.bootstrap_servers}: no leader for {topics} after {ADMIN_TIMEOUT_S:g} s")
 
-    def _finish(self, verb: str, futures: dict[str, Any]) -> None:
-        for topic, future in futures.items():
-            try:
-                future.result(timeout=ADMIN_TIMEOUT_S)
-            except (KafkaException, TimeoutError) as error:
-                message = f"{self.bootstrap_servers}: cannot {verb} topic {topic}: {_reason(error)}"
-                raise ClusterError(message) from error
+    def _finish(self, verb: str, topic: str, future: Any) -> None:
+        try:
+            future.result(timeout=ADMIN_TIMEOUT_S)
+        except (KafkaException, concurrent.futures.TimeoutError) as error:
+            message = f"{self.bootstrap_servers}: cannot {verb} topic {topic}: {_reason(error)}"
+            raise ClusterError(message) from error
 
 
 def _reason(error: BaseException) -> str:
-    """What librdkafka says, without the error's number."""
+    """Return what librdkafka says, without the error's number."""
     first = error.args[0] if error.args else error
     return first.str() if hasattr(first, "str") else str(first) or type(error).__name__
