@@ -1,0 +1,7 @@
+"""Real Kafka and real Zipkin for the tests, fetched by Maven and started on free loopback ports."""
+
+from servers.jars import Jars, ServersMissingError, fetch_jars
+from servers.kafka import KafkaServer
+from servers.zipkin import ZipkinServer
+
+__all__ = ["Jars", "KafkaServer", "ServersMissingError", "ZipkinServer", "fetch_jars"]

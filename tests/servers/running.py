@@ -1,0 +1,63 @@
+"""The servers of one test run: started together, each handed out when it is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TypeVar
+
+from servers.jars import Jars
+from servers.kafka import KafkaServer
+from servers.process import ServerProcess
+from servers.zipkin import ZipkinServer
+
+Server = TypeVar("Server", bound=ServerProcess)
+
+
+class Servers:
+    """One Kafka and one Zipkin under a directory; neither runs before `start` names it."""
+
+    def __init__(self, jars: Jars, directory: Path) -> None:
+        self._jars = jars
+        self._directory = directory
+        self._kafka: KafkaServer | None = None
+        self._zipkin: ZipkinServer | None = None
+
+    def start(self, names: Collection[str]) -> None:
+        """Start those of "kafka" and "zipkin" that are named, and return before they are ready."""
+        # Zipkin first: it starts by itself while Kafka's directory is being formatted.
+        if "zipkin" in names:
+            self._zipkin = ZipkinServer(self._jars, self._made("zipkin"))
+            self._zipkin.start()
+        if "kafka" in names:
+            self._kafka = KafkaServer(self._jars, self._made("kafka"))
+            self._kafka.start()
+
+    def kafka(self) -> KafkaServer:
+        """Return the broker, once it is ready; started again if a test left it dead."""
+        assert self._kafka is not None
+        return _ready(self._kafka)
+
+    def zipkin(self) -> ZipkinServer:
+        """Return Zipkin, once it is ready; started again if a test left it dead."""
+        assert self._zipkin is not None
+        return _ready(self._zipkin)
+
+    def stop(self) -> None:
+        """End what was started, and return when it is gone."""
+        for server in (self._zipkin, self._kafka):
+            if server is not None:
+                server.stop()
+
+    def _made(self, name: str) -> Path:
+        directory = self._directory / name
+        directory.mkdir()
+        return directory
+
+
+def _ready(server: Server) -> Server:
+    if server.is_running():
+        server.wait_until_ready()
+    else:
+        server.restart()
+    return server
