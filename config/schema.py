@@ -7,7 +7,6 @@ A key here is a key in the file, and with sections joined by two underscores a v
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,12 +14,33 @@ from msgspec import Meta
 
 Propagator = Literal["b3", "b3multi", "tracecontext"]
 Rate = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
-Seconds = Annotated[float, Meta(gt=0, description="seconds, more than 0")]
+Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds, more than 0 and at most 86400")]
+AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*\Z", description="an absolute path")]
+HttpUrl = Annotated[
+    str,
+    Meta(
+        # Scheme, perhaps user:password@, a host (IPv6 in brackets), perhaps a port, perhaps a path.
+        pattern=r"^https?://([^\s/?#@]+@)?(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?([/?#]\S*)?\Z",
+        description="an address such as http://zipkin:9411",
+    ),
+]
+TopicTemplate = Annotated[
+    str,
+    Meta(
+        pattern=r"^([^{}]|\{topic\})*\Z",
+        description="text in which {topic} may stand for the topic, such as kafka/{topic}, or empty text",
+    ),
+]
 
 
 def default_ring_dir() -> str:
     """Where an application and an agent of the same user meet when nothing is set."""
-    root = "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()  # noqa: S108
+    root = "/dev/shm"  # noqa: S108
+    if not os.path.isdir(root):
+        # Imported here because it brings in half the standard library, and applications load this module.
+        from tempfile import gettempdir
+
+        root = gettempdir()
     return f"{root}/kaspan-{os.geteuid()}"
 
 
@@ -53,17 +73,17 @@ class Interceptor(_Section, frozen=True):
     """What happens inside the application."""
 
     enabled: bool = True
-    ring_dir: str = msgspec.field(default_factory=default_ring_dir)
+    ring_dir: AbsolutePath = msgspec.field(default_factory=default_ring_dir)
     ring_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024 * 1024 * 1024)] = 4 * 1024 * 1024
     propagation: Propagation = Propagation()
     sampling: Sampling = Sampling()
-    remote_service: str = "kafka"
+    remote_service: TopicTemplate = "kafka"
 
 
 class Spool(_Section, frozen=True):
     """Where spans wait until every sender has delivered them."""
 
-    path: str = msgspec.field(default_factory=default_spool_path)
+    path: AbsolutePath = msgspec.field(default_factory=default_spool_path)
     max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
 
 
@@ -77,7 +97,7 @@ class Batch(_Section, frozen=True):
 class ZipkinSender(_Section, frozen=True, tag="zipkin", tag_field="type"):
     """Posts to Zipkin's HTTP collector; `url` is a base (http://zipkin:9411) or the full path."""
 
-    url: str = "http://127.0.0.1:9411/api/v2/spans"
+    url: HttpUrl = "http://127.0.0.1:9411/api/v2/spans"
 
 
 class ConsoleSender(_Section, frozen=True, tag="console", tag_field="type"):
@@ -90,10 +110,13 @@ Sender = ZipkinSender | ConsoleSender
 class Agent(_Section, frozen=True):
     """What the agent beside the application does."""
 
-    ring_dirs: tuple[str, ...] = msgspec.field(default_factory=lambda: (default_ring_dir(),))
+    ring_dirs: tuple[AbsolutePath, ...] = msgspec.field(default_factory=lambda: (default_ring_dir(),))
     spool: Spool = msgspec.field(default_factory=Spool)
     batch: Batch = Batch()
-    senders: tuple[Sender, ...] = (ZipkinSender(),)
+    senders: Annotated[
+        tuple[Sender, ...],
+        Meta(min_length=1, description="a list of at least one sender, each with its type"),
+    ] = (ZipkinSender(),)
     shutdown_timeout_s: Seconds = 10.0
 
 

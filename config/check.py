@@ -1,0 +1,199 @@
+"""Hold nodes against the schema: typed values out of them, or one error for each thing that is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+
+from kaspan.config.display import MASK, is_secret, mask
+from kaspan.config.document import NULLS, Items, Map, Node, Scalar, parse
+from kaspan.config.errors import ConfigError, Errors, shorten, suggest
+from kaspan.config.keys import Section, bare, fields, is_section, leaves, rule, types
+from kaspan.config.schema import Settings
+
+INVALID: Any = object()
+"""Stands for a value that was refused; the reason is in the errors."""
+
+TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A leaf's value and where it was set."""
+
+    value: Any
+    where: str
+
+
+class Checker:
+    """Checks the sources one after the other; a later value of the same key replaces an earlier one.
+
+    `found` maps each dotted leaf key that was set to its last valid value. Never raises for a bad value.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        self.found: dict[str, Found] = {}
+        self._errors = errors
+
+    def set(self, key: str, node: Node) -> None:
+        """Check the node of one dotted key of the schema; "" is the whole file."""
+        try:
+            self._set(key, node)
+        except ConfigError as error:
+            # A variable's YAML text that cannot be read at all: nothing else of it can be looked at.
+            self._errors.extend(error)
+
+    def _set(self, key: str, node: Node) -> None:
+        type_ = types()[key] if key else Settings
+        if is_section(type_):
+            self._section(type_, key, node)
+        elif (value := self._value(type_, key, node)) is not INVALID:
+            self.found[key] = Found(value, node.where)
+
+    def _section(self, section: Section, key: str, node: Node) -> None:
+        node = self._unpacked(node)
+        if isinstance(node, Scalar) and node.style == "plain" and node.text in NULLS:
+            return  # A section whose keys are all commented out.
+        if not isinstance(node, Map):
+            self._refuse(node, key or "the whole file", f"a map with keys among {', '.join(fields(section))}")
+            return
+        prefix = f"{key}." if key else ""
+        for name, child in node.entries.items():
+            if name in fields(section):
+                self._set(prefix + name, child)
+            else:
+                self._unknown(child.where, prefix, name, section)
+
+    def _value(self, type_: Any, key: str, node: Node) -> Any:
+        base = bare(type_)
+        if get_origin(base) is tuple:
+            return self._tuple(type_, key, self._unpacked(node))
+        structs = get_args(base) if get_origin(base) is UnionType else (base,)
+        if all(map(is_section, structs)):
+            return self._struct(structs, key, self._unpacked(node))
+        if isinstance(node, Scalar):
+            try:
+                return msgspec.convert(_python_value(base, node), type_)
+            except msgspec.ValidationError:
+                pass
+        return self._refuse(node, key, rule(type_) + _advice(base, node))
+
+    def _tuple(self, type_: Any, key: str, node: Node) -> Any:
+        item_type = get_args(bare(type_))[0]
+        if not isinstance(node, Items):
+            return self._refuse(node, key, rule(type_))
+        values = tuple(self._value(item_type, f"{key}[{i}]", item) for i, item in enumerate(node.items))
+        if any(value is INVALID for value in values):
+            return INVALID
+        try:
+            return msgspec.convert(values, type_)
+        except msgspec.ValidationError:
+            return self._refuse(node, key, rule(type_))
+
+    def _struct(self, structs: tuple[Section, ...], key: str, node: Node) -> Any:
+        """Check a map that stands in a list and is one of `structs`, told apart by their tags."""
+        if not isinstance(node, Map):
+            return self._refuse(node, key, "a map of keys")
+        tag_field = structs[0].__struct_config__.tag_field
+        if tag_field is None:
+            return self._fields(structs[0], key, node.entries, node)
+        by_tag = {struct.__struct_config__.tag: struct for struct in structs}
+        entries = dict(node.entries)
+        tag = entries.pop(tag_field, None)
+        struct = by_tag.get(tag.text) if isinstance(tag, Scalar) else None
+        if struct is None:
+            wanted = f"one of {', '.join(map(str, by_tag))}"
+            return self._refuse(tag or node, f"{key}.{tag_field}", wanted, missing=tag is None)
+        return self._fields(struct, key, entries, node)
+
+    def _fields(self, struct: Section, key: str, entries: Mapping[str, Node], node: Map) -> Any:
+        values: dict[str, Any] = {}
+        known = fields(struct)
+        for name, child in entries.items():
+            if name in known:
+                values[name] = self._value(known[name].type, f"{key}.{name}", child)
+            else:
+                values[name] = self._unknown(child.where, f"{key}.", name, struct)
+        for name, field in known.items():
+            if field.required and name not in values:
+                values[name] = self._refuse(node, f"{key}.{name}", rule(field.type), missing=True)
+        return INVALID if any(value is INVALID for value in values.values()) else struct(**values)
+
+    def _unpacked(self, node: Node) -> Node:
+        """Read a variable's text as YAML, which lists and maps are there."""
+        if isinstance(node, Scalar) and node.style == "raw":
+            return parse(node.text, lambda _line: node.where, self._errors)
+        return node
+
+    def _unknown(self, where: str, prefix: str, name: str, section: Section) -> Any:
+        hint = ""
+        if not self._errors.full:
+            elsewhere = [key for key in leaves() if key.endswith(f".{name}")]
+            hint = f"did you mean {elsewhere[0]}?" if elsewhere else suggest(name, fields(section))
+        self._errors.add(where, f"there is no key {prefix}{shorten(name)}; {hint}")
+        return INVALID
+
+    def _refuse(self, node: Node, key: str, wanted: str, missing: bool = False) -> Any:
+        said = "is missing" if missing else f"is {_shown(key, node)}"
+        self._errors.add(node.where, f"{key} {said}; the rule is {wanted}")
+        return INVALID
+
+
+def _python_value(base: Any, node: Scalar) -> Any:
+    """Read a scalar as the key's type wants it; None, which no key allows, if it cannot be."""
+    raw = node.style == "raw"
+    if base is str:
+        return node.text if node.style != "plain" and _is_utf8(node.text) else None
+    text = node.text.strip() if raw else node.text
+    if get_origin(base) is Literal:
+        return text
+    if node.style == "quoted":
+        return None
+    if base is bool:
+        return TRUTHS.get(text.lower(), {"1": True, "0": False}.get(text) if raw else None)
+    return _number(text, float if base is float else int)
+
+
+def _number(text: str, kind: type[int] | type[float]) -> int | float | None:
+    try:
+        number = kind(text)
+    except ValueError:
+        return None
+    # Python reads digits of every script; here a number is what other readers of YAML would see.
+    return number if text.isascii() and math.isfinite(number) else None
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether text can leave the process: bytes of a variable that are not UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(key: str, node: Node) -> str:
+    if not isinstance(node, Scalar):
+        return "a list" if isinstance(node, Items) else "a map"
+    if is_secret(key):
+        return MASK
+    if not node.text:
+        return "empty"
+    shown = shorten(mask(key, node.text))
+    return f'"{shown}"' if node.style == "quoted" else shown
+
+
+def _advice(base: Any, node: Node) -> str:
+    if not isinstance(node, Scalar):
+        return ""
+    if node.style == "plain" and node.text in NULLS:
+        return "; leave the key out for its default"
+    if base is str and node.style == "plain":
+        return "; put it in quotes"
+    unquoted = msgspec.structs.replace(node, style="plain")
+    if node.style == "quoted" and base is not str and _python_value(base, unquoted) is not None:
+        return "; take the quotes away"
+    return ""

@@ -1,0 +1,127 @@
+"""Settings from the environment: KASPAN_* for every key, and what OpenTelemetry's own variables say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import reduce
+
+import msgspec
+
+from kaspan.config.document import Items, Map, Node, Scalar
+from kaspan.config.errors import Errors, shorten, suggest
+from kaspan.config.keys import VARIABLE_PREFIX, types, variable
+from kaspan.config.schema import Settings
+
+CONFIG_VARIABLE = "KASPAN_CONFIG"
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "KASPAN_INJECT"})
+"""Ours, and read elsewhere: the settings file's name, and what `kaspan run` tells its children."""
+
+PROPAGATORS = ("b3", "b3multi", "tracecontext")
+SAMPLER_RATES = {"always_on": "1", "always_off": "0"}
+
+
+def own(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
+    """Yield dotted key and node for each KASPAN_ variable that is set, sections before their own keys.
+
+    A variable that is empty counts as not set, so that a deployment's template may leave it blank; except
+    where empty text is a value of its own. Unknown variables are added to `errors`.
+    """
+    known = {variable(key): key for key in types()}
+    names = [name for name in environ if name.startswith(VARIABLE_PREFIX) and name not in NOT_SETTINGS]
+    for name in sorted(names, key=lambda name: (name.count("__"), name)):
+        key = known.get(name)
+        if key is None:
+            if not _is_of_kubernetes(name):
+                hint = "" if errors.full else suggest(name.upper(), known)
+                errors.add(_where(name), f"there is no setting of this name; {hint}")
+        elif environ[name] or _means_something_empty(key):
+            yield key, _raw(environ[name], name)
+
+
+def _means_something_empty(key: str) -> bool:
+    default: object = reduce(getattr, key.split("."), Settings())
+    try:
+        msgspec.convert("", types()[key])
+    except msgspec.ValidationError:
+        return False
+    return default != ""
+
+
+def _is_of_kubernetes(name: str) -> bool:
+    """Tell whether Kubernetes made the variable because a Service is called kaspan or kaspan-something.
+
+    Source: "Discovering services" in the Kubernetes documentation of Service.
+    """
+    import re
+
+    pattern = (
+        r"KASPAN(_[A-Z0-9]+)*"
+        r"_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9]+)*|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+    )
+    return re.fullmatch(pattern, name) is not None
+
+
+def opentelemetry(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
+    """Yield dotted key and node for each of OpenTelemetry's variables that has a meaning here.
+
+    An empty one counts as not set. A value that kaspan cannot follow is added to `errors`.
+
+    Source: OpenTelemetry specification, "Environment Variable Specification".
+    """
+    if service := environ.get("OTEL_SERVICE_NAME"):
+        yield "service", _raw(service, "OTEL_SERVICE_NAME")
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        yield "interceptor.enabled", _raw("false", "OTEL_SDK_DISABLED")
+    yield from _propagators(environ, errors)
+    yield from _sampler(environ, errors)
+    if url := environ.get("OTEL_EXPORTER_ZIPKIN_ENDPOINT"):
+        where = _where("OTEL_EXPORTER_ZIPKIN_ENDPOINT")
+        sender = Map({"type": Scalar("zipkin", "quoted", where), "url": Scalar(url, "quoted", where)}, where)
+        yield "agent.senders", Items([sender], where)
+
+
+def _propagators(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
+    where = _where("OTEL_PROPAGATORS")
+    names = [name.strip().lower() for name in environ.get("OTEL_PROPAGATORS", "").split(",")]
+    names = list(dict.fromkeys(filter(None, names)))
+    if not names:
+        return
+    # Baggage needs nothing done: headers that are not a trace's context are passed on as they are.
+    unknown = [name for name in names if name not in (*PROPAGATORS, "baggage", "none")]
+    for name in unknown:
+        allowed = ", ".join((*PROPAGATORS, "baggage", "none"))
+        errors.add(
+            where, f"{shorten(name)} is not a propagator that kaspan has; the rule is a list of {allowed}"
+        )
+    if unknown:
+        return
+    chosen = [] if "none" in names else [name for name in names if name in PROPAGATORS]
+    for key in ("inject", "extract"):
+        yield f"interceptor.propagation.{key}", Items([Scalar(name, "word", where) for name in chosen], where)
+
+
+def _sampler(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
+    key = "interceptor.sampling.rate"
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    # A decision that came with a record is always kept: every sampler is parent based here.
+    kind = sampler.removeprefix("parentbased_")
+    if kind in SAMPLER_RATES:
+        yield key, _raw(SAMPLER_RATES[kind], "OTEL_TRACES_SAMPLER")
+    elif kind == "traceidratio":
+        argument = environ.get("OTEL_TRACES_SAMPLER_ARG")
+        name = "OTEL_TRACES_SAMPLER_ARG" if argument else "OTEL_TRACES_SAMPLER"
+        yield key, _raw(argument or "1", name)
+    elif sampler:
+        allowed = "always_on, always_off, traceidratio, and each of them after parentbased_"
+        errors.add(
+            _where("OTEL_TRACES_SAMPLER"),
+            f"{shorten(sampler)} is not a sampler that kaspan has; the rule is one of {allowed}",
+        )
+
+
+def _where(name: str) -> str:
+    return f"environment {shorten(name)}"
+
+
+def _raw(text: str, name: str) -> Node:
+    return Scalar(text, "raw", _where(name))

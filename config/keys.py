@@ -1,0 +1,83 @@
+"""The schema as a flat list: every dotted key and its type.
+
+A section is a map whose keys are overridden one by one; every other key, lists included, is a leaf and is
+overridden whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec.structs import FieldInfo
+
+from kaspan.config.schema import Settings
+
+VARIABLE_PREFIX = "KASPAN_"
+Section = type[msgspec.Struct]
+
+
+@cache
+def fields(section: Section) -> dict[str, FieldInfo]:
+    """Return what stands in a section: key to type and default."""
+    return {field.name: field for field in msgspec.structs.fields(section)}
+
+
+def is_section(type_: Any) -> bool:
+    """Whether the value of a key is a map with keys of its own."""
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
+
+
+def walk(section: Section = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every dotted key below a section and its type, sections before their own keys."""
+    for name, field in fields(section).items():
+        yield prefix + name, field.type
+        if is_section(field.type):
+            yield from walk(field.type, f"{prefix}{name}.")
+
+
+@cache
+def types() -> dict[str, Any]:
+    """Return every dotted key of the settings, sections included, and its type."""
+    return dict(walk())
+
+
+@cache
+def leaves() -> tuple[str, ...]:
+    """Return the dotted keys that hold a value, in the schema's order."""
+    return tuple(key for key, type_ in types().items() if not is_section(type_))
+
+
+def variable(key: str) -> str:
+    """Name the environment variable of a dotted key: `a.b` is KASPAN_A__B."""
+    return VARIABLE_PREFIX + key.replace(".", "__").upper()
+
+
+def bare(type_: Any) -> Any:
+    """Return the type without its rules."""
+    return get_args(type_)[0] if get_origin(type_) is Annotated else type_
+
+
+def rule(type_: Any) -> str:
+    """Say in words which values a type allows."""
+    base = bare(type_)
+    metas = (
+        [meta for meta in get_args(type_)[1:] if isinstance(meta, msgspec.Meta)] if base is not type_ else []
+    )
+    for meta in metas:
+        if meta.description:
+            return meta.description
+    if get_origin(base) is Literal:
+        return f"one of {', '.join(map(str, get_args(base)))}"
+    if get_origin(base) is tuple:
+        return f"a list such as [a, b], each {rule(get_args(base)[0])}"
+    simple = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return simple.get(base, "a map of keys") + "".join(map(_bounds, metas))
+
+
+def _bounds(meta: msgspec.Meta) -> str:
+    if meta.ge is not None and meta.le is not None:
+        return f" from {meta.ge} to {meta.le}"
+    return "" if meta.ge is None else f" of at least {meta.ge}"

@@ -1,0 +1,94 @@
+"""Put the sources of settings over each other: defaults, file, OpenTelemetry's variables, ours, arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from kaspan.config.check import Checker, Found
+from kaspan.config.document import Items, Map, Node, Scalar, read_file
+from kaspan.config.environment import CONFIG_VARIABLE, opentelemetry, own
+from kaspan.config.errors import ConfigError, Errors, suggest
+from kaspan.config.keys import Section, fields, is_section, leaves, types
+from kaspan.config.schema import Settings
+
+COMMAND_LINE = "command line"
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """The settings in effect, and for every dotted key that holds a value where the value came from:
+
+    `default`, `FILE:LINE`, `environment VARIABLE` or `command line`.
+    """
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def load(
+    config_file: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    arguments: Mapping[str, object] = {},
+) -> Loaded:
+    """Read the settings from the YAML file, the environment and the command line, and check all of them.
+
+    `config_file` is the file's path; when None, KASPAN_CONFIG in `environ` names it, and without either
+    there is none. `arguments` maps dotted keys to what the command line said: text as it would stand in a
+    variable, or numbers, booleans, lists and maps; None is not given. Each source wins over the ones
+    before it; lists are replaced whole.
+
+    Blocks for reading the file, 1 MiB at most. Raises ConfigError with every error found in any source,
+    those in values that another source overrides included.
+    """
+    errors = Errors()
+    checker = Checker(errors)
+    path = config_file if config_file is not None else environ.get(CONFIG_VARIABLE)
+    if path:
+        named_by = CONFIG_VARIABLE if config_file is None else "the name given"
+        try:
+            checker.set("", read_file(path, named_by, errors))
+        except ConfigError as error:
+            errors.extend(error)
+    for source in (opentelemetry(environ, errors), own(environ, errors), _given(arguments, errors)):
+        for key, node in source:
+            checker.set(key, node)
+    errors.raise_if_any()
+    found = checker.found
+    origins = {key: found[key].where if key in found else "default" for key in leaves()}
+    return Loaded(_build(Settings, "", found), origins)
+
+
+def _given(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[str, Node]]:
+    for key, value in arguments.items():
+        if key not in types():
+            errors.add(COMMAND_LINE, f"there is no setting {key}; {suggest(key, types())}")
+        elif isinstance(value, str):
+            yield key, Scalar(value, "raw", COMMAND_LINE)
+        elif value is not None:
+            yield key, _node(msgspec.to_builtins(value))
+
+
+def _node(value: Any) -> Node:
+    if isinstance(value, dict):
+        return Map({str(key): _node(item) for key, item in value.items()}, COMMAND_LINE)
+    if isinstance(value, list | tuple):
+        return Items([_node(item) for item in value], COMMAND_LINE)
+    if isinstance(value, str):
+        return Scalar(value, "quoted", COMMAND_LINE)
+    if value is None:
+        return Scalar("null", "plain", COMMAND_LINE)
+    return Scalar(str(value).lower() if isinstance(value, bool) else repr(value), "plain", COMMAND_LINE)
+
+
+def _build(section: Section, prefix: str, found: Mapping[str, Found]) -> Any:
+    values: dict[str, Any] = {}
+    for name, field in fields(section).items():
+        key = prefix + name
+        if is_section(field.type):
+            values[name] = _build(field.type, f"{key}.", found)
+        elif key in found:
+            values[name] = found[key].value
+    return section(**values)
