@@ -1,7 +1,7 @@
-"""The span ring, version 1: how one file carries spans from an application to the agent.
+r"""The span ring, version 1: how one file carries spans from an application to the agent.
 
     header, 4096 bytes, little endian
-       0  magic            8 bytes  b"KASPAN\\0\\1"
+       0  magic            8 bytes  b"KASPAN\0\1"
        8  header size      u32      4096
       12  data size        u32      bytes after the header, a multiple of 8
       16  write_pos        u64      writer's: bytes ever written
@@ -9,7 +9,7 @@
       32  dropped_spans    u64      writer's: the ring was full
       40  written_spans    u64      writer's
       48  suppressed_errors u64     writer's: failures of the interceptor that the application never saw
-      56  process          u32 length, then that many bytes of JSON (see `Process`)
+      56  process          u32 length, then that many bytes of JSON: service, pid, start, versions
     data
        frames aligned to 8 bytes: u32 length, u32 crc32 of the payload, payload = one Zipkin v2 JSON span;
        length WRAP = the next frame is at the start of the data area.
@@ -43,6 +43,8 @@ PROCESS = 56
 MAX_PROCESS_BYTES = HEADER_BYTES - PROCESS - 4
 
 FRAME_HEADER_BYTES = 8
+MAX_SPAN_BYTES = 1024 * 1024 - FRAME_HEADER_BYTES
+"""The largest payload the agent takes: it reads at most 1 MiB at a time, and calls more than that damage."""
 WRAP = 0xFFFFFFFF
 
 _FIXED = struct.Struct("<8sIIQQQQQ")
@@ -117,25 +119,32 @@ def read_frames(data: bytes, start: int, data_bytes: int) -> tuple[list[bytes], 
 
     `data` is what stands from position `start` on, without a gap, at most to the end of the data area:
     a piece that wraps is read in two calls. Returns the payloads, the position after the last whole frame,
-    and what was wrong with the next one, if anything: None when `data` was used up. Never raises, whatever
-    the bytes are.
+    and what was wrong with the next one, if anything: None when `data` was used up. A frame of no bytes is
+    wrong, since that is how memory looks that was not written yet. Never raises, whatever the bytes are.
     """
     payloads: list[bytes] = []
-    offset = 0
-    available = len(data)
-    while offset < available:
-        if available - offset < FRAME_HEADER_BYTES:
-            # A wrap mark always has room: frames are aligned to 8 and so is the area.
-            return payloads, start + offset, f"{available - offset} bytes left, too few for a frame header"
-        length, crc = unpack_frame_from(data, offset)
-        if length == WRAP:
-            to_end = data_bytes - (start + offset) % data_bytes
-            return payloads, start + offset + to_end, None
-        if frame_bytes(length) > available - offset:
-            return payloads, start + offset, f"a frame of {length} bytes where {available - offset} are left"
-        payload = data[offset + FRAME_HEADER_BYTES : offset + FRAME_HEADER_BYTES + length]
-        if crc32(payload) != crc:
-            return payloads, start + offset, f"a frame of {length} bytes whose CRC does not match"
-        payloads.append(payload)
-        offset += frame_bytes(length)
+    append, unpack, checksum = payloads.append, unpack_frame_from, crc32
+    offset, available = 0, len(data)
+    # A header always fits where a frame may start: frames are aligned to 8 bytes and so is the area.
+    last_header = available - FRAME_HEADER_BYTES
+    while offset <= last_header:
+        length, crc = unpack(data, offset)
+        end = offset + FRAME_HEADER_BYTES + length
+        payload = data[offset + FRAME_HEADER_BYTES : end]
+        if checksum(payload) != crc or not length or end > available:
+            if length == WRAP:
+                return payloads, start + offset + data_bytes - (start + offset) % data_bytes, None
+            return payloads, start + offset, _fault(length, available - offset)
+        append(payload)
+        offset = (end + 7) & ~7
+    if offset < available:
+        return payloads, start + offset, f"{available - offset} bytes left, too few for a frame header"
     return payloads, start + offset, None
+
+
+def _fault(length: int, available: int) -> str:
+    if not length:
+        return "a frame of 0 bytes"
+    if length + FRAME_HEADER_BYTES > available:
+        return f"a frame of {length} bytes where {available} are left"
+    return f"a frame of {length} bytes whose CRC does not match"

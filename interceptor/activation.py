@@ -1,0 +1,55 @@
+"""Switch tracing on: read the settings, patch kafka-python's classes, once in a process."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from kaspan.interceptor.failures import log, suppress
+
+_active = False
+
+
+def activate() -> None:
+    """Patch the kafka-python that is loaded. Never raises: with a bad configuration the application runs
+    untraced, and one warning says why.
+    """
+    global _active  # noqa: PLW0603
+    if _active:
+        return
+    _active = True
+    try:
+        _activate()
+    except Exception as error:  # noqa: BLE001
+        suppress("switching tracing on (the application runs untraced)", error)
+
+
+def _activate() -> None:
+    from kaspan.config import ConfigError, load
+
+    try:
+        settings = load().settings
+    except ConfigError as error:
+        log.warning("kaspan: this process is not traced, because of its configuration:\n%s", error)
+        return
+    if not settings.interceptor.enabled:
+        return
+
+    from kafka.consumer.fetcher import ConsumerRecord
+    from kafka.consumer.group import KafkaConsumer
+    from kafka.producer.kafka import KafkaProducer
+
+    from kaspan.interceptor import consumer, producer
+    from kaspan.interceptor.tracing import Tracing
+
+    tracing = Tracing(settings.service or program_name(), settings.interceptor)
+    producer.instrument(KafkaProducer, tracing)
+    consumer.instrument(KafkaConsumer, ConsumerRecord, tracing)
+
+
+def program_name() -> str:
+    """The service's name when nobody gave one: the program's, without folders and .py."""
+    path = (getattr(sys, "argv", None) or [""])[0]
+    folder, file = os.path.split(path)
+    name = os.path.basename(folder) if file == "__main__.py" else file.removesuffix(".py")
+    return name if name not in ("", "-c", "-m") else "python"

@@ -1,0 +1,116 @@
+"""KafkaConsumer's ways of handing out records: the loop, `next()` and `poll()`."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any
+
+from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.processing import ConsumerLoop, Cursor, Processing
+from kaspan.interceptor.records import RecordList
+from kaspan.interceptor.tracing import Tracing
+
+_STATE = "_kaspan"
+_UPDATE_OFFSETS = 2  # position in poll(timeout_ms, max_records, update_offsets)
+
+
+class ConsumerState:
+    """What kaspan knows of one consumer: what is open on it, weakly where the application holds it."""
+
+    def __init__(self, consumer: Any, record_class: type, tracing: Tracing) -> None:
+        self.processing = Processing(consumer, record_class, tracing)
+        self.cursor = Cursor(self.processing)
+        """The record that `next(consumer)` returned last."""
+        self.loop: weakref.ref[Cursor] | None = None
+        self.polled: list[weakref.ref[RecordList]] = []
+
+    def settle(self) -> None:
+        """End what is open because the application has gone back to the consumer."""
+        self.cursor.close()
+        polled, self.polled = self.polled, []
+        for reference in polled:
+            records = reference()
+            if records is not None:
+                records.settle()
+
+    def close(self) -> None:
+        """End everything: the consumer is being closed."""
+        loop = None if self.loop is None else self.loop()
+        if loop is not None:
+            loop.close()
+        self.settle()
+
+
+def instrument(consumer_class: type, record_class: type, tracing: Tracing) -> None:
+    """Patch kafka-python's KafkaConsumer. Calling it again does nothing."""
+    original: Any = consumer_class
+    plain_iter, plain_next = original.__iter__, original.__next__
+    plain_poll, plain_close = original.poll, original.close
+    if hasattr(plain_poll, "__wrapped__"):
+        return
+
+    def state_of(consumer: Any) -> ConsumerState:
+        state: ConsumerState | None = consumer.__dict__.get(_STATE)
+        if state is None:
+            state = consumer.__dict__[_STATE] = ConsumerState(consumer, record_class, tracing)
+        return state
+
+    @functools.wraps(plain_iter)
+    def traced_iter(self: Any) -> Any:
+        # A subclass with a __next__ of its own is looped over by that; it comes here by traced_next.
+        if type(self).__next__ is traced_next:
+            try:
+                state = state_of(self)
+                loop = ConsumerLoop(state.processing, self, plain_next)
+                state.loop = weakref.ref(loop)
+            except Exception as error:  # noqa: BLE001
+                suppress("tracing a consumer's loop", error)
+            else:
+                return loop
+        return plain_iter(self)
+
+    @functools.wraps(plain_next)
+    def traced_next(self: Any) -> Any:
+        try:
+            cursor = state_of(self).cursor
+        except Exception as error:  # noqa: BLE001
+            suppress("tracing next(consumer)", error)
+            return plain_next(self)
+        cursor.close()
+        return cursor.open(plain_next(self))
+
+    @functools.wraps(plain_poll)
+    def traced_poll(self: Any, *args: Any, **kwargs: Any) -> Any:
+        internal = not kwargs.get("update_offsets", True) or (
+            len(args) > _UPDATE_OFFSETS and not args[_UPDATE_OFFSETS]
+        )
+        if internal:  # kafka-python's own iterator asks; the records are the loop's
+            return plain_poll(self, *args, **kwargs)
+        try:
+            state = state_of(self)
+            state.settle()
+        except Exception as error:  # noqa: BLE001
+            suppress("tracing a poll", error)
+            return plain_poll(self, *args, **kwargs)
+        polled = plain_poll(self, *args, **kwargs)
+        try:
+            for partition, records in polled.items():
+                traced = polled[partition] = RecordList.of(records, state.processing)
+                state.polled.append(weakref.ref(traced))
+        except Exception as error:  # noqa: BLE001
+            suppress("tracing polled records", error)
+        return polled
+
+    @functools.wraps(plain_close)
+    def traced_close(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            state = self.__dict__.get(_STATE)
+            if state is not None:
+                state.close()
+        except Exception as error:  # noqa: BLE001
+            suppress("ending a consumer's spans", error)
+        return plain_close(self, *args, **kwargs)
+
+    original.__iter__, original.__next__ = traced_iter, traced_next
+    original.poll, original.close = traced_poll, traced_close

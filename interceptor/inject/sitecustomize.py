@@ -1,0 +1,85 @@
+"""Python runs this at start-up because `kaspan run` puts its folder first on PYTHONPATH.
+
+It waits for the application to import kafka, and only then loads kaspan; then it lets the next
+sitecustomize on the path run as if this one were not there. It imports nothing, since most interpreters
+under `kaspan run` never use Kafka and must not pay for it, and it must never fail.
+"""
+
+import sys
+
+TARGET = "kafka"
+
+
+def activate():
+    """Load kaspan and patch kafka-python; whatever goes wrong here, the application runs on untraced."""
+    try:
+        from kaspan.interceptor import activation
+    except Exception as error:  # noqa: BLE001
+        sys.stderr.write(
+            f"kaspan: this process is not traced: kaspan cannot be loaded by {sys.executable} "
+            f"({type(error).__name__}: {error}); install it there: pip install kaspan\n"
+        )
+    else:
+        activation.activate()
+
+
+class KafkaLoader:
+    """Runs the real loader of `kafka`, then switches tracing on."""
+
+    def __init__(self, loader):
+        self._loader = loader
+
+    def __getattr__(self, name):
+        # Everything but exec_module is the real loader's: resources, source, zip archives.
+        return getattr(self._loader, name)
+
+    def exec_module(self, module):
+        """Execute `kafka` as if this loader had never been there, then patch what it defined."""
+        module.__loader__ = module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        activate()
+
+
+class KafkaFinder:
+    """A meta path finder that takes part in one import, of `kafka`, and in no other."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        """Find `kafka` as the other finders do and wrap its loader; None for every other name."""
+        if name != TARGET:
+            return None
+        for finder in list(sys.meta_path):
+            find_spec = None if finder is cls else getattr(finder, "find_spec", None)
+            spec = find_spec(name, path, target) if find_spec else None
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = KafkaLoader(spec.loader)
+                return spec
+        return None
+
+
+def install():
+    """Make tracing start when kafka is imported, or at once if it already is. Safe to call twice."""
+    if TARGET in sys.modules:
+        activate()
+    elif not any(getattr(finder, "__name__", "") == "KafkaFinder" for finder in sys.meta_path):
+        sys.meta_path.insert(0, KafkaFinder)
+
+
+def run_the_next_sitecustomize():
+    """Load the sitecustomize that Python would have found without ours; its errors are its own."""
+    ours = __file__.rpartition("/")[0]
+    others = [entry for entry in sys.path if entry != ours]
+    for finder in sys.meta_path:
+        if getattr(finder, "__name__", "") == "PathFinder":
+            spec = finder.find_spec("sitecustomize", others)
+            if spec is not None and spec.loader is not None:
+                from importlib.util import module_from_spec
+
+                module = sys.modules["sitecustomize"] = module_from_spec(spec)
+                spec.loader.exec_module(module)
+            return
+
+
+install()
+run_the_next_sitecustomize()

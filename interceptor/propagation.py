@@ -1,0 +1,70 @@
+"""Trace context out of and into record headers, in the formats that the settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from kaspan.wire import b3, tracecontext
+from kaspan.wire.context import Extracted, Headers, last_value
+
+_OWNED = {
+    "b3": (b3.HEADER,),
+    "b3multi": b3.MULTI_HEADERS,
+    "tracecontext": (tracecontext.HEADER,),
+}
+
+
+def _extract_b3(headers: Headers) -> Extracted | None:
+    value = last_value(headers, b3.HEADER)
+    return None if value is None else b3.parse(value)
+
+
+def _extract_tracecontext(headers: Headers) -> Extracted | None:
+    value = last_value(headers, tracecontext.HEADER)
+    return None if value is None else tracecontext.parse(value)
+
+
+_EXTRACTORS: dict[str, Callable[[Headers], Extracted | None]] = {
+    "b3": _extract_b3,
+    "b3multi": b3.extract_multi,
+    "tracecontext": _extract_tracecontext,
+}
+
+
+class Propagation:
+    """Writes every format of `inject`, reads the first of `extract` that parses.
+
+    Both are names of formats: b3, b3multi, tracecontext.
+    """
+
+    def __init__(self, inject: Iterable[str], extract: Iterable[str]) -> None:
+        self._inject = tuple(inject)
+        self._extractors = tuple(_EXTRACTORS[name] for name in extract)
+        # A header of a format that is read but not written would contradict the one that is.
+        stale = {key for name in (*self._inject, *extract) for key in _OWNED[name]}
+        if "tracecontext" in extract and "tracecontext" not in self._inject:
+            stale.add(tracecontext.STATE_HEADER)
+        self._stale = frozenset(stale)
+
+    def extract(self, headers: Headers) -> Extracted | None:
+        """Read the context of a record's headers; None if there is none. Never raises on their content."""
+        for extractor in self._extractors:
+            found = extractor(headers)
+            if found is not None:
+                return found
+        return None
+
+    def inject(
+        self, headers: Headers | None, trace_id: str, span_id: str, sampled: bool, debug: bool
+    ) -> list[tuple[str, bytes | None]]:
+        """Make a new list: the foreign headers in order, no stale trace header, then this context."""
+        new = [] if not headers else [header for header in headers if header[0] not in self._stale]
+        for name in self._inject:
+            if name == "b3":
+                new.append((b3.HEADER, b3.format_single(trace_id, span_id, sampled, debug)))
+            elif name == "b3multi":
+                new.extend(b3.inject_multi(trace_id, span_id, sampled, debug))
+            else:
+                traceparent = tracecontext.format_traceparent(trace_id, span_id, sampled)
+                new.append((tracecontext.HEADER, traceparent))
+        return new

@@ -1,0 +1,110 @@
+"""The span that is current while the application works on a record.
+
+An OpenTelemetry span for everybody who looks at it, and as little as possible besides: nothing is kept in
+dictionaries unless the application adds something.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.util.types import AttributeValue
+
+MAX_TAG_CHARACTERS = 4096
+MAX_TAGS = 64
+MAX_ANNOTATIONS = 64
+
+
+class RecordSpan(Span):
+    """The span of one record's processing: identifiers in hex text, `debug` implies `sampled`.
+
+    What the application adds to it (tags, annotations, a name) is kept until the span ends, in bounded
+    number and size; additions after that are ignored, as OpenTelemetry does.
+    """
+
+    def __init__(
+        self, trace_id: str, span_id: str, parent_id: str | None, sampled: bool, debug: bool
+    ) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.parent_id = parent_id
+        self.sampled = sampled
+        self.debug = debug
+        self.ended = False
+        self.name: str | None = None
+        self.tags: dict[str, str] | None = None
+        self.annotations: list[tuple[int, str]] | None = None
+
+    def get_span_context(self) -> SpanContext:
+        """The span's context as OpenTelemetry's instrumentations want it."""
+        flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
+        return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), is_remote=False, trace_flags=flags)
+
+    def is_recording(self) -> bool:
+        """Whether additions are kept."""
+        return self.sampled and not self.ended
+
+    def set_attribute(self, key: str, value: AttributeValue) -> None:
+        """Add a tag; Zipkin's tags are text."""
+        if not self.is_recording():
+            return
+        if self.tags is None:
+            self.tags = {}
+        if key in self.tags or len(self.tags) < MAX_TAGS:
+            self.tags[str(key)[:MAX_TAG_CHARACTERS]] = _text(value)
+
+    def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
+        """Add several tags."""
+        for key, value in attributes.items():
+            self.set_attribute(key, value)
+
+    def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
+        """Add an annotation; `timestamp` in nanoseconds. Zipkin's annotations have no attributes."""
+        del attributes
+        if not self.is_recording():
+            return
+        if self.annotations is None:
+            self.annotations = []
+        if len(self.annotations) < MAX_ANNOTATIONS:
+            at_us = (time.time_ns() if timestamp is None else timestamp) // 1000
+            self.annotations.append((at_us, str(name)[:MAX_TAG_CHARACTERS]))
+
+    def update_name(self, name: str) -> None:
+        """Give the span another name."""
+        if self.is_recording():
+            self.name = str(name)[:MAX_TAG_CHARACTERS]
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        """Mark the span as failed where the status says so; Zipkin's mark is the tag `error`."""
+        code = status.status_code if isinstance(status, Status) else status
+        if code is StatusCode.ERROR:
+            said = status.description if isinstance(status, Status) else description
+            self.set_attribute("error", said or "true")
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Any = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        """Mark the span as failed with the exception's message and type."""
+        del attributes, timestamp, escaped
+        self.set_attribute("error", str(exception) or type(exception).__name__)
+        self.set_attribute("error.type", type(exception).__qualname__)
+
+    def end(self, end_time: int | None = None) -> None:
+        """Do nothing: the span ends when the application asks for the next record, not before."""
+
+
+def _text(value: AttributeValue | Sequence[Any]) -> str:
+    if isinstance(value, str):
+        return value[:MAX_TAG_CHARACTERS]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Sequence):
+        return ",".join(str(one) for one in value[:MAX_TAGS])[:MAX_TAG_CHARACTERS]
+    return str(value)[:MAX_TAG_CHARACTERS]
