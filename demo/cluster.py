@@ -68,13 +68,7 @@ class RealCluster:
 
     def __init__(self, bootstrap_servers: str) -> None:
         self.bootstrap_servers = bootstrap_servers
-        self._admin = AdminClient(
-            {
-                "bootstrap.servers": bootstrap_servers,
-                "socket.connection.setup.timeout.ms": int(CONNECT_TIMEOUT_S * 1000),
-                "log_level": 0,
-            }
-        )
+        self._admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
         self.names = self._free_names()
         self._made: list[str] = []
         try:
