@@ -1,0 +1,149 @@
+"""What `pip install` puts where: the folders become `kaspan.*`, and nothing else reaches anybody's Python."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_PACKAGED = {"tests", "bench", "docs", "build", "dist"}
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+NAME = f"kaspan-{SETUP['metadata']['version']}"
+INSTALL_TIMEOUT_S = 600
+
+
+def lines_of(section: str, key: str) -> list[str]:
+    return SETUP[section][key].split("\n")[1:]
+
+
+def module_files() -> set[str]:
+    """Return every Python file of the packaged folders, as a path from the root."""
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and (path / "__init__.py").exists()]
+    files = (file.relative_to(ROOT) for folder in folders for file in folder.rglob("*.py"))
+    return {str(file) for file in files if file.parts[0] not in NOT_PACKAGED}
+
+
+def run(*command: str | Path, directory: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command away from the checkout, and without what this Python or its user has set."""
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "KASPAN_", "OTEL_"))
+    }
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env={**kept, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=INSTALL_TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"{command}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel from the sdist, as an index's users get it, in a copy: building leaves files behind."""
+    made = tmp_path_factory.mktemp("made")
+    copy = made / "kaspan"
+    left_out = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "target", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=left_out)
+    run(sys.executable, "-m", "build", "--outdir", made, copy, directory=made)
+    (found,) = made.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install kaspan with the extras that users install into a new virtual environment; return its folder."""
+    venv = tmp_path_factory.mktemp("installed") / "venv"
+    run(sys.executable, "-m", "venv", venv, directory=wheel.parent)
+    pip = (venv / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "install", f"{wheel}[agent,demo]", directory=wheel.parent)
+    return venv
+
+
+def test_setup_cfg_names_every_folder_that_is_a_package() -> None:
+    """The packages in setup.cfg are the folders on disk: none forgotten, none kept."""
+    on_disk = {Path(file).parent for file in module_files() if file.endswith("/__init__.py")}
+
+    assert sorted(lines_of("options", "packages")) == sorted(
+        ".".join(("kaspan", *path.parts)) for path in on_disk
+    )
+
+
+def test_setup_cfg_maps_every_top_folder_into_the_namespace() -> None:
+    """Each packaged folder is mapped to `kaspan.<folder>`, so that none is installed under its own name."""
+    top = {Path(file).parts[0] for file in module_files()}
+
+    assert set(lines_of("options", "package_dir")) == {f"kaspan.{folder} = {folder}" for folder in top}
+
+
+def test_every_linter_looks_at_every_top_package() -> None:
+    """Both mypy and import-linter name the same top packages as package_dir does."""
+    mapped = {line.partition(" = ")[0] for line in lines_of("options", "package_dir")}
+
+    assert set(SETUP["mypy"]["packages"].split(", ")) == mapped
+    assert set(lines_of("importlinter", "root_packages")) == mapped
+
+
+def test_wheel_holds_every_module_and_nothing_outside_kaspan(wheel: Path) -> None:
+    """The wheel has each Python file of the folders once, under kaspan/ or as data, and nothing else."""
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+    data = [name.partition(".data/")[2] for name in names if ".data/" in name]
+    modules = [name for name in names if name.endswith(".py") and ".data/" not in name]
+
+    assert {name.split("/")[0] for name in names} == {"kaspan", f"{NAME}.data"}
+    assert sorted(data) == ["data/share/kaspan/inject/sitecustomize.py", "scripts/kaspan"]
+    assert sorted(modules) == sorted(
+        f"kaspan/{file}" for file in module_files() if file != "interceptor/inject/sitecustomize.py"
+    )
+
+
+def test_wheel_says_that_every_package_is_typed(wheel: Path) -> None:
+    """Each top package carries py.typed, so that users' type checkers read its annotations."""
+    names = zipfile.ZipFile(wheel).namelist()
+    top = {Path(file).parts[0] for file in module_files()}
+
+    assert {name for name in names if name.endswith("py.typed")} == {
+        f"kaspan/{name}/py.typed" for name in top
+    }
+
+
+def test_install_adds_one_name_to_pythons_path(installed: Path) -> None:
+    """Beside kaspan and its metadata, the installed distribution puts no file where Python imports from."""
+    listing = "import importlib.metadata as m; print(*m.files('kaspan'), sep='\\n')"
+    files = run(installed / "bin" / "python", "-I", "-c", listing, directory=installed).stdout.split("\n")
+    imported_from = {file.split("/")[0] for file in files if file and not file.startswith("../")}
+
+    assert imported_from == {"kaspan", f"{NAME}.dist-info"}
+
+
+def test_install_is_complete_enough_to_say_what_it_can_do(installed: Path) -> None:
+    """`kaspan --help` of a fresh installation names its commands."""
+    said = run(installed / "bin" / "kaspan", "--help", directory=installed).stdout
+
+    assert all(f"kaspan {command}" in said for command in ("run", "agent", "demo", "config"))
+
+
+def test_install_traces_an_application_that_imports_kafka(installed: Path, tmp_path: Path) -> None:
+    """`kaspan run` of a fresh installation patches the producer of an unchanged application."""
+    application = "import kafka; print(kafka.KafkaProducer.send.__wrapped__.__qualname__)"
+    done = run(
+        installed / "bin" / "kaspan",
+        *("run", "--service", "shop", "--", installed / "bin" / "python", "-c", application),
+        directory=tmp_path,
+        KASPAN_INTERCEPTOR__RING_DIR=str(tmp_path / "rings"),
+    )
+
+    assert done.stdout == "KafkaProducer.send\n"
+    assert done.stderr == ""
