@@ -35,6 +35,8 @@ class Child:
             self.process = subprocess.Popen(
                 command,
                 env=environment,
+                # `python -m` imports from here first, and the caller's folder may hold a kafka.py.
+                cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -90,3 +90,11 @@ def test_ignored_signal_stays_ignored() -> None:
             interrupts.check()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_children_do_not_run_in_the_callers_folder(tmp_path: Path, interrupts: Interrupts) -> None:
+    """What lies in the caller's folder, a kafka.py for example, is not what the applications import."""
+    with Children(tmp_path, interrupts) as children:
+        child = children.start("where", python("import os; print(os.getcwd())"), os.environ)
+        children.wait_for_exit([child], DEADLINE_S)
+        assert child.output().strip() == str(tmp_path)
