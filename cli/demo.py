@@ -88,7 +88,7 @@ def find_kaspan() -> str:
         raise NotInstalledError(
             f"no `kaspan` command beside {sys.executable} or on PATH: install kaspan with pip"
         )
-    return found
+    return os.path.abspath(found)
 
 
 def check_installed() -> None:
