@@ -51,7 +51,7 @@ _FIXED = struct.Struct("<8sIIQQQQQ")
 _FRAME = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 pack_position = struct.Struct("<Q").pack
-pack_frame_into = _FRAME.pack_into
+pack_frame = _FRAME.pack
 unpack_frame_from = _FRAME.unpack_from
 
 

@@ -1,0 +1,143 @@
+"""The delivery loop of every sender: take from the spool, send, split what is refused, move the cursor."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from kaspan.agent.senders.backoff import Backoff
+from kaspan.agent.senders.base import Failed, Refused, Sender
+from kaspan.agent.spool import SEPARATOR, Message, Spool, SpoolFull
+
+_log = logging.getLogger("kaspan.agent")
+_decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+class Delivery:
+    """Delivers what is in the spool through one sender, in messages of at most `max_bytes`.
+
+    A kill repeats at most one message. `run` returns after `drain`, when the spool is passed or the target
+    fails once more. `pause(seconds)` waits, or returns sooner when the agent stops.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        sender: Sender,
+        max_bytes: int,
+        backoff: Backoff | None = None,
+        pause: Callable[[float], object] | None = None,
+    ) -> None:
+        self.sender = sender
+        self.delivered_spans = 0
+        self.dead_spans = 0
+        self._spool = spool
+        self._max_bytes = max_bytes
+        self._backoff = backoff or Backoff()
+        self._draining = threading.Event()
+        self._pause = pause or self._draining.wait
+        self._sent_id = spool.cursor(sender.name)
+        self._is_failing = False
+        self._is_unsaved = False
+
+    def drain(self) -> None:
+        """Have `run` return as soon as everything is delivered, or cannot be."""
+        self._draining.set()
+        self._spool.wake()
+
+    def run(self) -> None:
+        """Deliver until `drain` is called and nothing is left."""
+        while True:
+            message = self._spool.read(self._sent_id, self._max_bytes)
+            if message is not None:
+                if not self._deliver(message):
+                    break
+                self._sent_id = message.last_id
+            self.sender.idle()
+            self._advance()
+            if message is None:
+                if self._draining.is_set():
+                    break
+                self._spool.wait(self._sent_id, self.sender.idle_s)
+        self.sender.close()
+        self._advance()
+
+    def _deliver(self, message: Message) -> bool:
+        """Send one message, in parts where it is refused. False if it could not be before the agent stops."""
+        parts = [message.body]
+        while parts:
+            part = parts.pop()
+            refusal = self._send(part, message.last_id)
+            if isinstance(refusal, Failed):
+                return False
+            if refusal is None:
+                continue
+            spans = split(part)
+            if len(spans) > 1:
+                half = len(spans) // 2
+                parts += [SEPARATOR.join(spans[half:]), SEPARATOR.join(spans[:half])]
+            elif not self._bury(part, refusal.reason):
+                return False
+        self.delivered_spans += message.spans
+        return True
+
+    def _send(self, spans: bytes, last_id: int) -> Refused | Failed | None:
+        """Send until the target answers: None if it has taken the spans, Failed if the agent stops first."""
+        while True:
+            outcome = self.sender.send(spans, last_id)
+            if not isinstance(outcome, Failed):
+                self._recovered()
+                return outcome if isinstance(outcome, Refused) else None
+            if not self._is_failing:
+                self._is_failing = True
+                _log.warning("%s: %s; spans wait in the spool", self.sender.name, outcome.reason)
+            if self._draining.is_set():
+                return outcome
+            self._pause(self._backoff.next_s(outcome.retry_after_s))
+
+    def _recovered(self) -> None:
+        self._backoff.reset()
+        if self._is_failing:
+            self._is_failing = False
+            _log.info("%s: works again", self.sender.name)
+
+    def _bury(self, span: bytes, reason: str) -> bool:
+        """Make a dead letter of a span that is refused even alone. False if the agent stops before that."""
+        while True:
+            try:
+                kept = self._spool.bury(self.sender.name, reason, span)
+            except SpoolFull as full:
+                _log.debug("dead letter waits: %s", full)
+                if self._draining.is_set():
+                    return False
+                self._pause(self._backoff.next_s())
+                continue
+            self.dead_spans += 1
+            what = (
+                "kept as a dead letter" if kept else "dropped, since dead letters fill a tenth of the spool"
+            )
+            _log.warning("%s refuses a span (%s): %s; it begins %.200r", self.sender.name, reason, what, span)
+            return True
+
+    def _advance(self) -> None:
+        passed = self.sender.passed(self._sent_id)
+        if passed <= self._spool.cursor(self.sender.name) and not self._is_unsaved:
+            return
+        try:
+            self._spool.advance(self.sender.name, passed)
+            self._is_unsaved = False
+        except SpoolFull as full:
+            if not self._is_unsaved:
+                _log.warning("what %s delivered is noted in memory only: %s", self.sender.name, full)
+            self._is_unsaved = True
+
+
+def split(spans: bytes) -> list[bytes]:
+    """Take joined spans apart; bytes that are no JSON come apart at SEPARATOR. Never raises."""
+    try:
+        return [bytes(span) for span in _decode_spans(b"[" + spans + b"]")]
+    except msgspec.MsgspecError:
+        return spans.split(SEPARATOR)

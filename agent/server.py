@@ -1,0 +1,173 @@
+"""The agent as a process: builds the parts from the settings, runs each in a thread, ends them in order."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from kaspan.agent.receivers.directory import RingDirectory
+from kaspan.agent.receivers.ring import RingReceiver
+from kaspan.agent.senders.base import Sender
+from kaspan.agent.senders.delivery import Delivery
+from kaspan.agent.spool import Spool
+from kaspan.config import schema
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SUPERVISION_S = 1.0
+_SHUTDOWN_STEP_S = 0.02
+_QUIET_AFTER_FLUSH_S = 0.5
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class _Worker(threading.Thread):
+    """A thread that says how it failed, if it did.
+
+    A daemon: a target that hangs must not keep the process.
+    """
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self.has_failed = False
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (said here, and ends the agent)
+            # SystemExit: so rich ends a thread whose pipe is closed.
+            self.has_failed = True
+            _log.error(
+                "%s failed: %s",
+                self.name,
+                error or type(error).__name__,
+                exc_info=not isinstance(error, SystemExit),
+            )
+
+
+class Agent:
+    """All parts of one agent.
+
+    Raises SpoolError and RingDirectoryError when it cannot work with these settings.
+    """
+
+    def __init__(self, settings: schema.Agent) -> None:
+        self._settings = settings
+        batch = settings.batch
+        directories = [RingDirectory(path) for path in dict.fromkeys(settings.ring_dirs)]
+        for directory in directories:
+            directory.open()
+        self.spool = Spool(settings.spool.path, settings.spool.max_bytes)
+        senders = [make_sender(sender, batch) for sender in dict.fromkeys(settings.senders)]
+        self.spool.register(sender.name for sender in senders)
+        self._receiver = RingReceiver(directories, self.spool, batch.max_bytes, batch.flush_interval_s)
+        self._deliveries = [Delivery(self.spool, sender, batch.max_bytes) for sender in senders]
+        self._receiving = _Worker("ring receiver", self._receiver.run)
+        self._sending = [_Worker(delivery.sender.name, delivery.run) for delivery in self._deliveries]
+
+    def start(self) -> None:
+        """Start all threads and say what the agent does."""
+        for worker in (*self._sending, self._receiving):
+            worker.start()
+        _log.info(
+            "reads rings in %s; spool %s (%d spans in it); sends to %s",
+            ", ".join(self._settings.ring_dirs),
+            self.spool.path,
+            self.spool.spans,
+            ", ".join(delivery.sender.name for delivery in self._deliveries),
+        )
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a part has ended that should not have."""
+        return any(worker.has_failed for worker in (self._receiving, *self._sending))
+
+    def stop(self, wait: Callable[[Sequence[threading.Thread], float], bool]) -> None:
+        """Take what the rings hold, deliver what shutdown_timeout_s allows, and say what is left.
+
+        `wait` waits for threads up to a time of the monotonic clock in seconds; False means stop at once.
+        """
+        deadline_s = time.monotonic() + self._settings.shutdown_timeout_s
+        self._receiver.stop()
+        if not wait([self._receiving], deadline_s):
+            return
+        for delivery in self._deliveries:
+            delivery.drain()
+        if not wait(self._sending, deadline_s):
+            return
+        sent = ", ".join(
+            f"{delivery.delivered_spans} to {delivery.sender.name}" for delivery in self._deliveries
+        )
+        _log.info(
+            "stopped: %d spans taken, sent %s, %d left in the spool",
+            self._receiver.taken_spans,
+            sent,
+            self.spool.spans,
+        )
+        if not any(worker.is_alive() for worker in (self._receiving, *self._sending)):
+            self.spool.close()
+
+
+def make_sender(settings: schema.Sender, batch: schema.Batch) -> Sender:
+    """Build the sender that an entry of agent.senders asks for."""
+    if isinstance(settings, schema.ZipkinSender):
+        from kaspan.agent.senders.zipkin import ZipkinSender
+
+        return ZipkinSender(settings.url)
+    from kaspan.agent.senders.console import ConsoleSender
+
+    # Spans of one trace come with the flushes of several rings: wait for the one after.
+    return ConsoleSender(batch.flush_interval_s + _QUIET_AFTER_FLUSH_S)
+
+
+def serve(agent: Agent) -> int:
+    """Run an agent until SIGTERM or SIGINT, then end it in order; a second signal ends it at once.
+
+    Returns the process's exit code: 0, 1 when a part failed, 128 + the signal when it was ended at once.
+    Must be called in the main thread.
+    """
+    # Waited for, not handled: a handler may run while this thread holds the very lock the handler needs.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    at_once: list[int] = []
+
+    def wait(threads: Sequence[threading.Thread], deadline_s: float) -> bool:
+        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline_s:
+            again = signal.sigtimedwait(STOP_SIGNALS, _SHUTDOWN_STEP_S)
+            if again is not None:
+                at_once.append(again.si_signo)
+                return False
+        return True
+
+    try:
+        agent.start()
+        while not agent.has_failed and signal.sigtimedwait(STOP_SIGNALS, _SUPERVISION_S) is None:
+            pass
+        agent.stop(wait)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if at_once:
+        _log.warning("ended at once by a second signal; undelivered spans stay in the spool and in the rings")
+        return 128 + at_once[0]
+    return 1 if agent.has_failed else 0
+
+
+class _Formatter(logging.Formatter):
+    """One line for a message: time in UTC, level, text."""
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+
+def log_to_stderr() -> None:
+    """Write the agent's log lines to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    _log.propagate = False

@@ -1,0 +1,72 @@
+"""`kaspan agent`: take the applications' spans and deliver them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from kaspan.config import ConfigError, load
+
+
+def main(arguments: list[str]) -> int:
+    """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = load(options.config, arguments=_settings(options)).settings.agent
+    except ConfigError as error:
+        for line in error.errors:
+            sys.stderr.write(f"kaspan agent: {line}\n")
+        return 2
+    try:
+        # Here and not above: `--help` works without the agent's packages, and this says what to install.
+        from kaspan.agent.receivers.directory import RingDirectoryError
+        from kaspan.agent.server import Agent, log_to_stderr, serve
+        from kaspan.agent.spool import SpoolError
+
+        log_to_stderr()
+        agent = Agent(settings)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"kaspan agent: {error.name} is not installed: pip install 'kaspan[agent]'\n")
+        return 2
+    except (SpoolError, RingDirectoryError) as error:
+        sys.stderr.write(f"kaspan agent: {error}\n")
+        return 2
+    return serve(agent)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, object]:
+    """What the command line says, by the keys of the settings."""
+    senders: list[dict[str, str]] = []
+    if options.zipkin is not None:
+        senders.append({"type": "zipkin", "url": options.zipkin})
+    if options.console:
+        senders.append({"type": "console"})
+    return {
+        "agent.senders": senders or None,
+        "agent.ring_dirs": [os.path.abspath(path) for path in options.ring_dir] or None,
+        "agent.spool.path": os.path.abspath(options.spool) if options.spool else None,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kaspan agent",
+        description="Take spans from the applications' rings, keep them on disk, and deliver them.",
+        epilog="Exit code 2: it cannot start; standard error says why. --zipkin and --console replace the "
+        "senders of the settings file.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    parser.add_argument(
+        "--zipkin", metavar="URL", help="send to this Zipkin, http://zipkin:9411 or the full address"
+    )
+    parser.add_argument("--console", action="store_true", help="print each trace as a tree")
+    parser.add_argument(
+        "--ring-dir",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="read the rings in DIR; may be repeated",
+    )
+    parser.add_argument("--spool", metavar="FILE", help="keep spans in FILE until they are delivered")
+    return parser
