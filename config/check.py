@@ -176,14 +176,16 @@ def _is_utf8(text: str) -> bool:
 
 
 def _shown(key: str, node: Node) -> str:
-    if not isinstance(node, Scalar):
-        return "a list" if isinstance(node, Items) else "a map"
+    if isinstance(node, Items):
+        return "a list" if node.items else "an empty list"
+    if isinstance(node, Map):
+        return "a map"
     if is_secret(key):
         return MASK
     if not node.text:
         return "empty"
     shown = shorten(mask(key, node.text))
-    return f'"{shown}"' if node.style == "quoted" else shown
+    return f'"{shown}"' if node.style == "quoted" and node.text.isprintable() else shown
 
 
 def _advice(base: Any, node: Node) -> str:

@@ -153,9 +153,8 @@ class _Document:
         if isinstance(event, yaml.AliasEvent):
             raise self._refused(event, f"*{event.anchor} repeats a value by alias; write the value out")
         if event.tag is not None:
-            raise self._refused(
-                event, f"the tag {shorten(event.tag)} is not allowed; write the value without"
-            )
+            tag = shorten(event.tag.replace("tag:yaml.org,2002:", "!!"))
+            raise self._refused(event, f"the tag {tag} is not allowed; write the value without")
         if depth > MAX_DEPTH:
             raise self._refused(event, f"nested deeper than {MAX_DEPTH} levels; no setting is")
         if isinstance(event, yaml.MappingStartEvent):

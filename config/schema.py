@@ -14,7 +14,9 @@ from msgspec import Meta
 
 Propagator = Literal["b3", "b3multi", "tracecontext"]
 Rate = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
-Seconds = Annotated[float, Meta(gt=0, le=86_400, description="seconds, more than 0 and at most 86400")]
+Seconds = Annotated[
+    float, Meta(gt=0, le=86_400, description="a number of seconds, more than 0 and at most 86400")
+]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/[^\x00]*\Z", description="an absolute path")]
 HttpUrl = Annotated[
     str,
@@ -84,7 +86,7 @@ class Spool(_Section, frozen=True):
     """Where spans wait until every sender has delivered them."""
 
     path: AbsolutePath = msgspec.field(default_factory=default_spool_path)
-    max_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
+    max_bytes: Annotated[int, Meta(ge=1024 * 1024, le=1 << 50)] = 1024 * 1024 * 1024
 
 
 class Batch(_Section, frozen=True):

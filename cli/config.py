@@ -1,0 +1,81 @@
+"""`kaspan config`: print the settings in effect and where each came from."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+from kaspan.config import ConfigError, Loaded, load
+from kaspan.config.display import write
+from kaspan.config.keys import types
+
+MAX_VALUE_WIDTH = 48
+"""A longer value pushes its own origin to the right and not everyone's."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `kaspan config` and return its exit code: 0, or 2 with every error on standard error."""
+    options = _parser().parse_args(arguments)
+    # A value may hold characters that the terminal's encoding lacks; it is shown escaped then.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        loaded = load(options.config)
+    except ConfigError as error:
+        for line in error.errors:
+            sys.stderr.write(f"kaspan config: {line}\n")
+        return 2
+    lines = as_yaml(loaded) if options.format == "yaml" else as_table(loaded)
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # `| head` has what it wanted. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kaspan config",
+        description="Print the settings in effect and where each came from. Secrets are shown as ***.",
+        epilog="Exit code 2: the settings are wrong; standard error says what and where.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    parser.add_argument("--format", choices=("text", "yaml"), default="text", help="default: text")
+    return parser
+
+
+def as_table(loaded: Loaded) -> list[str]:
+    """Return one line for each setting: key, value and origin, in columns."""
+    values = _values(loaded)
+    key_width = max(map(len, values))
+    value_width = max(len(value) for value in values.values() if len(value) <= MAX_VALUE_WIDTH)
+    return [f"{key:{key_width}}  {values[key]:{value_width}}  {loaded.origins[key]}" for key in values]
+
+
+def as_yaml(loaded: Loaded) -> list[str]:
+    """Return the lines of a settings file that has the same effect, each value's origin as a comment.
+
+    Secrets are not in it: *** stands in their places.
+    """
+    lines = []
+    values = _values(loaded)
+    for key in types():
+        *sections, name = key.split(".")
+        indented = "  " * len(sections) + name
+        lines.append(
+            f"{indented}: {values[key]}  # {loaded.origins[key]}" if key in values else f"{indented}:"
+        )
+    return lines
+
+
+def _values(loaded: Loaded) -> Mapping[str, str]:
+    return {key: write(key, _at(loaded.settings, key)) for key in loaded.origins}
+
+
+def _at(settings: Any, key: str) -> Any:
+    return reduce(getattr, key.split("."), settings)

@@ -1,0 +1,195 @@
+"""What a value may be, and what is said when it is something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kaspan.config import ConfigError, Settings, load
+from kaspan.config.check import Checker
+from kaspan.config.document import parse
+from kaspan.config.errors import Errors
+from kaspan.config.schema import ConsoleSender, ZipkinSender
+
+
+def settings_of(tmp_path: Path, text: str) -> Settings:
+    path = tmp_path / "kaspan.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load(str(path), {}).settings
+
+
+def refusal_of(tmp_path: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as refused:
+        settings_of(tmp_path, text)
+    return str(refused.value).replace(f"{tmp_path}/kaspan.yaml", "FILE")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("1", 1.0), ("0", 0.0), ("1e-3", 0.001), (".5", 0.5), ("+0.1", 0.1)]
+)
+def test_number_may_be_written_in_any_way(tmp_path: Path, text: str, rate: float) -> None:
+    """Integers and exponents, with or without a point, are numbers."""
+    assert (
+        settings_of(tmp_path, f"interceptor: {{sampling: {{rate: {text}}}}}").interceptor.sampling.rate
+        == rate
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["true", "yes", ".nan", ".inf", "-.inf", "nan", "1e999", "-0.5", "1.01", "1:30", "[1]", "x"]
+)
+def test_rate_is_a_number_from_0_to_1(tmp_path: Path, text: str) -> None:
+    """Booleans, infinities, NaN, text and numbers outside are no rates."""
+    assert refusal_of(tmp_path, f"interceptor:\n  sampling:\n    rate: {text}").endswith(
+        "; the rule is a number from 0 to 1"
+    )
+
+
+@pytest.mark.parametrize("text", ["65536.0", "1e6", "true", "65535", "9" * 30, "64KiB", "0x10000"])
+def test_ring_bytes_is_a_whole_number_within_bounds(tmp_path: Path, text: str) -> None:
+    """Fractions, booleans, units and numbers out of bounds are no sizes."""
+    assert refusal_of(tmp_path, f"interceptor:\n  ring_bytes: {text}") == (
+        f"FILE:2: interceptor.ring_bytes is {text}; the rule is a whole number from 65536 to 1073741824"
+    )
+
+
+@pytest.mark.parametrize(("text", "enabled"), [("true", True), ("No", False), ("OFF", False), ("on", True)])
+def test_boolean_is_what_yaml_calls_one(tmp_path: Path, text: str, enabled: bool) -> None:
+    """YAML's words for true and false are taken."""
+    assert settings_of(tmp_path, f"interceptor: {{enabled: {text}}}").interceptor.enabled is enabled
+
+
+@pytest.mark.parametrize("text", ["42", "true", "1.5", "0x1f", "off"])
+def test_text_that_looks_like_something_else_wants_quotes(tmp_path: Path, text: str) -> None:
+    """What a YAML reader may take for a number or boolean is not silently text, and the advice is quotes."""
+    assert (
+        refusal_of(tmp_path, f"service: {text}")
+        == f"FILE:1: service is {text}; the rule is text; put it in quotes"
+    )
+    assert settings_of(tmp_path, f"service: '{text}'").service == text
+
+
+def test_quoted_number_is_text(tmp_path: Path) -> None:
+    """A number in quotes is refused, and the advice is to take them away."""
+    assert refusal_of(tmp_path, 'interceptor:\n  sampling: {rate: "0.5"}') == (
+        'FILE:2: interceptor.sampling.rate is "0.5"; the rule is a number from 0 to 1; take the quotes away'
+    )
+
+
+def test_key_without_value_is_refused(tmp_path: Path) -> None:
+    """A key with nothing behind it is not its default."""
+    assert refusal_of(tmp_path, "interceptor:\n  ring_dir:\n") == (
+        "FILE:2: interceptor.ring_dir is empty; the rule is an absolute path; "
+        "leave the key out for its default"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("interceptor: {samplng: {}}", "there is no key interceptor.samplng; did you mean sampling?"),
+        ("sampling: {rate: 1}", "there is no key sampling; the known ones are agent, interceptor, service"),
+        ("agent: {rate: 1}", "there is no key agent.rate; did you mean interceptor.sampling.rate?"),
+        (
+            "agent: {senders: [{type: zipkin, uri: x}]}",
+            "there is no key agent.senders[0].uri; did you mean url?",
+        ),
+    ],
+)
+def test_unknown_key_comes_with_a_suggestion(tmp_path: Path, text: str, hint: str) -> None:
+    """A key that does not exist is an error that says which one may have been meant."""
+    assert refusal_of(tmp_path, text) == f"FILE:1: {hint}"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{type: kafka}", "agent.senders[0].type is kafka; the rule is one of zipkin, console"),
+        (
+            "{url: 'http://zipkin:9411'}",
+            "agent.senders[0].type is missing; the rule is one of zipkin, console",
+        ),
+        ("zipkin", "agent.senders[0] is zipkin; the rule is a map of keys"),
+        ("", "agent.senders is an empty list; the rule is a list of at least one sender, each with its type"),
+    ],
+)
+def test_sender_is_known_by_its_type(tmp_path: Path, text: str, error: str) -> None:
+    """Each sender says what it is, and there is at least one."""
+    assert refusal_of(tmp_path, f"agent:\n  senders: [{text}]") == f"FILE:2: {error}"
+
+
+def test_senders_keep_their_order(tmp_path: Path) -> None:
+    """Senders of different types stand in one list."""
+    text = "agent:\n  senders:\n    - type: console\n    - {type: zipkin, url: 'https://z/x'}\n"
+    assert settings_of(tmp_path, text).agent.senders == (ConsoleSender(), ZipkinSender(url="https://z/x"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://zipkin:9411", "https://u:p@zipkin/api/v2/spans", "http://[::1]:9411/x?y=z", "http://127.0.0.1"],
+)
+def test_address_of_zipkin_is_accepted(tmp_path: Path, url: str) -> None:
+    """Host names, IPv4 and IPv6, with or without port, user and path are addresses."""
+    text = f"agent: {{senders: [{{type: zipkin, url: '{url}'}}]}}"
+    assert settings_of(tmp_path, text).agent.senders == (ZipkinSender(url=url),)
+
+
+@pytest.mark.parametrize(
+    "url", ["zipkin:9411", "ftp://zipkin", "http://", "http://:9411", "http://z:port", "http://a b/"]
+)
+def test_what_is_no_address_is_refused(tmp_path: Path, url: str) -> None:
+    """Another scheme, no host or a port that is none would only fail later."""
+    assert refusal_of(tmp_path, f"agent: {{senders: [{{type: zipkin, url: '{url}'}}]}}").endswith(
+        "; the rule is an address such as http://zipkin:9411"
+    )
+
+
+@pytest.mark.parametrize("path", ["rings", "~/rings", "", '"/a\\0b"'])
+def test_directory_is_an_absolute_path(tmp_path: Path, path: str) -> None:
+    """A relative path would be another directory in every process."""
+    assert "; the rule is an absolute path" in refusal_of(tmp_path, f"interceptor: {{ring_dir: {path}}}")
+
+
+@pytest.mark.parametrize("template", ["kafka/{group}", "kafka/{", "{}"])
+def test_remote_service_knows_one_placeholder(tmp_path: Path, template: str) -> None:
+    """Only {topic} can be filled in."""
+    assert "the rule is text in which {topic} may stand" in refusal_of(
+        tmp_path, f"interceptor: {{remote_service: '{template}'}}"
+    )
+
+
+class Rule(msgspec.Struct, frozen=True):
+    call: str
+    name: str = ""
+
+
+def test_missing_key_of_a_list_item_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map in a list that lacks a key without default is refused with the key's name."""
+    monkeypatch.setattr("kaspan.config.check.types", lambda: {"functions": tuple[Rule, ...]})
+    errors = Errors()
+    checker = Checker(errors)
+    checker.set("functions", parse("- {call: a}\n- {name: b}", lambda line: f"FILE:{line}", errors))
+    with pytest.raises(ConfigError) as refused:
+        errors.raise_if_any()
+    assert str(refused.value) == "FILE:2: functions[1].call is missing; the rule is text"
+    assert checker.found == {}
+
+
+@pytest.mark.parametrize("key", ["password", "client_secret", "Token", "api_token"])
+def test_secrets_are_not_in_errors(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """The value of a key that is named like a secret is *** where it is wrong."""
+    monkeypatch.setattr("kaspan.config.check.types", lambda: {f"agent.{key}": bool})
+    errors = Errors()
+    Checker(errors).set(f"agent.{key}", parse("hunter2", str, errors))
+    with pytest.raises(ConfigError) as refused:
+        errors.raise_if_any()
+    assert str(refused.value) == f"1: agent.{key} is ***; the rule is true or false"
+
+
+def test_password_in_an_address_is_not_in_errors(tmp_path: Path) -> None:
+    """The password of a wrong address is *** as well."""
+    said = refusal_of(tmp_path, "agent: {senders: [{type: zipkin, url: 'ftp://me:hunter2@zipkin'}]}")
+    assert "ftp://me:***@zipkin" in said
+    assert "hunter2" not in said

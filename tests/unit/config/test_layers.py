@@ -1,0 +1,108 @@
+"""Sources over each other, and what loading brings into an application."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaspan.config import ConfigError, load
+from kaspan.config.schema import ConsoleSender
+
+FILE = "service: from-file\nagent:\n  batch: {max_bytes: 2048}\n  senders:\n    - type: console\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    path = tmp_path / "kaspan.yaml"
+    path.write_text(FILE)
+    return str(path)
+
+
+def test_each_source_wins_over_the_ones_before(path: str) -> None:
+    """Defaults, file, OpenTelemetry's variables, ours, command line: the last that speaks counts."""
+    environ: dict[str, str] = {}
+    arguments: dict[str, object] = {}
+    seen = [load(None, environ, arguments)]
+    environ["KASPAN_CONFIG"] = path
+    seen.append(load(None, environ, arguments))
+    environ["OTEL_SERVICE_NAME"] = "from-otel"
+    seen.append(load(None, environ, arguments))
+    environ["KASPAN_SERVICE"] = "from-variable"
+    seen.append(load(None, environ, arguments))
+    arguments["service"] = "from-argument"
+    seen.append(load(None, environ, arguments))
+    assert [(loaded.settings.service, loaded.origins["service"]) for loaded in seen] == [
+        ("", "default"),
+        ("from-file", f"{path}:1"),
+        ("from-otel", "environment OTEL_SERVICE_NAME"),
+        ("from-variable", "environment KASPAN_SERVICE"),
+        ("from-argument", "command line"),
+    ]
+
+
+def test_origin_is_the_line_of_the_key(path: str) -> None:
+    """The origin of a list or nested value is where its key stands; keys beside it stay defaults."""
+    origins = load(path, {}).origins
+    assert origins["agent.batch.max_bytes"] == f"{path}:3"
+    assert origins["agent.senders"] == f"{path}:4"
+    assert origins["agent.batch.flush_interval_s"] == "default"
+
+
+def test_given_file_wins_over_the_named_one(path: str) -> None:
+    """KASPAN_CONFIG is not looked at when the command line names a file."""
+    assert load(path, {"KASPAN_CONFIG": "/nowhere"}).settings.service == "from-file"
+
+
+def test_errors_of_all_sources_are_collected(path: str) -> None:
+    """Nothing hides behind the first source that is wrong, or behind one that overrides it."""
+    Path(path).write_text("interceptor: {sampling: {rate: 7}}")
+    environ = {"KASPAN_INTERCEPTOR__SAMPLING__RATE": "8", "OTEL_PROPAGATORS": "jaeger"}
+    with pytest.raises(ConfigError) as refused:
+        load(path, environ, {"interceptor.sampling.rate": 0.5, "servce": "x"})
+    starts = [line.partition(": ")[0] for line in refused.value.errors]
+    assert starts == [
+        f"{path}:1",
+        "environment OTEL_PROPAGATORS",
+        "environment KASPAN_INTERCEPTOR__SAMPLING__RATE",
+        "command line",
+    ]
+
+
+def test_unreadable_file_does_not_hide_errors_of_variables() -> None:
+    """The environment is checked also when there is no file to check."""
+    with pytest.raises(ConfigError) as refused:
+        load("/nowhere/kaspan.yaml", {"KASPAN_SERVCE": "x"})
+    assert len(refused.value.errors) == 2
+
+
+def test_argument_that_is_none_is_not_given() -> None:
+    """The command line can hand over the options that nobody gave."""
+    assert load(None, {}, {"service": None}).origins["service"] == "default"
+
+
+def test_arguments_may_be_structured() -> None:
+    """A sender can be handed over as a map or as the schema's own struct."""
+    for sender in ({"type": "console"}, ConsoleSender()):
+        assert load(None, {}, {"agent.senders": [sender]}).settings.agent.senders == (ConsoleSender(),)
+
+
+@pytest.mark.parametrize(
+    ("environ", "loads_yaml"),
+    [
+        ({}, False),
+        ({"KASPAN_SERVICE": "orders", "KASPAN_INTERCEPTOR__SAMPLING__RATE": "0.5"}, False),
+        ({"OTEL_PROPAGATORS": "b3", "OTEL_EXPORTER_ZIPKIN_ENDPOINT": "http://zipkin:9411"}, False),
+        ({"KASPAN_AGENT__RING_DIRS": "[/a]"}, True),
+    ],
+)
+def test_loading_imports_only_what_it_needs(environ: dict[str, str], loads_yaml: bool) -> None:
+    """Inside an application, YAML is imported when there is YAML, and nothing heavy in any case."""
+    program = (
+        f"import sys; from kaspan.config import load; load(None, {environ!r}); "
+        "print(*{'yaml', 'tempfile', 'difflib', 'argparse', 'importlib.metadata'} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == (["yaml"] if loads_yaml else [])
