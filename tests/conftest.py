@@ -1,28 +1,28 @@
-"""Real Kafka and real Zipkin, each started once for the run and only if a test of the run wants it."""
+"""What tests of every kind may ask for: real servers, started once for the run, and processes of kaspan's."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from deployment import Deployment
+
 if TYPE_CHECKING:
     # Not loaded for runs that want no server: `servers` imports kafka-python.
-    from servers import KafkaServer, ZipkinServer
-    from servers.running import Servers
-
-FIXTURES = {"kafka", "zipkin"}
+    from servers import KafkaServer, Servers, ZipkinServer
 
 
-def wanted_servers(items: list[pytest.Item]) -> set[str]:
-    return {name for item in items for name in getattr(item, "fixturenames", ())} & FIXTURES
+def fixtures_of(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if wanted_servers([item]):
+        if "started_servers" in fixtures_of(item):
             item.add_marker(pytest.mark.servers)
 
 
@@ -31,8 +31,7 @@ def started_servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Servers]:
     """Start, side by side, the servers that this run's tests ask for; the fixtures below wait for each."""
-    from servers import ServersMissingError, fetch_jars
-    from servers.running import Servers
+    from servers import Servers, ServersMissingError, fetch_jars
 
     try:
         jars = fetch_jars()
@@ -43,7 +42,9 @@ def started_servers(
         pytest.skip(said)
     servers = Servers(jars, tmp_path_factory.mktemp("servers"))
     try:
-        servers.start(wanted_servers(request.session.items))
+        servers.start(
+            {"kafka", "zipkin"} & {name for item in request.session.items for name in fixtures_of(item)}
+        )
         yield servers
     finally:
         servers.stop()
@@ -59,3 +60,11 @@ def kafka(started_servers: Servers) -> KafkaServer:
 def zipkin(started_servers: Servers) -> ZipkinServer:
     """Give Zipkin, running whatever the test before did to it; it has the spans of the tests before."""
     return started_servers.zipkin()
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """Give an empty ring directory and spool, and end every process that was started on them."""
+    made = Deployment(tmp_path)
+    yield made
+    made.close()

@@ -2,6 +2,7 @@
 
 from servers.jars import Jars, ServersMissingError, fetch_jars
 from servers.kafka import KafkaServer
+from servers.running import Servers
 from servers.zipkin import ZipkinServer
 
-__all__ = ["Jars", "KafkaServer", "ServersMissingError", "ZipkinServer", "fetch_jars"]
+__all__ = ["Jars", "KafkaServer", "Servers", "ServersMissingError", "ZipkinServer", "fetch_jars"]

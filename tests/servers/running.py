@@ -15,7 +15,7 @@ Server = TypeVar("Server", bound=ServerProcess)
 
 
 class Servers:
-    """One Kafka and one Zipkin under a directory; neither runs before `start` names it."""
+    """One Kafka and one Zipkin under `directory`; neither runs before `start` names it."""
 
     def __init__(self, jars: Jars, directory: Path) -> None:
         self._jars = jars
@@ -24,12 +24,12 @@ class Servers:
         self._zipkin: ZipkinServer | None = None
 
     def start(self, names: Collection[str]) -> None:
-        """Start those of "kafka" and "zipkin" that are named, and return before they are ready."""
+        """Start those of "kafka" and "zipkin" that are named, if they never were; they are not ready yet."""
         # Zipkin first: it starts by itself while Kafka's directory is being formatted.
-        if "zipkin" in names:
+        if "zipkin" in names and self._zipkin is None:
             self._zipkin = ZipkinServer(self._jars, self._made("zipkin"))
             self._zipkin.start()
-        if "kafka" in names:
+        if "kafka" in names and self._kafka is None:
             self._kafka = KafkaServer(self._jars, self._made("kafka"))
             self._kafka.start()
 
