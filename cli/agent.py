@@ -20,11 +20,12 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         # Here and not above: `--help` works without the agent's packages, and this says what to install.
+        from kaspan.agent.hold import SpoolError
         from kaspan.agent.receivers.directory import RingDirectoryError
-        from kaspan.agent.server import Agent, log_to_stderr, serve
-        from kaspan.agent.spool import SpoolError
+        from kaspan.agent.server import Agent, keep_freed_memory, log_to_stderr, serve
 
         log_to_stderr()
+        keep_freed_memory()
         agent = Agent(settings)
     except ModuleNotFoundError as error:
         sys.stderr.write(f"kaspan agent: {error.name} is not installed: pip install 'kaspan[agent]'\n")

@@ -139,7 +139,9 @@ class RingReceiver:
             return None
         before = watched.ring.position
         try:
-            payloads, lost = watched.ring.read(self._batch_bytes, now_s)
+            # Pieces of equal size, not whole ones and a crumb that would be a message of its own.
+            unread = watched.ring.unread_bytes
+            payloads, lost = watched.ring.read(-(-unread // -(-unread // self._batch_bytes)), now_s)
         except (RingError, OSError) as error:
             self._reject(watched, str(error))
             return None

@@ -53,17 +53,20 @@ class Delivery:
         while True:
             message = self._spool.read(self._sent_id, self._max_bytes)
             if message is not None:
+                self._save()  # seldom: the transaction that stored this message has done it
                 if not self._deliver(message):
                     break
                 self._sent_id = message.last_id
             self.sender.idle()
-            self._advance()
+            self._spool.advance(self.sender.name, self.sender.passed(self._sent_id))
             if message is None:
                 if self._draining.is_set():
                     break
-                self._spool.wait(self._sent_id, self.sender.idle_s)
+                if not self._spool.wait(self._sent_id, self.sender.idle_s):
+                    self._save()
         self.sender.close()
-        self._advance()
+        self._spool.advance(self.sender.name, self.sender.passed(self._sent_id))
+        self._save()
 
     def _deliver(self, message: Message) -> bool:
         """Send one message, in parts where it is refused. False if it could not be before the agent stops."""
@@ -122,12 +125,9 @@ class Delivery:
             _log.warning("%s refuses a span (%s): %s; it begins %.200r", self.sender.name, reason, what, span)
             return True
 
-    def _advance(self) -> None:
-        passed = self.sender.passed(self._sent_id)
-        if passed <= self._spool.cursor(self.sender.name) and not self._is_unsaved:
-            return
+    def _save(self) -> None:
         try:
-            self._spool.advance(self.sender.name, passed)
+            self._spool.save()
             self._is_unsaved = False
         except SpoolFull as full:
             if not self._is_unsaved:

@@ -51,7 +51,9 @@ class ZipkinSender(Sender):
         """Post one list and judge the answer; blocks for at most the timeout for each step."""
         self._drop_stale_connection()
         try:
-            self._connection.request("POST", self._path, b"[" + spans + b"]", self._headers)
+            # In pieces: put together with its brackets and headers, half a megabyte is copied three times.
+            headers = self._headers | {"Content-Length": str(len(spans) + 2)}
+            self._connection.request("POST", self._path, (b"[", spans, b"]"), headers)
             answer = self._connection.getresponse()
             text = answer.read(_MAX_ANSWER_BYTES)
             if not answer.isclosed():
