@@ -1,0 +1,117 @@
+"""What users get wrong: settings files and directories, each with the words that must be said about it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+NOBODY_UID = 65534
+
+
+class Mistake(NamedTuple):
+    """Variables that bring the mistake into a process, and what a message about it must contain."""
+
+    variables: dict[str, str]
+    said: tuple[str, ...]
+
+
+def _settings(text: str, *said: str) -> Callable[[Path], Mistake]:
+    def make(directory: Path) -> Mistake:
+        path = directory / "kaspan.yaml"
+        path.write_text(text)
+        return Mistake({"KASPAN_CONFIG": str(path)}, (f"{path}:", *said))
+
+    return make
+
+
+def missing_file(directory: Path) -> Mistake:
+    path = str(directory / "nowhere.yaml")
+    return Mistake({"KASPAN_CONFIG": path}, (path, "No such file"))
+
+
+def directory_for_a_file(directory: Path) -> Mistake:
+    return Mistake({"KASPAN_CONFIG": str(directory)}, (str(directory), "directory"))
+
+
+def bytes_that_are_no_text(directory: Path) -> Mistake:
+    path = directory / "kaspan.yaml"
+    path.write_bytes(b"service: \xff\xfe\n")
+    return Mistake({"KASPAN_CONFIG": str(path)}, (str(path), "UTF-8"))
+
+
+def negative_rate_in_the_environment(_: Path) -> Mistake:
+    name = "KASPAN_INTERCEPTOR__SAMPLING__RATE"
+    return Mistake({name: "-0.5"}, (name, "interceptor.sampling.rate", "-0.5", "from 0 to 1"))
+
+
+def unknown_variable(_: Path) -> Mistake:
+    return Mistake({"KASPAN_SERVCE": "orders"}, ("KASPAN_SERVCE", "KASPAN_SERVICE"))
+
+
+SETTINGS: dict[str, Callable[[Path], Mistake]] = {
+    "unreadable YAML": _settings("service: [orders\n", ":2"),
+    "a tab that indents": _settings("interceptor:\n\tenabled: true\n", ":2"),
+    "unknown key": _settings(
+        "interceptor:\n  ring_dirr: /tmp\n", ":2:", "interceptor.ring_dirr", "ring_dir?"
+    ),
+    "wrong type": _settings("interceptor:\n  ring_bytes: many\n", ":2:", "interceptor.ring_bytes", "many"),
+    "negative rate": _settings(
+        "interceptor:\n  sampling: {rate: -0.5}\n", ":2:", "interceptor.sampling.rate", "-0.5", "from 0 to 1"
+    ),
+    "a list for the whole file": _settings("- service: orders\n", "map"),
+    "missing file": missing_file,
+    "a directory for a file": directory_for_a_file,
+    "bytes that are no text": bytes_that_are_no_text,
+    "negative rate in the environment": negative_rate_in_the_environment,
+    "unknown variable": unknown_variable,
+}
+
+
+def unwritable(directory: Path) -> Path:
+    """Name a directory that cannot be made; root may write anywhere but in the kernel's own file systems."""
+    if os.geteuid() == 0:
+        return Path("/sys/rings")
+    locked = directory / "locked"
+    locked.mkdir(mode=0o500)
+    return locked / "rings"
+
+
+def of_another_user(directory: Path) -> Path:
+    """Name a directory of another user's: root can give one away, and for others root's will do."""
+    if os.geteuid() != 0:
+        return Path("/usr")
+    given = directory / "given"
+    given.mkdir(mode=0o700)
+    os.chown(given, NOBODY_UID, NOBODY_UID)
+    return given
+
+
+def symlink(directory: Path) -> Path:
+    (directory / "real").mkdir(mode=0o700)
+    link = directory / "link"
+    link.symlink_to("real")
+    return link
+
+
+def a_file(directory: Path) -> Path:
+    path = directory / "file"
+    path.touch()
+    return path
+
+
+def writable_by_others(directory: Path) -> Path:
+    path = directory / "open"
+    path.mkdir()
+    path.chmod(0o777)
+    return path
+
+
+RING_DIRS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "unwritable": (unwritable, "cannot be made"),
+    "of another user": (of_another_user, "belongs to uid"),
+    "a symlink": (symlink, "symlink"),
+    "a file": (a_file, "director"),
+    "writable by others": (writable_by_others, "0777"),
+}
