@@ -35,16 +35,17 @@ def _activate() -> None:
     if not settings.interceptor.enabled:
         return
 
-    from kafka.consumer.fetcher import ConsumerRecord
+    from kafka.consumer import fetcher
     from kafka.consumer.group import KafkaConsumer
+    from kafka.future import Future
     from kafka.producer.kafka import KafkaProducer
 
     from kaspan.interceptor import consumer, producer
     from kaspan.interceptor.tracing import Tracing
 
     tracing = Tracing(settings.service or program_name(), settings.interceptor)
-    producer.instrument(KafkaProducer, tracing)
-    consumer.instrument(KafkaConsumer, ConsumerRecord, tracing)
+    producer.instrument(KafkaProducer, Future, tracing)
+    consumer.instrument(KafkaConsumer, fetcher, tracing)
 
 
 def program_name() -> str:

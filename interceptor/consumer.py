@@ -8,7 +8,7 @@ from typing import Any
 
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.processing import ConsumerLoop, Cursor, Processing
-from kaspan.interceptor.records import RecordList
+from kaspan.interceptor.records import RecordList, carrying_span
 from kaspan.interceptor.tracing import Tracing
 
 _STATE = "_kaspan"
@@ -42,13 +42,18 @@ class ConsumerState:
         self.settle()
 
 
-def instrument(consumer_class: type, record_class: type, tracing: Tracing) -> None:
-    """Patch kafka-python's KafkaConsumer. Calling it again does nothing."""
+def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
+    """Patch kafka-python's KafkaConsumer, and the record that its module `fetcher` makes.
+
+    Calling it again does nothing.
+    """
     original: Any = consumer_class
     plain_iter, plain_next = original.__iter__, original.__next__
     plain_poll, plain_close = original.poll, original.close
     if hasattr(plain_poll, "__wrapped__"):
         return
+    # Records are made with a place for their span: making them over would cost more than all the rest.
+    record_class = fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)
 
     def state_of(consumer: Any) -> ConsumerState:
         state: ConsumerState | None = consumer.__dict__.get(_STATE)

@@ -7,36 +7,34 @@ and the count stands in the ring's header for the agent to report.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 log = logging.getLogger("kaspan")
 
-_warned: set[str] = set()
-_suppressed = 0
+
+class _Failures:
+    def __init__(self) -> None:
+        self.warned: set[str] = set()
+        self.suppressed = 0
+        self.tell: Callable[[int], None] | None = None
+
+
+_failures = _Failures()
 
 
 def suppress(doing: str, error: BaseException) -> None:
     """Note that `error` came while kaspan was `doing` something, and go on. Never raises."""
-    global _suppressed  # noqa: PLW0603
-    _suppressed += 1
-    level = logging.DEBUG if doing in _warned else logging.WARNING
-    _warned.add(doing)
-    log.log(
-        level,
-        "kaspan: %s failed: %s: %s",
-        doing,
-        type(error).__name__,
-        error,
-        exc_info=level == logging.DEBUG,
-    )
+    _failures.suppressed += 1
+    if _failures.tell is not None:
+        _failures.tell(_failures.suppressed)
+    level = logging.DEBUG if doing in _failures.warned else logging.WARNING
+    _failures.warned.add(doing)
+    traceback = level == logging.DEBUG
+    log.log(level, "kaspan: %s failed: %s: %s", doing, type(error).__name__, error, exc_info=traceback)
 
 
-def warn_once(message: str) -> None:
-    """Say `message` as a warning the first time, as a debug line after that."""
-    level = logging.DEBUG if message in _warned else logging.WARNING
-    _warned.add(message)
-    log.log(level, "kaspan: %s", message)
-
-
-def suppressed_errors() -> int:
-    """How many failures the application did not see since the process started."""
-    return _suppressed
+def tell_suppressed(tell: Callable[[int], None] | None) -> None:
+    """Call `tell` with the number of suppressed failures, now and whenever it grows; None to stop."""
+    _failures.tell = tell
+    if tell is not None:
+        tell(_failures.suppressed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from kaspan.wire import b3, tracecontext
 from kaspan.wire.context import Extracted, Headers, last_value
@@ -37,17 +37,28 @@ class Propagation:
     Both are names of formats: b3, b3multi, tracecontext.
     """
 
-    def __init__(self, inject: Iterable[str], extract: Iterable[str]) -> None:
+    def __init__(self, inject: Sequence[str], extract: Sequence[str]) -> None:
         self._inject = tuple(inject)
         self._extractors = tuple(_EXTRACTORS[name] for name in extract)
+        self._b3_first = extract[:1] == ("b3",)
         # A header of a format that is read but not written would contradict the one that is.
-        stale = {key for name in (*self._inject, *extract) for key in _OWNED[name]}
-        if "tracecontext" in extract and "tracecontext" not in self._inject:
+        stale = {key for name in (*inject, *extract) for key in _OWNED[name]}
+        if "tracecontext" in extract and "tracecontext" not in inject:
             stale.add(tracecontext.STATE_HEADER)
         self._stale = frozenset(stale)
 
     def extract(self, headers: Headers) -> Extracted | None:
-        """Read the context of a record's headers; None if there is none. Never raises on their content."""
+        """Read the context of a record's headers (at least one); None if there is none in them.
+
+        Never raises on their content.
+        """
+        if self._b3_first:
+            # Whoever injects, appends: look there before walking the list.
+            key, value = headers[-1]
+            if key == "b3" and value is not None:
+                found = b3.parse(value)
+                if found is not None:
+                    return found
         for extractor in self._extractors:
             found = extractor(headers)
             if found is not None:
@@ -55,13 +66,14 @@ class Propagation:
         return None
 
     def inject(
-        self, headers: Headers | None, trace_id: str, span_id: str, sampled: bool, debug: bool
+        self, headers: Headers | None, trace_id: bytes, span_id: bytes, sampled: bool, debug: bool
     ) -> list[tuple[str, bytes | None]]:
         """Make a new list: the foreign headers in order, no stale trace header, then this context."""
-        new = [] if not headers else [header for header in headers if header[0] not in self._stale]
+        stale = self._stale
+        new = [header for header in headers if header[0] not in stale] if headers else []
         for name in self._inject:
             if name == "b3":
-                new.append((b3.HEADER, b3.format_single(trace_id, span_id, sampled, debug)))
+                new.append(("b3", b3.format_single(trace_id, span_id, sampled, debug)))
             elif name == "b3multi":
                 new.extend(b3.inject_multi(trace_id, span_id, sampled, debug))
             else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -12,16 +11,15 @@ if TYPE_CHECKING:
     from kaspan.interceptor.processing import Processing
 
 
-@functools.cache
-def traced_record(record_class: type) -> type:
-    """The subclass of kafka-python's ConsumerRecord whose instances carry their span.
+def carrying_span(record_class: type) -> type:
+    """Make the subclass of kafka-python's ConsumerRecord whose instances can carry their span.
 
-    An instance equals the plain record, prints as it does, and pickles and copies to a plain one, so that
-    it can be sent to where kaspan is not.
+    An instance equals the plain record and prints as it does. It has the plain one's name, so that it
+    pickles to a plain record where kaspan is not, and without its span everywhere.
     """
 
     def reduce(self: Any) -> tuple[Any, ...]:
-        return record_class, tuple(self)
+        return type(self), tuple(self)
 
     members = {
         "__module__": record_class.__module__,
@@ -40,17 +38,15 @@ class RecordList(list[Any]):
     never taken get theirs when the list goes away, is emptied, or the consumer polls again.
     """
 
-    __slots__ = ("__weakref__", "_untouched", "processing")
+    __slots__ = ("__weakref__", "processing")
 
     processing: Processing
-    _untouched: int
 
     @classmethod
     def of(cls, records: list[Any], processing: Processing) -> RecordList:
         """Wrap what poll() returned; `processing` makes the spans."""
         made = cls(records)
         made.processing = processing
-        made._untouched = len(records)
         return made
 
     def __iter__(self) -> Iterator[Any]:
@@ -79,20 +75,14 @@ class RecordList(list[Any]):
         """The record at `index`, with its span: one of no length if it has none yet."""
         record = super().__getitem__(index)
         if self.processing.is_plain(record):
-            record = self.processing.received(record)
-            self.keep(index, record)
+            self.processing.received(record)
         return record
-
-    def keep(self, index: SupportsIndex, record: Any) -> None:
-        """Put the record that carries its span in the place of the plain one."""
-        super().__setitem__(index, record)
-        self._untouched -= 1
 
     def settle(self) -> None:
         """Give every record that was never looked at its span."""
-        if self._untouched > 0:
-            for index in range(len(self)):
-                self.take(index)
+        for record in super().__iter__():
+            if self.processing.is_plain(record):
+                self.processing.received(record)
 
     def __del__(self) -> None:
         try:

@@ -13,16 +13,18 @@ import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from zlib import crc32
 
-from kaspan.interceptor.failures import suppressed_errors
 from kaspan.interceptor.ring_dir import open_ring_dir, refuse_unread_orphans
 from kaspan.wire import ring as layout
 
 # The positions as 64-bit numbers in the mapped header: one store, so that a reader never sees half of one.
-_WRITE, _READ, _DROPPED, _WRITTEN, _SUPPRESSED = range(
-    layout.WRITE_POS // 8, layout.SUPPRESSED_ERRORS // 8 + 1
-)
+_WRITE = layout.WRITE_POS // 8
+_READ = layout.READ_POS // 8
+_DROPPED = layout.DROPPED_SPANS // 8
+_WRITTEN = layout.WRITTEN_SPANS // 8
+_SUPPRESSED = layout.SUPPRESSED_ERRORS // 8
 
 
 class SpanRing:
@@ -42,9 +44,10 @@ class SpanRing:
         finally:
             os.close(directory)
         self._positions = memoryview(self._map)[: layout.HEADER_BYTES].cast("Q")
-        self._write_pos = 0
-        self._pending: deque[bytes] = deque()
-        self._lock = threading.Lock()
+        self.put = self._writer()
+        """put(payload: bytes): append one Zipkin v2 JSON span. Never blocks; when the ring is full, drops
+        the span and counts it. Safe from any thread, from a signal handler and from a finalizer that
+        interrupts another put."""
 
     def _make(self, directory: int, process: dict[str, object]) -> None:
         """Make the file under a temporary name and rename it when it is whole and locked."""
@@ -66,47 +69,62 @@ class SpanRing:
             os.close(self._descriptor)
             raise
 
-    def put(self, payload: bytes) -> None:
-        """Append one Zipkin v2 JSON span. Never blocks; when the ring is full, drops the span and counts it.
+    def _writer(self) -> Callable[[bytes], None]:
+        """Make `put`. Closures, since every span goes through it and attributes cost a third of it."""
+        mapped, positions, data_bytes = self._map, self._positions, self._data_bytes
+        frame, header_bytes = layout.pack_frame, layout.HEADER_BYTES
+        lock = threading.Lock()
+        acquire, release = lock.acquire, lock.release
+        pending: deque[bytes] = deque()
+        position = written = 0
+        limit = data_bytes  # how far may be written before read_pos must be looked at again
 
-        Safe from any thread, from a signal handler and from a finalizer that interrupts another put: whoever
-        holds the lock also writes what others have queued meanwhile.
-        """
-        pending = self._pending
-        pending.append(payload)
-        while pending and self._lock.acquire(False):
-            try:
-                self._write_pending()
-            finally:
-                self._lock.release()
-
-    def _write_pending(self) -> None:
-        pending, positions, data_bytes = self._pending, self._positions, self._data_bytes
-        while pending:
-            payload = pending[0]
+        def write(payload: bytes) -> None:
+            nonlocal position, written, limit
             length = len(payload)
             size = (length + 15) & ~7
-            position = self._write_pos
-            index = position % data_bytes
-            to_end = data_bytes - index
-            # A frame never wraps: where it does not fit, a mark sends the reader to the start.
-            skip = to_end if size > to_end else 0
-            if size + skip > data_bytes - (position - positions[_READ]):
-                positions[_DROPPED] += 1
-                pending.popleft()
-                continue
-            if skip:
-                layout.pack_frame_into(self._map, layout.HEADER_BYTES + index, layout.WRAP, 0)
-                position += skip
+            start = position
+            index = start % data_bytes
+            if index + size > data_bytes:  # a frame never wraps: a mark will send the reader to the start
+                start += data_bytes - index
+            if start + size > limit:
+                limit = positions[_READ] + data_bytes
+                if start + size > limit:
+                    positions[_DROPPED] += 1
+                    return
+            if start != position:
+                at = header_bytes + index
+                mapped[at : at + 8] = frame(layout.WRAP, 0)
                 index = 0
-            at = layout.HEADER_BYTES + index
-            layout.pack_frame_into(self._map, at, length, crc32(payload))
-            at += layout.FRAME_HEADER_BYTES
-            self._map[at : at + length] = payload
-            self._write_pos = positions[_WRITE] = position + size
-            positions[_WRITTEN] += 1
-            pending.popleft()
-        positions[_SUPPRESSED] = suppressed_errors()
+            at = header_bytes + index
+            mapped[at : at + 8 + length] = frame(length, crc32(payload)) + payload
+            position = start + size
+            written += 1
+            positions[_WRITE] = position
+            positions[_WRITTEN] = written
+
+        def put(payload: bytes) -> None:
+            # Whoever holds the lock also writes what others had to leave in `pending` meanwhile.
+            if acquire(False):
+                try:
+                    write(payload)
+                finally:
+                    release()
+            else:
+                pending.append(payload)
+            while pending and acquire(False):
+                try:
+                    while pending:
+                        write(pending[0])
+                        pending.popleft()
+                finally:
+                    release()
+
+        return put
+
+    def note_suppressed(self, errors: int) -> None:
+        """Write into the header how many failures the application has not seen."""
+        self._positions[_SUPPRESSED] = errors
 
     def abandon(self) -> None:
         """Let go of the file without a word to the reader: the ring is the parent's, and this is its fork."""

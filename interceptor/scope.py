@@ -37,24 +37,25 @@ class Scope:
         return span
 
     def enter(self, span: Span) -> tuple[Context, Context]:
-        """Make `span` current; returns what `leave` needs."""
+        """Make `span` current; returns the contexts before and now, which `leave` needs."""
         before = self._get()
-        during = Context({**before, _SPAN_KEY: span}) if before else Context({_SPAN_KEY: span})
+        # A plain dict does what everybody does with a Context, at a third of the cost of making one.
+        during: Any = {**before, _SPAN_KEY: span} if before else {_SPAN_KEY: span}
         self._set(during)
         return before, during
 
-    def leave(self, entered: tuple[Context, Context], span: Span) -> None:
+    def leave(self, before: Context, during: Context, span: Span) -> None:
         """Make current what was before `span`, unless the caller is not in `span`'s scope any more.
 
         A finalizer may run in any thread, and the application may have attached a context of its own inside:
         that one stays, only without our span in it.
         """
-        before, during = entered
         now = self._get()
         if now is during:
             self._set(before)
         elif now.get(_SPAN_KEY) is span:
-            without = {**now, _SPAN_KEY: before[_SPAN_KEY]} if _SPAN_KEY in before else dict(now)
-            if _SPAN_KEY not in before:
-                del without[_SPAN_KEY]
+            without = dict(now)
+            del without[_SPAN_KEY]
+            if _SPAN_KEY in before:
+                without[_SPAN_KEY] = before[_SPAN_KEY]
             self._set(Context(without))

@@ -19,24 +19,26 @@ MAX_ANNOTATIONS = 64
 
 
 class RecordSpan(Span):
-    """The span of one record's processing: identifiers in hex text, `debug` implies `sampled`.
+    """The span of one record's processing: identifiers in hex digits, `debug` implies `sampled`.
 
     What the application adds to it (tags, annotations, a name) is kept until the span ends, in bounded
     number and size; additions after that are ignored, as OpenTelemetry does.
     """
 
+    # On the class, since most spans never get any of these.
+    ended = False
+    name: str | None = None
+    tags: dict[str, str] | None = None
+    annotations: list[tuple[int, str]] | None = None
+
     def __init__(
-        self, trace_id: str, span_id: str, parent_id: str | None, sampled: bool, debug: bool
+        self, trace_id: bytes, span_id: bytes, parent_id: bytes | None, sampled: bool, debug: bool
     ) -> None:
         self.trace_id = trace_id
         self.span_id = span_id
         self.parent_id = parent_id
         self.sampled = sampled
         self.debug = debug
-        self.ended = False
-        self.name: str | None = None
-        self.tags: dict[str, str] | None = None
-        self.annotations: list[tuple[int, str]] | None = None
 
     def get_span_context(self) -> SpanContext:
         """The span's context as OpenTelemetry's instrumentations want it."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry.trace import Span
 
 from kaspan.config.schema import Interceptor
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
 from kaspan.interceptor.ring import SpanRing
 from kaspan.interceptor.scope import Scope
@@ -23,8 +23,9 @@ from kaspan.wire.context import Extracted
 RING_RETRY_S = 60.0
 """How long spans are dropped after a ring could not be made, before it is tried again."""
 
+_IDS_AT_ONCE = 512
 _MAX_EARLY_SPANS = 1000
-_LOW_64_BITS = 16  # in hex digits
+_EVERYTHING = 2**64
 
 
 class Tracing:
@@ -38,21 +39,25 @@ class Tracing:
         self._settings = settings
         # A trace is sampled when the low 64 bits of its id are below this bound, as in OpenTelemetry's
         # TraceIdRatioBased: every service with the same rate decides the same.
-        self._bound = round(settings.sampling.rate * 2**64)
+        self._bound = round(settings.sampling.rate * _EVERYTHING)
         self._ring: SpanRing | None = None
         self._begin_life()
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _begin_life(self) -> None:
         self.born_ns = time.perf_counter_ns()
-        # Not the shared generator: an application that calls random.seed() must not repeat trace ids.
-        self._bits = random.Random(os.urandom(16)).getrandbits  # noqa: S311
+        """A span that started earlier is the parent's, from before a fork, and the parent's to report."""
+        self.report: Callable[[bytes], None] = self._report_first
+        """report(span_json): put one span into the process's ring. Never blocks, but that the first span
+        makes the ring; drops and counts what does not fit."""
+        self._ids: list[bytes] = []
         self._early: deque[bytes] = deque()
         self._opening = threading.Lock()
         self._retry_at_s = 0.0
 
     def _after_fork(self) -> None:
         ring, self._ring = self._ring, None
+        tell_suppressed(None)
         self._begin_life()
         if ring is not None:
             try:
@@ -60,51 +65,41 @@ class Tracing:
             except (OSError, BufferError) as error:
                 suppress("letting go of the parent's ring", error)
 
-    def is_mine(self, started_ns: int) -> bool:
-        """Whether a span that started then is this process's to report, not its parent's before a fork."""
-        return started_ns >= self.born_ns
+    def new_id(self) -> bytes:
+        """A new span id: 16 hex digits."""
+        # From the system and by the hundred: an application that calls random.seed() repeats no trace id.
+        try:
+            return self._ids.pop()
+        except IndexError:
+            digits = os.urandom(8 * _IDS_AT_ONCE).hex().encode()
+            self._ids.extend([digits[at : at + 16] for at in range(0, len(digits), 16)])
+            return self.new_id()
 
-    def new_id(self) -> str:
-        """A new span id."""
-        return f"{self._bits(64) or 1:016x}"
-
-    def is_sampled(self, trace_id: str) -> bool:
+    def is_sampled(self, trace_id: bytes) -> bool:
         """The decision for a trace on which nobody has decided."""
-        return int(trace_id[-_LOW_64_BITS:], 16) < self._bound
+        return self._bound == _EVERYTHING or int(trace_id[-16:], 16) < self._bound
 
-    def from_current(self, current: Span | None) -> Extracted | None:
-        """The span in scope as a parent; None when there is none."""
-        if current is None:
+    def current(self) -> Extracted | None:
+        """The span in scope as a parent, whoever made it; None when there is none."""
+        span = self.scope.current_span()
+        if span is None:
             return None
-        if type(current) is RecordSpan:
-            return Extracted(current.trace_id, current.span_id, current.sampled, current.debug)
-        context = current.get_span_context()
-        if not context.is_valid:
-            return None
-        return Extracted(
-            f"{context.trace_id:032x}", f"{context.span_id:016x}", context.trace_flags.sampled, False
-        )
+        if type(span) is RecordSpan:
+            return span.trace_id, span.span_id, span.sampled, span.debug
+        return _foreign(span)
 
     def child_of(self, parent: Extracted | None) -> RecordSpan:
-        """A new span under `parent`; a new trace where there is none, or only a decision."""
+        """Make a span under `parent`, in a new trace where there is none or only a decision."""
         if parent is None:
-            trace_id = f"{self._bits(128) or 1:032x}"
+            trace_id = self.new_id() + self.new_id()
             return RecordSpan(trace_id, self.new_id(), None, self.is_sampled(trace_id), False)
         known_id, parent_id, sampled, debug = parent
-        trace_id = f"{self._bits(128) or 1:032x}" if known_id is None else known_id
+        trace_id = self.new_id() + self.new_id() if known_id is None else known_id
         if sampled is None:
             sampled = self.is_sampled(trace_id)
         return RecordSpan(trace_id, self.new_id(), parent_id, sampled, debug)
 
-    def report(self, span_json: str) -> None:
-        """Put one span into the process's ring, which the first span makes; blocks only as long as that."""
-        ring = self._ring
-        if ring is not None:
-            ring.put(span_json.encode())
-        else:
-            self._report_early(span_json.encode())
-
-    def _report_early(self, payload: bytes) -> None:
+    def _report_first(self, payload: bytes) -> None:
         """Make the ring; a span that comes meanwhile, from a thread or a finalizer, waits in `_early`."""
         early = self._early
         if len(early) < _MAX_EARLY_SPANS:
@@ -128,11 +123,14 @@ class Tracing:
         if time.monotonic() < self._retry_at_s:
             return None
         try:
-            return SpanRing(self._settings.ring_dir, self._settings.ring_bytes, self._process())
+            ring = SpanRing(self._settings.ring_dir, self._settings.ring_bytes, self._process())
         except (OSError, ValueError) as error:
             self._retry_at_s = time.monotonic() + RING_RETRY_S
             suppress("making the span ring (spans are dropped meanwhile)", error)
             return None
+        self.report = ring.put
+        tell_suppressed(ring.note_suppressed)
+        return ring
 
     def _process(self) -> dict[str, object]:
         return {
@@ -143,6 +141,13 @@ class Tracing:
             "kafka_python": _version("kafka-python"),
             "python": platform.python_version(),
         }
+
+
+def _foreign(span: Span) -> Extracted | None:
+    context = span.get_span_context()
+    if not context.is_valid:
+        return None
+    return b"%032x" % context.trace_id, b"%016x" % context.span_id, context.trace_flags.sampled, False
 
 
 def _version(distribution: str) -> str:

@@ -19,51 +19,60 @@ SAMPLED = "X-B3-Sampled"
 FLAGS = "X-B3-Flags"
 MULTI_HEADERS = (TRACE_ID, SPAN_ID, PARENT_ID, SAMPLED, FLAGS)
 
-_SINGLE = re.compile(r"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d])(?:-[0-9a-f]{16})?)?").fullmatch
-_TRACE_ID = re.compile(r"[0-9a-f]{16}|[0-9a-f]{32}").fullmatch
-_SPAN_ID = re.compile(r"[0-9a-f]{16}").fullmatch
-_ZERO_TRACES = ("0" * 16, "0" * 32)
-_ZERO_SPAN = "0" * 16
+_SINGLE = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d])(?:-[0-9a-f]{16})?)?").fullmatch
+_TRACE_ID = re.compile(rb"[0-9a-f]{16}|[0-9a-f]{32}").fullmatch
+_SPAN_ID = re.compile(rb"[0-9a-f]{16}").fullmatch
+_ALPHABET = b"0123456789abcdef-"
+_ONE, _DASH = b"1-"
+_ZERO_TRACE = b"0" * 32
+_ZERO_SPAN = b"0" * 16
 
-_DECISIONS = {
-    "0": Extracted(None, None, False, False),
-    "1": Extracted(None, None, True, False),
-    "d": Extracted(None, None, True, True),
+_DECISIONS: dict[bytes, Extracted] = {
+    b"0": (None, None, False, False),
+    b"1": (None, None, True, False),
+    b"d": (None, None, True, True),
 }
-_MULTI_SAMPLED = {"0": False, "1": True, "false": False, "true": True}
+_MULTI_SAMPLED = {b"0": False, b"1": True, b"false": False, b"true": True}
 
 
-def parse(value: str) -> Extracted | None:
+def parse(value: bytes) -> Extracted | None:
     """Read the value of a `b3` header; None if it is malformed."""
+    if len(value) == 51 and value[50] == _ONE and not value.translate(None, _ALPHABET):
+        # What nearly everybody writes, a sampled 128-bit trace, at a third of the pattern's cost.
+        trace_id, span_id = value[:32], value[33:49]
+        if value[32] == value[49] == _DASH and b"-" not in trace_id and b"-" not in span_id:
+            if span_id == _ZERO_SPAN or trace_id == _ZERO_TRACE:
+                return None
+            return trace_id, span_id, True, False
     match = _SINGLE(value)
     if match is None:
         return _DECISIONS.get(value)
     trace_id, span_id, state = match.groups()
-    if trace_id in _ZERO_TRACES or span_id == _ZERO_SPAN:
+    if span_id == _ZERO_SPAN or _ZERO_TRACE.startswith(trace_id):
         return None
-    return Extracted(trace_id, span_id, None if state is None else state != "0", state == "d")
+    return trace_id, span_id, None if state is None else state != b"0", state == b"d"
 
 
-def format_single(trace_id: str, span_id: str, sampled: bool, debug: bool) -> bytes:
+def format_single(trace_id: bytes, span_id: bytes, sampled: bool, debug: bool) -> bytes:
     """Make the value of a `b3` header; no parent id, which messaging never needs."""
-    return f"{trace_id}-{span_id}-{'d' if debug else '1' if sampled else '0'}".encode()
+    return b"%b-%b-%b" % (trace_id, span_id, b"d" if debug else b"1" if sampled else b"0")
 
 
 def extract_multi(headers: Headers) -> Extracted | None:
     """Read the `X-B3-...` headers; None if there are none or what is there is malformed."""
-    debug = last_value(headers, FLAGS) == "1"
-    sampled = True if debug else _MULTI_SAMPLED.get((last_value(headers, SAMPLED) or "").lower())
+    debug = last_value(headers, FLAGS) == b"1"
+    sampled = True if debug else _MULTI_SAMPLED.get((last_value(headers, SAMPLED) or b"").lower())
     trace_id, span_id = last_value(headers, TRACE_ID), last_value(headers, SPAN_ID)
     if trace_id is None and span_id is None:
-        return None if sampled is None else Extracted(None, None, sampled, debug)
+        return None if sampled is None else (None, None, sampled, debug)
     if not (trace_id and span_id and _TRACE_ID(trace_id) and _SPAN_ID(span_id)):
         return None
-    if trace_id in _ZERO_TRACES or span_id == _ZERO_SPAN:
+    if span_id == _ZERO_SPAN or _ZERO_TRACE.startswith(trace_id):
         return None
-    return Extracted(trace_id, span_id, sampled, debug)
+    return trace_id, span_id, sampled, debug
 
 
-def inject_multi(trace_id: str, span_id: str, sampled: bool, debug: bool) -> list[tuple[str, bytes]]:
+def inject_multi(trace_id: bytes, span_id: bytes, sampled: bool, debug: bool) -> list[tuple[str, bytes]]:
     """Make the `X-B3-...` headers of one span."""
     decision = (FLAGS, b"1") if debug else (SAMPLED, b"1" if sampled else b"0")
-    return [(TRACE_ID, trace_id.encode()), (SPAN_ID, span_id.encode()), decision]
+    return [(TRACE_ID, trace_id), (SPAN_ID, span_id), decision]
