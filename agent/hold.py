@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 
@@ -28,6 +29,8 @@ def hold(path: str) -> int:
         raise SpoolError(
             f"agent.spool.path: {path} is in use by another agent, pid {holder}; stop it or set another path"
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    # On a full disk nobody is told the pid; the lock holds all the same, and delivering makes room.
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
