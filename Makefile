@@ -68,7 +68,7 @@ $(BIN)/python:
 	    echo "kaspan: $$bare cannot make a virtual environment: it has no ensurepip" \
 	        "(Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; \
 	else \
-	    echo "kaspan needs Python 3.10 or newer; found $$( \
-	        $(or $(PYTHON),python3) --version 2>&1 | head -n 1)" \
-	        "(another one: make PYTHON=/path/to/python3)" >&2; exit 1; \
+	    old=$$($(or $(PYTHON),python3) --version 2>/dev/null); \
+	    echo "kaspan needs Python 3.10 or newer, and found $${old:-none}" \
+	        "(to use another one: make PYTHON=/path/to/python3)" >&2; exit 1; \
 	fi

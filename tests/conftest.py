@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ from deployment import Deployment
 if TYPE_CHECKING:
     # Not loaded for runs that want no server: `servers` imports kafka-python.
     from servers import KafkaServer, Servers, ZipkinServer
+
+NOT_TESTED = pytest.StashKey[str]()
+"""Why the servers cannot run here; said in one line at the end of the run."""
 
 
 def fixtures_of(item: pytest.Item) -> set[str]:
@@ -26,6 +29,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.servers)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> Generator[None, None, None]:
+    yield  # everything else: this belongs where it is seen
+    said = config.stash.get(NOT_TESTED, None)
+    if said is not None:
+        terminalreporter.section("NOT TESTED", yellow=True, bold=True)
+        terminalreporter.line(said, yellow=True, bold=True)
+
+
 @pytest.fixture(scope="session")
 def started_servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -36,10 +50,11 @@ def started_servers(
     try:
         jars = fetch_jars()
     except ServersMissingError as missing:
-        said = f"nothing is tested on real Kafka and real Zipkin: {missing}"
+        request.config.stash[NOT_TESTED] = f"Nothing is tested on real Kafka and real Zipkin: {missing}"
+    if (said := request.config.stash.get(NOT_TESTED, None)) is not None:
         if os.environ.get("CI") == "true":
             pytest.fail(said, pytrace=False)
-        pytest.skip(said)
+        pytest.skip("real Kafka and real Zipkin are missing")
     servers = Servers(jars, tmp_path_factory.mktemp("servers"))
     try:
         servers.start(
