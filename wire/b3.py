@@ -1,6 +1,6 @@
 """B3: the trace context of one span as `b3`, or as several headers `X-B3-...`.
 
-    b3 = {trace id: 16 or 32}-{span id: 16}[-{0, 1 or d}[-{parent id: 16}]]   or only   0, 1 or d
+    b3 = {trace id: 16 or 32}-{span id: 16}[-{0, 1 or d}][-{parent id: 16}]   or only   0, 1 or d
 
 Source: openzipkin/b3-propagation's README; where it is silent, the behaviour of Brave's B3SingleFormat.
 """
@@ -19,11 +19,11 @@ SAMPLED = "X-B3-Sampled"
 FLAGS = "X-B3-Flags"
 MULTI_HEADERS = (TRACE_ID, SPAN_ID, PARENT_ID, SAMPLED, FLAGS)
 
-_SINGLE = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d])(?:-[0-9a-f]{16})?)?").fullmatch
+_SINGLE = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d]))?(?:-[0-9a-f]{16})?").fullmatch
 _TRACE_ID = re.compile(rb"[0-9a-f]{16}|[0-9a-f]{32}").fullmatch
 _SPAN_ID = re.compile(rb"[0-9a-f]{16}").fullmatch
 _ALPHABET = b"0123456789abcdef-"
-_ONE, _DASH = b"1-"
+_ONE = ord("1")
 _ZERO_TRACE = b"0" * 32
 _ZERO_SPAN = b"0" * 16
 
@@ -39,10 +39,8 @@ def parse(value: bytes) -> Extracted | None:
     """Read the value of a `b3` header; None if it is malformed."""
     if len(value) == 51 and value[50] == _ONE and not value.translate(None, _ALPHABET):
         # What nearly everybody writes, a sampled 128-bit trace, at a third of the pattern's cost.
-        trace_id, span_id = value[:32], value[33:49]
-        if value[32] == value[49] == _DASH and b"-" not in trace_id and b"-" not in span_id:
-            if span_id == _ZERO_SPAN or trace_id == _ZERO_TRACE:
-                return None
+        trace_id, span_id, *more = value.split(b"-", 2)
+        if len(trace_id) == 32 and len(span_id) == 16 and span_id != _ZERO_SPAN and trace_id != _ZERO_TRACE:
             return trace_id, span_id, True, False
     match = _SINGLE(value)
     if match is None:
@@ -59,13 +57,21 @@ def format_single(trace_id: bytes, span_id: bytes, sampled: bool, debug: bool) -
 
 
 def extract_multi(headers: Headers) -> Extracted | None:
-    """Read the `X-B3-...` headers; None if there are none or what is there is malformed."""
+    """Read the `X-B3-...` headers; None if there are none or one of them is malformed."""
+    decision = last_value(headers, SAMPLED)
+    sampled = None if decision is None else _MULTI_SAMPLED.get(decision.lower())
+    if sampled is None and decision is not None:
+        return None
     debug = last_value(headers, FLAGS) == b"1"
-    sampled = True if debug else _MULTI_SAMPLED.get((last_value(headers, SAMPLED) or b"").lower())
-    trace_id, span_id = last_value(headers, TRACE_ID), last_value(headers, SPAN_ID)
-    if trace_id is None and span_id is None:
+    if debug:
+        sampled = True
+    trace_id = last_value(headers, TRACE_ID)
+    if trace_id is None:
         return None if sampled is None else (None, None, sampled, debug)
-    if not (trace_id and span_id and _TRACE_ID(trace_id) and _SPAN_ID(span_id)):
+    span_id, parent_id = last_value(headers, SPAN_ID), last_value(headers, PARENT_ID)
+    if span_id is None or not (_TRACE_ID(trace_id) and _SPAN_ID(span_id)):
+        return None
+    if parent_id is not None and not _SPAN_ID(parent_id):
         return None
     if span_id == _ZERO_SPAN or _ZERO_TRACE.startswith(trace_id):
         return None
