@@ -17,8 +17,10 @@ def hold(path: str) -> int:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        # makedirs says so of a file where a directory should be.
+        problem = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
         raise SpoolError(
-            f"agent.spool.path: {path} cannot be made: {error.strerror}: {error.filename}; set it "
+            f"agent.spool.path: {path} cannot be made: {problem}: {error.filename}; set it "
             "to a file in a directory where this user may write"
         ) from error
     try:

@@ -16,6 +16,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import NamedTuple, TypeVar
 
 from kaspan.agent.hold import SpoolError, hold
@@ -84,14 +85,15 @@ class Spool:
         self._next_id = 1
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
-        self._holder = hold(path)
+        self._resources = ExitStack()
+        self._resources.callback(os.close, hold(path))
         try:
             self._open_or_start_over()
         except (sqlite3.Error, OSError, SpoolFull) as error:
-            os.close(self._holder)
+            self.close()
             raise SpoolError(f"agent.spool.path: {path} cannot be used: {error}") from error
         except SpoolError:
-            os.close(self._holder)
+            self.close()
             raise
 
     def _open_or_start_over(self) -> None:
@@ -106,6 +108,7 @@ class Spool:
         # SQLite would make it with the umask's mode, and its journal takes the mode of the file.
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        self._resources.callback(self._connection.close)
         for pragma in _PRAGMAS:
             self._connection.execute(pragma)
         self._attempt(self._prepare)
@@ -333,8 +336,7 @@ class Spool:
     def close(self) -> None:
         """Close the file and let another agent have it."""
         with self._lock:
-            self._connection.close()
-            os.close(self._holder)
+            self._resources.close()
 
 
 def _is_damaged(error: sqlite3.DatabaseError) -> bool:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from kaspan.config import ConfigError, load
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
-    options = _parser().parse_args(arguments)
+    config_file = _parser().parse_args(arguments).config
     try:
-        settings = load(options.config, arguments=_settings(options)).settings.agent
+        settings = load(config_file, arguments=parse_settings(arguments)).settings.agent
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan agent: {line}\n")
@@ -36,8 +37,12 @@ def main(arguments: list[str]) -> int:
     return serve(agent)
 
 
-def _settings(options: argparse.Namespace) -> dict[str, object]:
-    """What the command line says, by the keys of the settings."""
+def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
+    """Read what the command line says, by the keys of the settings; None is not given.
+
+    Exits with 2 and a message where it is not understood.
+    """
+    options = _parser().parse_args(arguments)
     senders: list[dict[str, str]] = []
     if options.zipkin is not None:
         senders.append({"type": "zipkin", "url": options.zipkin})

@@ -1,0 +1,84 @@
+"""A stand-in for Zipkin's collector that remembers what it took; tests tell it what to answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+
+
+class Answer(NamedTuple):
+    """What a report is answered with."""
+
+    status: int = 202
+    text: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Report(NamedTuple):
+    """One request as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Sink:
+    """Listens on a free port of the loopback until `close`; `port` starts it again where one has been.
+
+    `answer` decides on each report; the spans of those answered 2xx count as stored, by id.
+    """
+
+    def __init__(self, answer: Callable[[Report], Answer] | None = None, port: int = 0) -> None:
+        self.answer = answer or (lambda report: Answer())
+        self.reports: list[Report] = []
+        self.stored: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 30
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                answer = sink._take(Report(self.path, dict(self.headers), body))
+                self.send_response(answer.status)
+                for name, value in answer.headers:
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answer.text)))
+                self.end_headers()
+                self.wfile.write(answer.text.encode())
+
+            def log_message(self, *arguments: object) -> None:
+                """Say nothing."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+
+            def handle_error(self, *arguments: object) -> None:
+                """A killed agent breaks off; that is what the tests are for."""
+
+        self._server = Server(("127.0.0.1", port), Handler)
+        self.port: int = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def _take(self, report: Report) -> Answer:
+        answer = self.answer(report)
+        with self._lock:
+            self.reports.append(report)
+            if 200 <= answer.status < 300:
+                self.stored.update(span["id"] for span in json.loads(report.body))
+        return answer
+
+    def close(self) -> None:
+        """Stop listening; the port is free afterwards."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,82 @@
+"""`kaspan agent`: what its command line means, and what the agent is made of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaspan.agent.senders.console import ConsoleSender
+from kaspan.agent.senders.zipkin import ZipkinSender
+from kaspan.agent.server import make_sender
+from kaspan.cli.agent import parse_settings
+from kaspan.config import schema
+
+FORBIDDEN = ("opentelemetry", "kafka", "kaspan.interceptor", "rich", "asyncio", "aiohttp")
+
+
+def test_command_line_replaces_the_senders() -> None:
+    """--zipkin and --console are short for the list of senders."""
+    assert parse_settings(["--zipkin", "http://z:9411", "--console"])["agent.senders"] == [
+        {"type": "zipkin", "url": "http://z:9411"},
+        {"type": "console"},
+    ]
+
+
+def test_command_line_without_options_changes_nothing() -> None:
+    """What is not given is left to the file, the environment and the defaults."""
+    assert set(parse_settings([]).values()) == {None}
+
+
+def test_paths_are_relative_to_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user types paths as in any command; the settings want them absolute."""
+    monkeypatch.chdir(tmp_path)
+    settings = parse_settings(["--ring-dir", "rings", "--ring-dir", "/more", "--spool", "spool.db"])
+    assert settings["agent.ring_dirs"] == [f"{tmp_path}/rings", "/more"]
+    assert settings["agent.spool.path"] == f"{tmp_path}/spool.db"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
+        (["--zipkin", "zipkin"], "agent.senders"),
+        (["--spool", "/proc/spool.db"], "agent.spool.path: /proc/spool.db cannot be"),
+        (["--ring-dir", "/dev/null"], "agent.ring_dirs: /dev/null is not a directory"),
+    ],
+)
+def test_agent_that_cannot_start_ends_with_2_and_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    """A mistake is said in one line on standard error before anything is begun."""
+    monkeypatch.setenv("KASPAN_AGENT__RING_DIRS", f"[{tmp_path}/rings]")
+    monkeypatch.setenv("KASPAN_AGENT__SPOOL__PATH", f"{tmp_path}/spool.db")
+    command = [sys.executable, "-m", "kaspan.cli.main", "agent", *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("kaspan agent: ")
+    assert ran.stderr.count("\n") == 1
+    assert said in ran.stderr
+
+
+def test_each_entry_of_senders_makes_its_sender() -> None:
+    """The type decides, and the console waits for one flush more than an application does."""
+    zipkin = make_sender(schema.ZipkinSender(url="http://z:9411"), schema.Batch())
+    assert isinstance(zipkin, ZipkinSender)
+    assert zipkin.name == "zipkin http://z:9411/api/v2/spans"
+    assert isinstance(make_sender(schema.ConsoleSender(), schema.Batch()), ConsoleSender)
+
+
+def test_agent_imports_nothing_that_could_trace_it() -> None:
+    """No OpenTelemetry, no kafka, no interceptor; and nothing large that it does not use."""
+    program = (
+        "import sys, kaspan.cli.agent, kaspan.agent.server, kaspan.agent.senders.zipkin\n"
+        f"print([name for name in {FORBIDDEN!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

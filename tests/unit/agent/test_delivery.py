@@ -1,0 +1,257 @@
+"""kaspan.agent.senders.delivery: every span to its target, or to the dead letters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kaspan.agent.senders.backoff import FIRST_S, LONGEST_S, Backoff
+from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
+from kaspan.agent.senders.delivery import Delivery, split
+from kaspan.agent.spool import SEPARATOR, Batch, Spool, SpoolFull
+from rings import span
+from waiting import wait_until
+
+MAX_BYTES = 10_000
+
+
+class FakeSender(Sender):
+    """Does with each message what the test says; keeps what it has taken."""
+
+    name = "fake"
+    idle_s = 0.01
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.attempts = 0
+        self.judge: Callable[[list[bytes]], Outcome] = lambda spans: Delivered()
+        self.holds_from: int | None = None
+        self.closed = False
+
+    def send(self, spans: bytes, last_id: int) -> Outcome:
+        self.attempts += 1
+        outcome = self.judge(split(spans))
+        if isinstance(outcome, Delivered):
+            self.taken += split(spans)
+        return outcome
+
+    def passed(self, last_id: int) -> int:
+        return last_id if self.holds_from is None else min(last_id, self.holds_from - 1)
+
+    def close(self) -> None:
+        self.closed = True
+        self.holds_from = None
+
+
+class FixedBackoff(Backoff):
+    """Counts, and waits for exactly what was asked."""
+
+    def next_s(self, asked_s: float = 0.0) -> float:
+        return asked_s
+
+
+class Bench:
+    """A spool, a fake sender and the delivery between them; waiting takes no time."""
+
+    def __init__(self, path: Path) -> None:
+        self.spool = Spool(str(path / "spool.db"), 1 << 30)
+        self.spool.register(["fake"])
+        self.sender = FakeSender()
+        self.pauses: list[float] = []
+        self.delivery = Delivery(self.spool, self.sender, MAX_BYTES, FixedBackoff(), self.pauses.append)
+
+    def put(self, *spans: bytes) -> None:
+        self.spool.put([Batch(len(spans), SEPARATOR.join(spans))], {})
+
+    def deliver(self) -> None:
+        """Deliver all there is, and end."""
+        self.delivery.drain()
+        self.delivery.run()
+
+    def fail_times(self, times: int, failure: Failed) -> None:
+        """Have the sender fail so often, then take everything."""
+        outcomes: Iterator[Outcome] = iter([failure] * times)
+        self.sender.judge = lambda spans: next(outcomes, Delivered())
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        """Run the loop in a thread until a condition holds, then drain it."""
+        thread = threading.Thread(target=self.delivery.run)
+        thread.start()
+        try:
+            wait_until(condition, "the delivery", every_s=0.005)
+        finally:
+            self.delivery.drain()
+            thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.spool.close()
+
+
+def said(caplog: pytest.LogCaptureFixture, level: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == level]
+
+
+def test_spans_are_delivered_in_order_and_deleted(bench: Bench) -> None:
+    """What the target has taken is no longer in the spool."""
+    expected = [span(number) for number in range(300)]
+    for first in range(0, 300, 10):
+        bench.put(*expected[first : first + 10])
+    bench.deliver()
+    assert bench.sender.taken == expected
+    assert bench.delivery.delivered_spans == 300
+    assert bench.spool.spans == 0
+    assert bench.sender.closed
+
+
+def test_failed_message_is_sent_again_until_it_is_taken(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A target that is away is tried for ever; its failure and its return are said once each."""
+    caplog.set_level("INFO")
+    bench.put(span(1))
+    bench.fail_times(50, Failed("Connection refused"))
+    bench.run_until(lambda: bench.sender.taken == [span(1)])
+    assert bench.sender.attempts == 51
+    assert said(caplog, "WARNING") == ["fake: Connection refused; spans wait in the spool"]
+    assert said(caplog, "INFO") == ["fake: works again"]
+
+
+def test_target_is_left_alone_for_as_long_as_it_asked(bench: Bench) -> None:
+    """Retry-After is honoured."""
+    bench.put(span(1))
+    bench.fail_times(1, Failed("busy", retry_after_s=17.0))
+    bench.run_until(lambda: bool(bench.sender.taken))
+    assert bench.pauses == [17.0]
+
+
+def test_refused_span_is_found_and_the_others_are_delivered(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message is split until the span that offends is alone: a dead letter with the target's reason."""
+    spans = [span(number) for number in range(16)]
+    bench.put(*spans)
+    bench.sender.judge = lambda part: Refused("HTTP 400: bad id") if span(11) in part else Delivered()
+    bench.deliver()
+    assert bench.sender.taken == spans[:11] + spans[12:]
+    assert bench.delivery.dead_spans == 1
+    (warning,) = said(caplog, "WARNING")
+    assert warning.startswith("fake refuses a span (HTTP 400: bad id): kept as a dead letter; it begins b'{")
+    assert bench.spool.spans == 0
+
+
+def test_message_that_is_too_large_is_sent_in_parts(bench: Bench) -> None:
+    """413 is about the message, not about a span."""
+    spans = [span(number) for number in range(16)]
+    bench.put(*spans)
+    bench.sender.judge = lambda part: Refused("HTTP 413") if len(part) > 3 else Delivered()
+    bench.deliver()
+    assert bench.sender.taken == spans
+    assert bench.delivery.dead_spans == 0
+
+
+def test_bytes_that_are_no_json_do_not_stop_the_spans_beside_them(bench: Bench) -> None:
+    """Garbage with a right CRC is refused by the target, found, and put among the dead letters."""
+    bench.put(span(1), b"{garbage", span(2))
+    bench.sender.judge = lambda part: (
+        Refused("HTTP 400") if any(b"garbage" in text for text in part) else Delivered()
+    )
+    bench.deliver()
+    assert bench.sender.taken == [span(1), span(2)]
+    assert bench.delivery.dead_spans == 1
+
+
+def test_drain_ends_at_a_target_that_is_away_and_keeps_the_spans(bench: Bench) -> None:
+    """Nobody waits at the end for a target that does not answer; the next agent sends the spans."""
+    bench.put(span(1))
+    bench.sender.judge = lambda part: Failed("Connection refused")
+    bench.deliver()
+    assert bench.sender.attempts == 1
+    assert bench.spool.spans == 1
+
+
+def test_kill_repeats_at_most_one_message(bench: Bench) -> None:
+    """Before a message is sent, the cursor of the one before it is on disk."""
+    on_disk: list[int] = []
+    bench.put(*[span(number) for number in range(60)])
+    bench.put(*[span(number) for number in range(60)])
+    bench.put(*[span(number) for number in range(60)])
+
+    def judge(part: list[bytes]) -> Outcome:
+        on_disk.append(bench.spool.spans)
+        return Delivered()
+
+    bench.sender.judge = judge
+    bench.deliver()
+    assert on_disk == [180, 120, 60]
+
+
+def test_spans_that_a_sender_holds_stay_in_the_spool(bench: Bench) -> None:
+    """A sender that keeps spans in memory gives their rows up when it is done with them."""
+    bench.put(span(1))
+    bench.put(span(2))
+    bench.sender.holds_from = 2
+    bench.run_until(lambda: bench.spool.spans == 1)
+    assert bench.sender.taken == [span(1), span(2)]
+    assert bench.spool.spans == 0  # given up by `close`
+
+
+def test_delivery_goes_on_while_the_disk_is_full(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cursor that cannot be saved is kept in memory, said once, and saved later."""
+    save = bench.spool.save
+
+    def refuse() -> None:
+        raise SpoolFull("disk is full")
+
+    monkeypatch.setattr(bench.spool, "save", refuse)
+    for number in range(5):
+        bench.put(span(number, MAX_BYTES // 2))
+    bench.deliver()
+    assert len(bench.sender.taken) == 5
+    assert said(caplog, "WARNING") == ["what fake delivered is noted in memory only: disk is full"]
+    monkeypatch.setattr(bench.spool, "save", save)
+    bench.spool.save()
+    assert bench.spool.spans == 0
+
+
+@given(st.lists(st.sampled_from([span(1), b'{"a":"}{,\\n"}', b'{"tags":{"x":"\\u0000"}}']), min_size=1))
+def test_split_takes_joined_spans_apart(spans: list[bytes]) -> None:
+    """Whatever stands inside them, spans come apart as they were."""
+    assert split(SEPARATOR.join(spans)) == spans
+
+
+@given(st.binary())
+def test_split_never_raises_and_loses_nothing(raw: bytes) -> None:
+    """Bytes that are no JSON come apart somewhere, and together are what they were."""
+    parts = split(raw)
+    assert SEPARATOR.join(parts) == raw or b"".join(parts).translate(None, b", \n\t\r") == raw.translate(
+        None, b", \n\t\r"
+    )
+
+
+@given(st.randoms(use_true_random=False), st.integers(0, 40))
+def test_backoff_spreads_and_grows_to_a_limit(rng: object, failures: int) -> None:
+    """Delays are random below a bound that doubles from 0.1 s to 30 s, and begin again after success."""
+    backoff = Backoff(rng)  # type: ignore[arg-type]
+    for _ in range(failures):
+        backoff.next_s()
+    assert 0 <= backoff.next_s() <= min(FIRST_S * 2**failures, LONGEST_S)
+    backoff.reset()
+    assert backoff.next_s() <= FIRST_S
+
+
+def test_backoff_waits_no_less_than_asked_and_not_for_ever() -> None:
+    """A target's wish counts up to five minutes."""
+    assert Backoff().next_s(60.0) == 60.0
+    assert Backoff().next_s(1e9) == 300.0

@@ -1,0 +1,291 @@
+"""kaspan.agent.spool: what is stored stays until it is delivered."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kaspan.agent.hold import SpoolError
+from kaspan.agent.spool import SEPARATOR, Batch, Spool, SpoolFull
+
+MAX_BYTES = 1024 * 1024
+LARGE = 10_000_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "state" / "spool.db")
+
+
+class Opener:
+    """Opens the spool, again and again as one agent after the other does: the one before is closed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._spool: Spool | None = None
+
+    def open(self, *senders: str, max_bytes: int = MAX_BYTES) -> Spool:
+        self.close()
+        self._spool = Spool(self._path, max_bytes)
+        self._spool.register(senders or ["zipkin"])
+        return self._spool
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+        self._spool = None
+
+
+@pytest.fixture
+def opener(path: str) -> Iterator[Opener]:
+    opener = Opener(path)
+    yield opener
+    opener.close()
+
+
+@pytest.fixture
+def spool(opener: Opener) -> Spool:
+    return opener.open()
+
+
+def batch(text: bytes) -> Batch:
+    return Batch(1, text)
+
+
+def everything(spool: Spool, sender: str = "zipkin") -> list[bytes]:
+    """Give the batches that a sender has not passed, one by one."""
+    bodies, last_id = [], spool.cursor(sender)
+    while message := spool.read(last_id, 1):
+        bodies.append(message.body)
+        last_id = message.last_id
+    return bodies
+
+
+def test_batches_survive_the_process_that_stored_them(spool: Spool, path: str) -> None:
+    """What `put` returned for is on disk: another process that opens the same files finds it."""
+    spool.put([batch(b"{1}"), batch(b"{2}")], {"/rings/a": 64})
+    copy = f"{path}.copy"
+    Path(copy).write_bytes(Path(path).read_bytes())  # a kill leaves this, and no more
+    after = Spool(copy, MAX_BYTES)
+    after.register(["zipkin"])
+    assert everything(after) == [b"{1}", b"{2}"]
+    assert after.positions() == {"/rings/a": 64}
+    after.close()
+
+
+def test_spans_and_ring_positions_are_stored_together_or_not_at_all(spool: Spool) -> None:
+    """A refused batch leaves its ring's position where it was."""
+    spool.put([], {"/rings/a": 8})
+    with pytest.raises(SpoolFull):
+        spool.put([batch(b"x" * (MAX_BYTES + 1))], {"/rings/a": 16})
+    assert spool.positions() == {"/rings/a": 8}
+    assert everything(spool) == []
+
+
+def test_message_joins_consecutive_batches_up_to_a_size(spool: Spool) -> None:
+    """A sender gets as much as it asked for, in order, and never less than one batch."""
+    spool.put([batch(bytes([ordinal]) * 100) for ordinal in b"abcd"], {})
+    message = spool.read(0, 2 * (100 + len(SEPARATOR)))
+    assert message is not None
+    assert message.body == b"a" * 100 + SEPARATOR + b"b" * 100
+    assert message.spans == 2
+    following = spool.read(message.last_id, 1)
+    assert following is not None
+    assert following.body == b"c" * 100
+
+
+def test_batches_are_kept_until_every_sender_has_passed_them(spool: Spool, path: str) -> None:
+    """A sender that is behind loses nothing to one that is ahead."""
+    spool.register(["zipkin", "console"])
+    spool.put([batch(b"{1}"), batch(b"{2}")], {})
+    spool.advance("zipkin", 2)
+    spool.save()
+    assert everything(spool, "console") == [b"{1}", b"{2}"]
+    spool.advance("console", 1)
+    spool.save()
+    assert (spool.spans, everything(spool, "console")) == (1, [b"{2}"])
+
+
+def test_cursor_survives_a_restart(opener: Opener, spool: Spool) -> None:
+    """What was delivered and saved is not sent again."""
+    spool.register(["zipkin", "console"])
+    spool.put([batch(b"{1}"), batch(b"{2}")], {})
+    spool.advance("zipkin", 1)
+    spool.save()
+    spool = opener.open("zipkin", "console")
+    assert everything(spool) == [b"{2}"]
+
+
+def test_put_saves_what_senders_have_passed(opener: Opener, spool: Spool) -> None:
+    """In steady flow a cursor costs no transaction of its own."""
+    spool.put([batch(b"{1}")], {})
+    spool.advance("zipkin", 1)
+    spool.put([batch(b"{2}")], {})
+    assert spool.spans == 1
+    spool = opener.open()
+    assert everything(spool) == [b"{2}"]
+
+
+def test_batch_that_comes_after_all_were_deleted_is_not_taken_for_delivered(
+    opener: Opener, spool: Spool
+) -> None:
+    """Row ids are never used twice, also over restarts: a cursor is never ahead of what comes."""
+    spool.put([batch(b"{1}"), batch(b"{2}")], {})
+    spool.advance("zipkin", 2)
+    spool.save()
+    spool = opener.open()
+    spool.put([batch(b"{3}")], {})
+    assert everything(spool) == [b"{3}"]
+
+
+def test_new_sender_starts_at_the_oldest_batch(opener: Opener, spool: Spool) -> None:
+    """A sender added to the settings gets what is still there."""
+    spool.put([batch(b"{1}")], {})
+    spool = opener.open("zipkin", "console")
+    assert everything(spool, "console") == [b"{1}"]
+
+
+def test_full_spool_refuses_until_there_is_room(spool: Spool) -> None:
+    """agent.spool.max_bytes bounds what waits, and the refusal says so."""
+    spool.put([batch(b"x" * (MAX_BYTES - 10))], {})
+    with pytest.raises(
+        SpoolFull, match=rf"holds {MAX_BYTES - 10} bytes .* agent\.spool\.max_bytes is {MAX_BYTES}"
+    ):
+        spool.put([batch(b"y" * 11)], {})
+    spool.advance("zipkin", 1)
+    spool.save()
+    spool.put([batch(b"y" * 11)], {})
+    assert everything(spool) == [b"y" * 11]
+
+
+def test_room_is_known_after_a_restart(opener: Opener, spool: Spool) -> None:
+    """The limit counts what an earlier agent left."""
+    spool.put([batch(b"x" * (MAX_BYTES - 10))], {})
+    spool = opener.open()
+    with pytest.raises(SpoolFull):
+        spool.put([batch(b"y" * 11)], {})
+
+
+def test_file_is_its_users_alone(spool: Spool, path: str) -> None:
+    """Spans may say much about a business: directory 0700, every file 0600."""
+    spool.put([batch(b"{1}")], {})
+    assert stat.S_IMODE(os.stat(os.path.dirname(path)).st_mode) == 0o700
+    for name in os.listdir(os.path.dirname(path)):
+        assert stat.S_IMODE(os.stat(f"{os.path.dirname(path)}/{name}").st_mode) == 0o600, name
+
+
+def test_second_agent_is_refused_and_told_who_holds_the_spool(spool: Spool, path: str) -> None:
+    """Two agents on one spool would deliver twice and delete from under each other."""
+    with pytest.raises(SpoolError, match=f"{path} is in use by another agent, pid {os.getpid()}"):
+        Spool(path, MAX_BYTES)
+
+
+def test_lock_of_an_ended_agent_is_free(opener: Opener, spool: Spool, path: str) -> None:
+    """The lock goes with its process, whatever its file says."""
+    opener.close()
+    assert Path(f"{path}.lock").read_text() == f"{os.getpid()}\n"
+    opener.open()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"no database at all, but longer than its header" * 100, b"SQLite format 3\0" + b"\xff" * 5000],
+)
+def test_damaged_file_is_moved_aside_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    """A damaged spool keeps no agent from starting; the file stays for whoever wants to look into it."""
+    path = tmp_path / "spool.db"
+    path.write_bytes(content)
+    spool = Spool(str(path), MAX_BYTES)
+    spool.register(["zipkin"])
+    spool.put([batch(b"{1}")], {})
+    assert everything(spool) == [b"{1}"]
+    (aside,) = tmp_path.glob("spool.db.damaged-*")
+    assert aside.read_bytes() == content
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert str(aside) in record.getMessage()
+    spool.close()
+
+
+def test_file_that_is_damaged_while_open_is_moved_aside(spool: Spool, path: str, tmp_path: Path) -> None:
+    """Work goes on in a new file; a sender's place in the old one hides nothing in the new one."""
+    larger_than_the_cache = [batch(bytes(MAX_BYTES // 8)) for _ in range(7)]
+    spool.max_bytes *= 8
+    for _ in range(5):
+        spool.put(larger_than_the_cache, {"/rings/a": 8})
+    with open(path, "r+b") as file:
+        for offset in range(16384, os.path.getsize(path), 16384):
+            file.seek(offset)
+            file.write(b"\xff" * 1000)
+    assert spool.read(0, LARGE) is None
+    spool.advance("zipkin", 35)
+    spool.put([batch(b"{3}")], {"/rings/a": 16})
+    assert everything(spool) == [b"{3}"]
+    assert spool.positions() == {"/rings/a": 16}
+    assert len(list(tmp_path.glob("state/spool.db.damaged-*[0-9]"))) == 1
+
+
+def test_spool_of_a_newer_version_is_not_touched(opener: Opener, spool: Spool, path: str) -> None:
+    """An older agent says so and ends rather than guess."""
+    opener.close()
+    connection = sqlite3.connect(path)
+    connection.execute("pragma user_version=99")
+    connection.close()
+    for _ in range(2):
+        with pytest.raises(SpoolError, match="made by a newer kaspan"):
+            opener.open()
+
+
+def test_spool_where_no_file_can_be_made_is_refused(tmp_path: Path) -> None:
+    """The message names setting, path and reason."""
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        SpoolError, match=r"^agent\.spool\.path: .*/file/spool\.db cannot be made: Not a directory"
+    ):
+        Spool(str(tmp_path / "file" / "spool.db"), MAX_BYTES)
+    (tmp_path / "spool.db").mkdir()
+    with pytest.raises(SpoolError, match=r"spool\.db cannot be used: .*Is a directory"):
+        Spool(str(tmp_path / "spool.db"), MAX_BYTES)
+
+
+def test_dead_letters_are_kept_up_to_a_tenth_of_the_spool(opener: Opener, spool: Spool, path: str) -> None:
+    """They are for people to look at, and must not fill the disk."""
+    assert spool.bury("zipkin", "HTTP 400", b"x" * (MAX_BYTES // 10 - 8))
+    assert not spool.bury("zipkin", "HTTP 400", b"y" * 9)
+    spool = opener.open()
+    assert not spool.bury("zipkin", "HTTP 400", b"y" * 9)
+    opener.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("select sender, reason, length(span) from dead_letters").fetchall() == [
+        ("zipkin", "HTTP 400", MAX_BYTES // 10 - 8)
+    ]
+    connection.close()
+
+
+def test_empty_spool_gives_its_space_back_after_an_outage(opener: Opener, path: str) -> None:
+    """A file that an outage filled does not stay large for ever."""
+    spool = opener.open(max_bytes=1 << 30)
+    for _ in range(9):
+        spool.put([batch(bytes(8 << 20))], {})
+    assert os.path.getsize(path) > 64 << 20
+    spool.advance("zipkin", 9)
+    spool.save()
+    assert os.path.getsize(path) < 1 << 20
+
+
+def test_waiting_ends_when_a_batch_comes(spool: Spool) -> None:
+    """A sender with nothing to do is woken by the batch, and at once if it is there already."""
+    putter = threading.Timer(0.05, spool.put, ([batch(b"{1}")], {}))
+    putter.start()
+    assert spool.wait(0, 30.0)
+    putter.join()
+    assert spool.wait(0, 0.0)
+    assert not spool.wait(1, 0.0)
