@@ -39,9 +39,10 @@ def parse(value: bytes) -> Extracted | None:
     """Read the value of a `b3` header; None if it is malformed."""
     if len(value) == 51 and value[50] == _ONE and not value.translate(None, _ALPHABET):
         # What nearly everybody writes, a sampled 128-bit trace, at a third of the pattern's cost.
-        trace_id, span_id, *more = value.split(b"-", 2)
-        if len(trace_id) == 32 and len(span_id) == 16 and span_id != _ZERO_SPAN and trace_id != _ZERO_TRACE:
-            return trace_id, span_id, True, False
+        fields = value.split(b"-")
+        if len(fields) == 3 and len(fields[0]) == 32 and len(fields[1]) == 16:
+            trace_id, span_id, _ = fields
+            return None if span_id == _ZERO_SPAN or trace_id == _ZERO_TRACE else (trace_id, span_id, True, False)
     match = _SINGLE(value)
     if match is None:
         return _DECISIONS.get(value)
