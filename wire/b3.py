@@ -42,7 +42,9 @@ def parse(value: bytes) -> Extracted | None:
         fields = value.split(b"-")
         if len(fields) == 3 and len(fields[0]) == 32 and len(fields[1]) == 16:
             trace_id, span_id, _ = fields
-            return None if span_id == _ZERO_SPAN or trace_id == _ZERO_TRACE else (trace_id, span_id, True, False)
+            if span_id == _ZERO_SPAN or trace_id == _ZERO_TRACE:
+                return None
+            return trace_id, span_id, True, False
     match = _SINGLE(value)
     if match is None:
         return _DECISIONS.get(value)
