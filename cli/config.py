@@ -54,7 +54,10 @@ def as_table(loaded: Loaded) -> list[str]:
     values = _values(loaded)
     key_width = max(map(len, values))
     value_width = max(len(value) for value in values.values() if len(value) <= MAX_VALUE_WIDTH)
-    return [f"{key:{key_width}}  {values[key]:{value_width}}  {loaded.origins[key]}" for key in values]
+    return [
+        f"{key:{key_width}}  {values[key] or '(not set)':{value_width}}  {loaded.origins[key]}"
+        for key in values
+    ]
 
 
 def as_yaml(loaded: Loaded) -> list[str]:
@@ -67,9 +70,10 @@ def as_yaml(loaded: Loaded) -> list[str]:
     for key in types():
         *sections, name = key.split(".")
         indented = "  " * len(sections) + name
-        lines.append(
-            f"{indented}: {values[key]}  # {loaded.origins[key]}" if key in values else f"{indented}:"
-        )
+        if key not in values:
+            lines.append(f"{indented}:")
+        elif values[key]:  # a key that is not set has no value that could be read back
+            lines.append(f"{indented}: {values[key]}  # {loaded.origins[key]}")
     return lines
 
 

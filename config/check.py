@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from kaspan.config.display import MASK, is_secret, mask
 from kaspan.config.document import NULLS, Items, Map, Node, Scalar, parse
 from kaspan.config.errors import ConfigError, Errors, shorten, suggest
-from kaspan.config.keys import Section, bare, fields, is_section, leaves, rule, types
+from kaspan.config.keys import Section, bare, fields, given, is_section, leaves, rule, types
 from kaspan.config.schema import Settings
 
 INVALID: Any = object()
@@ -68,10 +68,12 @@ class Checker:
                 self._unknown(child.where, prefix, name, section)
 
     def _value(self, type_: Any, key: str, node: Node) -> Any:
-        base = bare(type_)
+        type_, base = given(type_), bare(type_)
         if get_origin(base) is tuple:
             return self._tuple(type_, key, self._unpacked(node))
-        structs = get_args(base) if get_origin(base) is UnionType else (base,)
+        if get_origin(base) is dict:
+            return self._map(type_, key, self._unpacked(node))
+        structs = get_args(base) if get_origin(base) in (UnionType, Union) else (base,)
         if all(map(is_section, structs)):
             return self._struct(structs, key, self._unpacked(node))
         if isinstance(node, Scalar):
@@ -86,10 +88,24 @@ class Checker:
         if not isinstance(node, Items):
             return self._refuse(node, key, rule(type_))
         values = tuple(self._value(item_type, f"{key}[{i}]", item) for i, item in enumerate(node.items))
-        if any(value is INVALID for value in values):
+        return self._whole(values, values, type_, key, node)
+
+    def _map(self, type_: Any, key: str, node: Node) -> Any:
+        """Check a map whose keys are the user's own."""
+        value_type = get_args(bare(type_))[1]
+        if not isinstance(node, Map):
+            return self._refuse(node, key, rule(type_))
+        values = {
+            name: self._value(value_type, f"{key}.{name}", child) for name, child in node.entries.items()
+        }
+        return self._whole(values, values.values(), type_, key, node)
+
+    def _whole(self, value: Any, parts: Iterable[Any], type_: Any, key: str, node: Node) -> Any:
+        """Hold a list or map against its own rules, once each of its parts is valid."""
+        if any(part is INVALID for part in parts):
             return INVALID
         try:
-            return msgspec.convert(values, type_)
+            return msgspec.convert(value, type_)
         except msgspec.ValidationError:
             return self._refuse(node, key, rule(type_))
 
@@ -114,12 +130,12 @@ class Checker:
         known = fields(struct)
         for name, child in entries.items():
             if name in known:
-                values[name] = self._value(known[name].type, f"{key}.{name}", child)
+                values[known[name].name] = self._value(known[name].type, f"{key}.{name}", child)
             else:
                 values[name] = self._unknown(child.where, f"{key}.", name, struct)
         for name, field in known.items():
-            if field.required and name not in values:
-                values[name] = self._refuse(node, f"{key}.{name}", rule(field.type), missing=True)
+            if field.required and field.name not in values:
+                values[field.name] = self._refuse(node, f"{key}.{name}", rule(field.type), missing=True)
         return INVALID if any(value is INVALID for value in values.values()) else struct(**values)
 
     def _unpacked(self, node: Node) -> Node:

@@ -28,13 +28,14 @@ def mask(key: str, text: str) -> str:
 
 
 def write(key: str, value: Any) -> str:
-    """Write a setting's value as YAML on one line, masked."""
-    return _write(key, msgspec.to_builtins(value))
+    """Write a setting's value as YAML on one line, masked; nothing for a key that is not set."""
+    return "" if value is None else _write(key, msgspec.to_builtins(value))
 
 
 def _write(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{quote(k)}: {_write(f'{key}.{k}', v)}" for k, v in value.items()) + "}"
+        entries = [f"{quote(k)}: {_write(f'{key}.{k}', v)}" for k, v in value.items() if v is not None]
+        return "{" + ", ".join(entries) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_write(key, item) for item in value) + "]"
     if is_secret(key):

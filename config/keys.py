@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec.structs import FieldInfo
@@ -21,8 +22,8 @@ Section = type[msgspec.Struct]
 
 @cache
 def fields(section: Section) -> dict[str, FieldInfo]:
-    """Return what stands in a section: key to type and default."""
-    return {field.name: field for field in msgspec.structs.fields(section)}
+    """Return what stands in a section: key to type, default and the field's name, where that differs."""
+    return {field.encode_name: field for field in msgspec.structs.fields(section)}
 
 
 def is_section(type_: Any) -> bool:
@@ -55,14 +56,23 @@ def variable(key: str) -> str:
     return VARIABLE_PREFIX + key.replace(".", "__").upper()
 
 
+def given(type_: Any) -> Any:
+    """Return the type of a value that is given: None only stands for a key that is not."""
+    options = get_args(type_)
+    if get_origin(type_) not in (UnionType, Union) or NoneType not in options:
+        return type_
+    return Union[tuple(option for option in options if option is not NoneType)]  # noqa: UP007 (made, not written)
+
+
 def bare(type_: Any) -> Any:
-    """Return the type without its rules."""
+    """Return the type of a value that is given, without its rules."""
+    type_ = given(type_)
     return get_args(type_)[0] if get_origin(type_) is Annotated else type_
 
 
 def rule(type_: Any) -> str:
     """Say in words which values a type allows."""
-    base = bare(type_)
+    base, type_ = bare(type_), given(type_)
     metas = (
         [meta for meta in get_args(type_)[1:] if isinstance(meta, msgspec.Meta)] if base is not type_ else []
     )
@@ -73,6 +83,8 @@ def rule(type_: Any) -> str:
         return f"one of {', '.join(map(str, get_args(base)))}"
     if get_origin(base) is tuple:
         return f"a list such as [a, b], each {rule(get_args(base)[0])}"
+    if get_origin(base) is dict:
+        return f"a map such as {{a: b}}, each value {rule(get_args(base)[1])}"
     simple = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return simple.get(base, "a map of keys") + "".join(map(_bounds, metas))
 

@@ -73,7 +73,8 @@ def _given(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[st
 
 def _node(value: Any) -> Node:
     if isinstance(value, dict):
-        return Map({str(key): _node(item) for key, item in value.items()}, COMMAND_LINE)
+        entries = {str(key): _node(item) for key, item in value.items() if item is not None}
+        return Map(entries, COMMAND_LINE)
     if isinstance(value, list | tuple):
         return Items([_node(item) for item in value], COMMAND_LINE)
     if isinstance(value, str):
@@ -88,7 +89,7 @@ def _build(section: Section, prefix: str, found: Mapping[str, Found]) -> Any:
     for name, field in fields(section).items():
         key = prefix + name
         if is_section(field.type):
-            values[name] = _build(field.type, f"{key}.", found)
+            values[field.name] = _build(field.type, f"{key}.", found)
         elif key in found:
-            values[name] = found[key].value
+            values[field.name] = found[key].value
     return section(**values)

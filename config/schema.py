@@ -33,6 +33,8 @@ TopicTemplate = Annotated[
         description="text in which {topic} may stand for the topic, such as kafka/{topic}, or empty text",
     ),
 ]
+Glob = Annotated[str, Meta(min_length=1, description="text in which * and ? stand for any text or letter")]
+Pattern = Annotated[str, Meta(min_length=1, description="a regular expression of RE2")]
 
 
 def default_ring_dir() -> str:
@@ -109,6 +111,49 @@ class ConsoleSender(_Section, frozen=True, tag="console", tag_field="type"):
 Sender = ZipkinSender | ConsoleSender
 
 
+class AddTags(_Section, frozen=True, tag="add_tags", tag_field="type"):
+    """Adds tags to every span; ${NAME} in a value is the agent's environment variable of that name."""
+
+    tags: Annotated[
+        dict[str, str],
+        Meta(min_length=1, description="a map of at least one tag, such as {deployment: prod}"),
+    ]
+    overwrite: bool = False
+
+
+class Redact(_Section, frozen=True, tag="redact", tag_field="type"):
+    """Hides whole values by the tag's name, or what in values matches a pattern, or both."""
+
+    tags: tuple[Glob, ...] = ()
+    values: tuple[Pattern, ...] = ()
+    action: Literal["mask", "hash", "drop"] = "mask"
+    hash_secret: str | None = None
+
+
+class RenameRemote(_Section, frozen=True, tag="rename_remote", tag_field="type"):
+    """Names the remote endpoint `from` after the record's topic."""
+
+    from_: str = msgspec.field(name="from", default="kafka")
+    to: Annotated[
+        str,
+        Meta(
+            pattern=r"^([^{}]|\{topic\})+\Z",
+            description="text in which {topic} may stand for the topic, such as kafka/{topic}",
+        ),
+    ] = "kafka/{topic}"
+
+
+class Drop(_Section, frozen=True, tag="drop", tag_field="type"):
+    """Drops spans that fit every kind of glob given."""
+
+    services: tuple[Glob, ...] = ()
+    topics: tuple[Glob, ...] = ()
+    names: tuple[Glob, ...] = ()
+
+
+Processor = AddTags | Redact | RenameRemote | Drop
+
+
 class Agent(_Section, frozen=True):
     """What the agent beside the application does."""
 
@@ -119,6 +164,9 @@ class Agent(_Section, frozen=True):
         tuple[Sender, ...],
         Meta(min_length=1, description="a list of at least one sender, each with its type"),
     ] = (ZipkinSender(),)
+    processors: Annotated[
+        tuple[Processor, ...], Meta(description="a list of processors, each with its type")
+    ] = ()
     shutdown_timeout_s: Seconds = 10.0
 
 

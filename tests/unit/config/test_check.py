@@ -11,7 +11,7 @@ from kaspan.config import ConfigError, Settings, load
 from kaspan.config.check import Checker
 from kaspan.config.document import parse
 from kaspan.config.errors import Errors
-from kaspan.config.schema import ConsoleSender, ZipkinSender
+from kaspan.config.schema import AddTags, ConsoleSender, Processor, Redact, RenameRemote, ZipkinSender
 
 
 def settings_of(tmp_path: Path, text: str) -> Settings:
@@ -118,6 +118,56 @@ def test_unknown_key_comes_with_a_suggestion(tmp_path: Path, text: str, hint: st
 def test_sender_is_known_by_its_type(tmp_path: Path, text: str, error: str) -> None:
     """Each sender says what it is, and there is at least one."""
     assert refusal_of(tmp_path, f"agent:\n  senders: [{text}]") == f"FILE:2: {error}"
+
+
+def processors_of(tmp_path: Path, text: str) -> tuple[Processor, ...]:
+    return settings_of(tmp_path, f"agent:\n  processors:\n    - {text}\n").agent.processors
+
+
+def refused_processor(tmp_path: Path, text: str) -> str:
+    return refusal_of(tmp_path, f"agent:\n  processors:\n    - {text}\n")
+
+
+def test_map_with_keys_of_the_user_keeps_them(tmp_path: Path) -> None:
+    """A map whose keys are no settings takes any, in the file's order."""
+    (processor,) = processors_of(tmp_path, "{type: add_tags, tags: {b.c: x, 'a d': '1'}}")
+    assert isinstance(processor, AddTags)
+    assert list(processor.tags.items()) == [("b.c", "x"), ("a d", "1")]
+
+
+@pytest.mark.parametrize(
+    ("tags", "error"),
+    [
+        ("{a: 1}", "tags.a is 1; the rule is text; put it in quotes"),
+        ("{a: [x]}", "tags.a is a list; the rule is text"),
+        ("{a: }", "tags.a is empty; the rule is text; leave the key out for its default"),
+        ("[a]", "tags is a list; the rule is a map of at least one tag, such as {deployment: prod}"),
+        ("{}", "tags is a map; the rule is a map of at least one tag, such as {deployment: prod}"),
+        ("{token: 5}", "tags.token is ***; the rule is text; put it in quotes"),
+    ],
+)
+def test_map_is_checked_value_by_value(tmp_path: Path, tags: str, error: str) -> None:
+    """Each value of such a map follows the map's rule, and its error names its key."""
+    assert refused_processor(tmp_path, f"{{type: add_tags, tags: {tags}}}") == (
+        f"FILE:3: agent.processors[0].{error}"
+    )
+
+
+def test_optional_key_may_be_left_out_and_not_be_empty(tmp_path: Path) -> None:
+    """A key without a default is not set when it is left out; it is an error with nothing behind it."""
+    (processor,) = processors_of(tmp_path, "{type: redact, tags: ['*']}")
+    assert isinstance(processor, Redact)
+    assert processor.hash_secret is None
+    assert refused_processor(tmp_path, "{type: redact, hash_secret: }") == (
+        "FILE:3: agent.processors[0].hash_secret is ***; the rule is text; leave the key out for its default"
+    )
+
+
+def test_key_that_python_reserves_can_be_set(tmp_path: Path) -> None:
+    """`from` is a key like any other."""
+    (processor,) = processors_of(tmp_path, "{type: rename_remote, from: broker}")
+    assert isinstance(processor, RenameRemote)
+    assert processor.from_ == "broker"
 
 
 def test_senders_keep_their_order(tmp_path: Path) -> None:
