@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import ctypes
 import secrets
 import time
 from typing import Any, NamedTuple
@@ -45,6 +46,8 @@ class MockCluster:
     def __init__(self) -> None:
         settings = {"test.mock.num.brokers": 1, "bootstrap.servers": "unused", "log_level": 0}
         self._client = Producer(settings)
+        # Never destroyed: librdkafka 2.16 at times waits for ever for a lock of its mock cluster's there.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
         try:
             brokers = self._client.list_topics(timeout=CONNECT_TIMEOUT_S).brokers.values()
         except KafkaException as error:
