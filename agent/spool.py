@@ -2,35 +2,23 @@
 
 One SQLite file, one connection, one lock. A row is a batch: JSON spans joined by SEPARATOR, without the
 brackets of the list, so that rows are joined into one message without being read.
-
-The journal is SQLite's rollback journal, kept between transactions, not the write-ahead log. On a full
-disk the log can neither grow nor be copied back into the file, so that not even delivered rows can be
-deleted any more: the spool would be stuck for good. The rollback journal needs only a few pages to delete.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
-from kaspan.agent.hold import SpoolError, hold
+from kaspan.agent.database import Database, SpoolFull
 
 SEPARATOR = b",\n"
 """Between two spans of a batch. Spans from rings are one line each, so that this also finds their borders."""
 
-_log = logging.getLogger("kaspan.agent")
-_Result = TypeVar("_Result")
-_NOTHING = (0, 0)
-
 _VERSION = 1
-_PAGE_BYTES = 16 * 1024
-_SHRINK_BYTES = 64 * 1024 * 1024  # an empty spool larger than this gives its space back
+_ROWS_DELETED_AT_ONCE = 32  # a journal page for each and a few beside must fit the reserve
 _SCHEMA = (
     "create table batches"
     " (id integer primary key, spans integer, bytes integer, received_us integer, body blob)",
@@ -38,16 +26,6 @@ _SCHEMA = (
     "create table senders (name text primary key, cursor integer) without rowid",
     "create table dead_letters"
     " (id integer primary key, sender text, died_us integer, reason text, span blob)",
-    f"pragma user_version={_VERSION}",
-)
-_PRAGMAS = (
-    f"pragma page_size={_PAGE_BYTES}",
-    # Nobody else may write, so the file's lock and cache are kept: a fifth less CPU.
-    "pragma locking_mode=exclusive",
-    "pragma journal_mode=persist",
-    "pragma synchronous=full",
-    # Debian's SQLite overwrites what is deleted with zeros by default: a third of all the CPU spent here.
-    "pragma secure_delete=off",
 )
 
 
@@ -66,8 +44,15 @@ class Message(NamedTuple):
     body: bytes
 
 
-class SpoolFull(Exception):
-    """The spool takes nothing for now: its limit is reached or the disk is full; the message says which."""
+class _Gone(NamedTuple):
+    """What a transaction deleted; `is_partial` if there may be more to delete."""
+
+    spans: int
+    bytes: int
+    is_partial: bool
+
+
+_NOTHING = _Gone(0, 0, False)
 
 
 class Spool:
@@ -81,57 +66,24 @@ class Spool:
         self.path = path
         self.max_bytes = max_bytes
         self.arrived = threading.Condition()
-        self._lock = threading.Lock()
         self._next_id = 1
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
-        self._resources = ExitStack()
-        self._resources.callback(os.close, hold(path))
-        try:
-            self._open_or_start_over()
-        except (sqlite3.Error, OSError, SpoolFull) as error:
-            self.close()
-            raise SpoolError(f"agent.spool.path: {path} cannot be used: {error}") from error
-        except SpoolError:
-            self.close()
-            raise
+        self._database = Database(path, _SCHEMA, _VERSION, self._load)
 
-    def _open_or_start_over(self) -> None:
-        try:
-            self._open()
-        except sqlite3.DatabaseError as error:
-            if not _is_damaged(error):
-                raise
-            self._start_over(error)
-
-    def _open(self) -> None:
-        # SQLite would make it with the umask's mode, and its journal takes the mode of the file.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        self._resources.callback(self._connection.close)
-        for pragma in _PRAGMAS:
-            self._connection.execute(pragma)
-        self._attempt(self._prepare)
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if version > _VERSION:
-            raise SpoolError(
-                f"agent.spool.path: {self.path} was made by a newer kaspan (version {version}, "
-                f"and this one writes {_VERSION}); use that one or another path"
-            )
-        if version == 0:
-            for statement in _SCHEMA:
-                connection.execute(statement)
-        self._cursors: dict[str, int] = dict(connection.execute("select name, cursor from senders"))
-        newest, self.spans, self._bytes = connection.execute(
+    def _load(self, connection: sqlite3.Connection) -> None:
+        """Take over what is in the file; also of one that takes the place of a damaged one."""
+        self._cursors: dict[str, int] = dict.fromkeys(self._senders, 0)
+        self._cursors.update(connection.execute("select name, cursor from senders"))
+        self._newest_id, self.spans, self._bytes = connection.execute(
             "select coalesce(max(id), 0), coalesce(sum(spans), 0), coalesce(sum(bytes), 0) from batches"
         ).fetchone()
         (self._dead_bytes,) = connection.execute(
             "select coalesce(sum(length(span)), 0) from dead_letters"
         ).fetchone()
         # An id is never used twice, although rows go: a cursor must not be ahead of what comes.
-        self._next_id = max(self._next_id, newest + 1, *(cursor + 1 for cursor in self._cursors.values()))
+        used = (self._newest_id, *self._cursors.values())
+        self._next_id = max(self._next_id, *(row_id + 1 for row_id in used))
 
     def register(self, senders: Iterable[str]) -> None:
         """Say which senders there are: a batch is kept until all of them have passed it.
@@ -148,7 +100,9 @@ class Spool:
 
     def positions(self) -> dict[str, int]:
         """How far each ring was taken, by path, in bytes ever written."""
-        return self._run(lambda connection: dict(connection.execute("select path, position from rings")))
+        return self._database.run(
+            lambda connection: dict(connection.execute("select path, position from rings"))
+        )
 
     def put(self, batches: Iterable[Batch], positions: Mapping[str, int]) -> None:
         """Store batches and the positions of their rings, all or nothing, safe on disk on return.
@@ -158,10 +112,7 @@ class Spool:
         batches = tuple(batches)
         added = sum(len(batch.body) for batch in batches)
 
-        gone = _NOTHING
-
-        def work(connection: sqlite3.Connection) -> None:
-            nonlocal gone
+        def work(connection: sqlite3.Connection) -> _Gone:
             if added and self._bytes + added > self.max_bytes:
                 raise SpoolFull(
                     f"the spool holds {self._bytes} bytes of undelivered spans, and agent.spool.max_bytes is "
@@ -176,24 +127,26 @@ class Spool:
                 ],
             )
             connection.executemany("insert or replace into rings values (?, ?)", positions.items())
-            if self._is_unsaved:
-                # After the new rows: pages freed before would be written to the journal to be used again.
-                gone = self._save_cursors(connection)
+            # After the new rows: pages freed before would be written to the journal to be used again.
+            return self._save_cursors(connection) if self._is_unsaved else _NOTHING
 
-        def count() -> None:
+        def count(gone: _Gone) -> None:
             self._next_id += len(batches)
+            self._newest_id = self._next_id - 1
             self._bytes += added
             self.spans += sum(batch.spans for batch in batches)
             self._count_gone(gone)
 
-        self._run(work, count)
+        self._database.run(work, count)
         with self.arrived:
             self.arrived.notify_all()
 
     def forget(self, ring_paths: Iterable[str]) -> None:
         """Delete the positions of rings that are gone."""
         rows = [(path,) for path in ring_paths]
-        self._run(lambda connection: connection.executemany("delete from rings where path = ?", rows))
+        self._database.run(
+            lambda connection: connection.executemany("delete from rings where path = ?", rows)
+        )
 
     def read(self, after_id: int, max_bytes: int) -> Message | None:
         """The next batches after a row, joined: one, and more while they fit; None if there is none."""
@@ -214,14 +167,14 @@ class Spool:
             )
             return Message(last_id, spans, SEPARATOR.join([body for (body,) in bodies]))
 
-        return self._run(work)
+        return self._database.run(work)
 
     def advance(self, sender: str, last_id: int) -> None:
         """Note in memory that a sender has passed all batches up to `last_id`.
 
         The next `put` saves it in its own transaction, or `save` does; a kill before that repeats them.
         """
-        with self._lock:
+        with self._database.lock:  # between its work and its count nothing may be noted
             if last_id > self._cursors[sender]:
                 self._cursors[sender] = last_id
                 self._is_unsaved = True
@@ -231,42 +184,33 @@ class Spool:
 
         Raises SpoolFull if the disk is: it stays noted in memory.
         """
-        if not self._is_unsaved:
-            return
-        gone = _NOTHING
+        while self._is_unsaved:
+            self._database.run(self._save_cursors, self._count_gone)
 
-        def work(connection: sqlite3.Connection) -> None:
-            nonlocal gone
-            gone = self._save_cursors(connection)
-
-        self._run(work, lambda: self._count_gone(gone))
-
-    def _save_cursors(self, connection: sqlite3.Connection) -> tuple[int, int]:
-        """Save all cursors and delete what all have passed; returns how many spans and bytes that was."""
+    def _save_cursors(self, connection: sqlite3.Connection) -> _Gone:
+        """Save all cursors and delete what all have passed, but not too much of it at once."""
         connection.executemany(
             "insert or replace into senders values (?, ?)",
             [(name, self._cursors[name]) for name in self._senders],
         )
-        passed = (min(self._cursors[name] for name in self._senders),)
-        sums = "select coalesce(sum(spans), 0), coalesce(sum(bytes), 0) from batches where id <= ?"
-        spans, size = connection.execute(sums, passed).fetchone()
-        connection.execute("delete from batches where id <= ?", passed)
-        return spans, size
+        passed = min(self._cursors[name] for name in self._senders)
+        rows = connection.execute(
+            "select id, spans, bytes from batches where id <= ? order by id limit ?",
+            (passed, _ROWS_DELETED_AT_ONCE),
+        ).fetchall()
+        if not rows:
+            return _NOTHING
+        connection.execute("delete from batches where id <= ?", (rows[-1][0],))
+        return _Gone(
+            sum(row[1] for row in rows), sum(row[2] for row in rows), len(rows) == _ROWS_DELETED_AT_ONCE
+        )
 
-    def _count_gone(self, gone: tuple[int, int]) -> None:
-        self._is_unsaved = False
-        self.spans -= gone[0]
-        self._bytes -= gone[1]
-        if gone[1] and not self._bytes:
-            self._shrink()
-
-    def _shrink(self) -> None:
-        """Give an empty spool's space back to the disk, after an outage that filled it."""
-        if os.stat(self.path).st_size > _SHRINK_BYTES:
-            try:
-                self._connection.execute("vacuum")
-            except sqlite3.OperationalError as error:
-                _log.debug("spool %s was not shrunk: %s", self.path, error)
+    def _count_gone(self, gone: _Gone) -> None:
+        self._is_unsaved = self._is_unsaved and gone.is_partial
+        self.spans -= gone.spans
+        self._bytes -= gone.bytes
+        if gone.bytes and not self._bytes:
+            self._database.shrink()
 
     def bury(self, sender: str, reason: str, span: bytes) -> bool:
         """Put a span that no server will ever take among the dead letters.
@@ -278,50 +222,9 @@ class Spool:
             return False
         row = (sender, died_us, reason, span)
         statement = "insert into dead_letters (sender, died_us, reason, span) values (?, ?, ?, ?)"
-        self._run(lambda connection: connection.execute(statement, row))
+        self._database.run(lambda connection: connection.execute(statement, row))
         self._dead_bytes += len(span)
         return True
-
-    def _run(
-        self, work: Callable[[sqlite3.Connection], _Result], count: Callable[[], None] | None = None
-    ) -> _Result:
-        """Do `work` in one transaction and then `count`; on a damaged file, once more in a new one."""
-        with self._lock:
-            try:
-                result = self._attempt(work)
-            except sqlite3.DatabaseError as error:
-                if not _is_damaged(error):
-                    raise
-                self._start_over(error)
-                result = self._attempt(work)
-            if count is not None:
-                count()
-            return result
-
-    def _attempt(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        connection = self._connection
-        try:
-            connection.execute("begin immediate")
-            result = work(connection)
-            connection.execute("commit")
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("rollback")
-            if _is_unwritable(error):
-                raise SpoolFull(f"{self.path} cannot be written: {error}") from error
-            raise
-        return result
-
-    def _start_over(self, error: sqlite3.DatabaseError) -> None:
-        """Move a damaged file aside and begin a new one: it must not keep an agent from starting."""
-        self._connection.close()
-        aside = f"{self.path}.damaged-{time.time_ns() // 1000}"
-        for suffix in ("", "-journal"):
-            if os.path.exists(self.path + suffix):
-                os.rename(self.path + suffix, aside + suffix)
-        _log.error("spool %s is damaged (%s): moved to %s, and a new one is started", self.path, error, aside)
-        self._open()
-        self.register(self._senders)
 
     def wake(self) -> None:
         """Wake everyone who waits for spans, so that they see that the agent stops."""
@@ -331,19 +234,8 @@ class Spool:
     def wait(self, after_id: int, timeout_s: float) -> bool:
         """Wait until there is a batch after a row, or somebody calls `wake`; False when the time is over."""
         with self.arrived:
-            return self._next_id > after_id + 1 or self.arrived.wait(timeout_s)
+            return self._newest_id > after_id or self.arrived.wait(timeout_s)
 
     def close(self) -> None:
         """Close the file and let another agent have it."""
-        with self._lock:
-            self._resources.close()
-
-
-def _is_damaged(error: sqlite3.DatabaseError) -> bool:
-    # By text: Python 3.10 has no sqlite_errorcode.
-    return any(text in str(error) for text in ("malformed", "file is not a database"))
-
-
-def _is_unwritable(error: BaseException) -> bool:
-    texts = ("is full", "disk I/O error", "readonly database")
-    return isinstance(error, sqlite3.OperationalError) and any(text in str(error) for text in texts)
+        self._database.close()

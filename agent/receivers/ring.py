@@ -12,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from kaspan.agent.database import SpoolFull
 from kaspan.agent.receivers.directory import RingDirectory, RingDirectoryError, is_unlocked
 from kaspan.agent.receivers.file import RingFile
-from kaspan.agent.spool import SEPARATOR, Batch, Spool, SpoolFull
+from kaspan.agent.spool import SEPARATOR, Batch, Spool
 from kaspan.wire.ring import RingError
 
 TICK_S = 0.05

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from kaspan.agent.database import SpoolFull
 from kaspan.agent.senders.backoff import Backoff
 from kaspan.agent.senders.base import Failed, Refused, Sender
-from kaspan.agent.spool import SEPARATOR, Message, Spool, SpoolFull
+from kaspan.agent.spool import SEPARATOR, Message, Spool
 
 _log = logging.getLogger("kaspan.agent")
 _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode

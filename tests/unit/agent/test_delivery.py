@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kaspan.agent.database import SpoolFull
 from kaspan.agent.senders.backoff import FIRST_S, LONGEST_S, Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.senders.delivery import Delivery, split
-from kaspan.agent.spool import SEPARATOR, Batch, Spool, SpoolFull
+from kaspan.agent.spool import SEPARATOR, Batch, Spool
 from rings import span
 from waiting import wait_until
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kaspan.agent.database import SpoolFull
 from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.file import PATIENCE_S
 from kaspan.agent.receivers.ring import DROP_WARNING_S, SCAN_S, RingReceiver
 from kaspan.agent.senders.delivery import split
-from kaspan.agent.spool import Batch, SpoolFull
+from kaspan.agent.spool import Batch
 from kaspan.wire import ring as layout
 from rings import DATA_BYTES, RingWriter, frame, span
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from kaspan.agent.database import SpoolFull
 from kaspan.agent.hold import SpoolError
-from kaspan.agent.spool import SEPARATOR, Batch, Spool, SpoolFull
+from kaspan.agent.spool import SEPARATOR, Batch, Spool
 
 MAX_BYTES = 1024 * 1024
 LARGE = 10_000_000
@@ -279,6 +280,20 @@ def test_empty_spool_gives_its_space_back_after_an_outage(opener: Opener, path: 
     spool.advance("zipkin", 9)
     spool.save()
     assert os.path.getsize(path) < 1 << 20
+    assert os.path.getsize(f"{path}-journal") <= 1 << 20
+
+
+def test_nobody_waits_less_because_batches_were_lost_to_damage(spool: Spool, path: str) -> None:
+    """Ids that are gone are no batches to read: a sender must not ask again and again for them."""
+    spool.put([batch(bytes(MAX_BYTES // 2))], {})
+    spool.max_bytes *= 8
+    for _ in range(6):
+        spool.put([batch(bytes(MAX_BYTES // 2))], {})
+    with open(path, "r+b") as file:
+        file.seek(16384)
+        file.write(b"\xff" * (os.path.getsize(path) - 16384))
+    assert spool.read(0, LARGE) is None
+    assert not spool.wait(0, 0.0)
 
 
 def test_waiting_ends_when_a_batch_comes(spool: Spool) -> None:
