@@ -1,0 +1,58 @@
+"""A traced kafka-python without a broker, and the spans that it writes into a real ring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+
+from clients import Traced, make_tracing
+from spans import Reader
+
+
+class Application(Traced):
+    """A traced application: its clients, and `take()` for the spans it has made since the last call."""
+
+    def __init__(self, ring_dir: Path, tracing: Any) -> None:
+        super().__init__(tracing)
+        self.ring_dir = ring_dir
+        self.take = Reader(ring_dir).take
+
+
+@pytest.fixture(scope="session")
+def shared_tracing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Make the tracing of all tests with the default settings: each costs descriptors for good."""
+    ring_dir = tmp_path_factory.mktemp("shared") / "rings"
+    return ring_dir, make_tracing(ring_dir)
+
+
+@pytest.fixture
+def application(shared_tracing: tuple[Path, Any]) -> Iterator[Application]:
+    """Give an application with the default settings; every trace is recorded."""
+    made = Application(*shared_tracing)
+    made.take()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Callable[..., Application]:
+    """Give a way to make an application with settings of its own."""
+
+    def make(**settings: Any) -> Application:
+        ring_dir = tmp_path / f"rings-{os.urandom(4).hex()}"
+        return Application(ring_dir, make_tracing(ring_dir, **settings))
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def no_span_outside() -> Iterator[None]:
+    """Hold every test to the rule that outside of its loops no span is current."""
+    assert trace.get_current_span() is trace.INVALID_SPAN
+    yield
+    assert trace.get_current_span() is trace.INVALID_SPAN
