@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from opentelemetry import trace
 
 from kaspan.wire import ring as layout
 from kaspan.wire.span import Span
 
-__all__ = ["Reader", "Span", "decode", "read_header", "rings"]
+__all__ = ["Reader", "Span", "current", "decode", "offsets", "read_header", "rings"]
 
 
 def rings(directory: Path) -> list[Path]:
@@ -76,3 +77,14 @@ class Reader:
         finally:
             os.close(descriptor)
         return payloads
+
+
+def offsets(spans: list[Span]) -> list[int]:
+    """Return the offsets of the records that the spans are about, in order."""
+    return [int(span.tags["messaging.kafka.offset"]) for span in spans]
+
+
+def current() -> tuple[str, str] | None:
+    """Return trace id and span id of OpenTelemetry's current span as they stand in Zipkin; None without."""
+    context = trace.get_current_span().get_span_context()
+    return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else None
