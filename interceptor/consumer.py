@@ -34,11 +34,15 @@ class ConsumerState:
             if records is not None:
                 records.settle()
 
-    def close(self) -> None:
-        """End everything: the consumer is being closed."""
+    def close_loop(self) -> None:
+        """End the record that the loop handed out last."""
         loop = None if self.loop is None else self.loop()
         if loop is not None:
             loop.close()
+
+    def close(self) -> None:
+        """End everything: the consumer is being closed."""
+        self.close_loop()
         self.settle()
 
 
@@ -67,7 +71,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
         if type(self).__next__ is traced_next:
             try:
                 state = state_of(self)
-                loop = ConsumerLoop(state.processing, self, plain_next)
+                loop = ConsumerLoop(state.processing, self, plain_next, state.cursor)
                 state.loop = weakref.ref(loop)
             except Exception as error:  # noqa: BLE001
                 suppress("tracing a consumer's loop", error)
@@ -78,7 +82,9 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     @functools.wraps(plain_next)
     def traced_next(self: Any) -> Any:
         try:
-            cursor = state_of(self).cursor
+            state = state_of(self)
+            state.close_loop()
+            cursor = state.cursor
         except Exception as error:  # noqa: BLE001
             suppress("tracing next(consumer)", error)
             return plain_next(self)

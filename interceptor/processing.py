@@ -9,30 +9,67 @@ from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.records import RecordList
 from kaspan.interceptor.span import RecordSpan
 from kaspan.interceptor.templates import (
-    annotations_part,
+    Tags,
+    extras_parts,
     key_part,
+    ordinary_template,
     parent_part,
     quote,
     span_template,
-    tag_part,
 )
 from kaspan.interceptor.tracing import Tracing
 
-_MAX_TEMPLATES = 10_000
-_OFFSET = b',"messaging.kafka.offset":"%d"'
+_MAX_LANES = 10_000
+_PARENT = b',"parentId":"%b"'
+_OFFSET_AND_KEY = b',"messaging.kafka.offset":"%d"%b'
+_TIMES = b',"kafka.queue_time_ms":"%d","kafka.lag":"%d"'
+
+
+class Lane:
+    """The JSON of the spans of one topic and partition in one consumer, but for what differs each time.
+
+    `ordinary` is for the record that nearly all are like: with a parent, its sender's timestamp and a known
+    lag, and nothing added by the application. It is filled in at once, where `general`, for all others, is
+    put together from parts, at twice the cost.
+    """
+
+    __slots__ = ("general", "names", "ordinary")
+
+    def __init__(self, tracing: Tracing, topic: str, partition: int, tags: Tags) -> None:
+        self.names = {}
+        self.general = {}
+        for operation in ("poll", "process"):
+            all_tags = [
+                ("kafka.topic", topic),
+                ("messaging.system", "kafka"),
+                ("messaging.operation.name", operation),
+                ("messaging.destination.name", topic),
+                ("messaging.destination.partition.id", str(partition)),
+                *tags,
+            ]
+            self.names[operation] = quote(f"{operation} {topic}")
+            self.general[operation] = span_template(
+                "CONSUMER", tracing.service, tracing.remote_service, topic, all_tags, _OFFSET_AND_KEY
+            )
+        self.ordinary = ordinary_template(
+            self.general["process"], _PARENT, self.names["process"], b"", _TIMES
+        )
 
 
 class Processing:
-    """The spans of one consumer: its group and client, and a template per operation, topic and partition."""
+    """The spans of one consumer: its group and client, and the lanes of its partitions."""
 
     def __init__(self, consumer: Any, record_class: type, tracing: Tracing) -> None:
         self.tracing = tracing
         self.record_class: Any = record_class
         # Not the consumer: what lives as long as a list of records must not keep a consumer alive.
         self._subscription = consumer._subscription
-        self._group = consumer.config.get("group_id")
-        self._client_id = consumer.config.get("client_id")
-        self._templates: dict[tuple[str, str, int], tuple[bytes, bytes]] = {}
+        tags = {
+            "messaging.consumer.group.name": consumer.config.get("group_id"),
+            "messaging.client.id": consumer.config.get("client_id"),
+        }
+        self._tags = [(key, str(value)) for key, value in tags.items() if value]
+        self._lanes: dict[tuple[str, int], Lane] = {}
 
     def is_plain(self, record: Any) -> bool:
         """Whether the record came from kafka-python just now, without a span yet."""
@@ -50,8 +87,7 @@ class Processing:
         tracing = self.tracing
         headers = record.headers
         parent = tracing.propagation.extract(headers) if headers else None
-        span = tracing.child_of(parent or tracing.current())
-        record.kaspan_span = span
+        record.kaspan_span = span = tracing.child_of(parent or tracing.current())
         return span
 
     def received(self, record: Any) -> None:
@@ -68,59 +104,66 @@ class Processing:
         span.ended = True
         if not span.sampled:
             return
-        topic, partition, offset = record.topic, record.partition, record.offset
-        constant, name = self._templates.get((operation, topic, partition)) or self._template(
-            operation, topic, partition
-        )
-        tags = key_part(record.key)
-        now_ms = timestamp_us // 1000
-        sent_ms = record.timestamp
-        if sent_ms is not None and 0 < sent_ms <= now_ms:  # not, by another clock, in the future
-            tags += b',"kafka.queue_time_ms":"%d"' % (now_ms - sent_ms)
+        place = (record.topic, record.partition)
+        lane = self._lanes.get(place) or self._lane(*place)
+        parent_id, offset, sent_ms = span.parent_id, record.offset, record.timestamp
         # kafka-python's TopicPartition is a tuple, so this finds it in the dict without making one.
-        assigned = self._subscription.assignment.get((topic, partition))
+        assigned = self._subscription.assignment.get(place)
         highwater = None if assigned is None else assigned.highwater
-        if highwater is not None and highwater > offset:
-            tags += b',"kafka.lag":"%d"' % (highwater - offset - 1)
+        lag = -1 if highwater is None else highwater - offset - 1
+        # Without a timestamp, or by another clock in the future, there is no queue time to tell.
+        queued_ms = timestamp_us // 1000 - sent_ms if sent_ms is not None and sent_ms > 0 else -1
+        if (
+            lag >= 0
+            and queued_ms >= 0
+            and parent_id is not None
+            and span.extras is None
+            and record.value is not None
+            and operation == "process"
+        ):
+            self.tracing.report(
+                lane.ordinary
+                % (
+                    span.trace_id,
+                    span.span_id,
+                    parent_id,
+                    timestamp_us,
+                    duration_us,
+                    offset,
+                    key_part(record.key),
+                    queued_ms,
+                    lag,
+                )
+            )
+            return
+        tags = b""
+        if queued_ms >= 0:
+            tags += b',"kafka.queue_time_ms":"%d"' % queued_ms
+        if lag >= 0:
+            tags += b',"kafka.lag":"%d"' % lag
         if record.value is None:
             tags += b',"messaging.kafka.message.tombstone":"true"'
-        if span.tags is not None:
-            tags += b"".join([tag_part(key, value) for key, value in span.tags.items()])
+        name, annotations, added = extras_parts(span.extras)
         self.tracing.report(
-            constant
+            lane.general[operation]
             % (
                 span.trace_id,
                 span.span_id,
-                parent_part(span.parent_id, span.debug),
-                name if span.name is None else quote(span.name),
+                parent_part(parent_id, span.debug),
+                name or lane.names[operation],
                 timestamp_us,
                 duration_us,
-                b"" if span.annotations is None else annotations_part(span.annotations),
+                annotations,
                 offset,
-                tags,
+                key_part(record.key),
+                tags + added,
             )
         )
 
-    def _template(self, operation: str, topic: str, partition: int) -> tuple[bytes, bytes]:
-        tags = [
-            ("kafka.topic", topic),
-            ("messaging.system", "kafka"),
-            ("messaging.operation.name", operation),
-            ("messaging.destination.name", topic),
-            ("messaging.destination.partition.id", str(partition)),
-        ]
-        if self._group is not None:
-            tags.append(("messaging.consumer.group.name", str(self._group)))
-        if self._client_id:
-            tags.append(("messaging.client.id", str(self._client_id)))
-        if len(self._templates) >= _MAX_TEMPLATES:
-            self._templates.clear()
-        tracing = self.tracing
-        made = (
-            span_template("CONSUMER", tracing.service, tracing.remote_service, topic, tags, _OFFSET),
-            quote(f"{operation} {topic}"),
-        )
-        self._templates[operation, topic, partition] = made
+    def _lane(self, topic: str, partition: int) -> Lane:
+        if len(self._lanes) >= _MAX_LANES:
+            self._lanes.clear()
+        made = self._lanes[topic, partition] = Lane(self.tracing, topic, partition, self._tags)
         return made
 
 
@@ -195,18 +238,22 @@ class Cursor:
 class ConsumerLoop(Cursor):
     """What `iter(consumer)` returns: the consumer's own records, each with its span while it is worked on."""
 
-    __slots__ = ("_consumer", "_next_record")
+    __slots__ = ("_consumer", "_next_record", "_other")
 
-    def __init__(self, processing: Processing, consumer: Any, next_record: Any) -> None:
+    def __init__(self, processing: Processing, consumer: Any, next_record: Any, other: Cursor) -> None:
         super().__init__(processing)
         self._consumer = consumer
         self._next_record = next_record
+        self._other = other
+        """The record that `next(consumer)` returned last, which going on with the loop ends."""
 
     def __iter__(self) -> ConsumerLoop:
         return self
 
     def __next__(self) -> Any:
         self.close()
+        if self._other._span is not None:
+            self._other.close()
         return self.open(self._next_record(self._consumer))
 
     def __getattr__(self, name: str) -> Any:

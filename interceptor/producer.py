@@ -8,55 +8,77 @@ from typing import Any
 
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.span import RecordSpan
-from kaspan.interceptor.templates import error_part, key_part, parent_part, quote, span_template
+from kaspan.interceptor.templates import (
+    error_part,
+    key_part,
+    ordinary_template,
+    parent_part,
+    quote,
+    span_template,
+)
 from kaspan.interceptor.tracing import Tracing
 
 _STATE = "_kaspan"
-_MAX_TEMPLATES = 10_000
+_MAX_LANES = 10_000
 _HEADERS_SINCE = (0, 11)
+_ENQUEUED = b',"annotations":[{"timestamp":%d,"value":"kafka.enqueued"}]'
+_PLACE = b',"messaging.destination.partition.id":"%d","messaging.kafka.offset":"%d"'
 
 # Positions in send(topic, value, key, headers, partition, timestamp_ms).
 _VALUE, _KEY, _HEADERS = 1, 2, 3
 
 
-class ProducerState:
-    """What is constant for one producer: whether its broker takes headers, and a template per topic."""
+class Lane:
+    """The JSON of the spans of one topic in one producer, but for what differs each time.
 
-    __slots__ = ("_client_id", "_templates", "takes_headers", "tracing")
+    `ordinary` is for the record that nearly all are like, acknowledged with its offset: filled in at once,
+    where `general`, for all others, is put together from parts.
+    """
+
+    __slots__ = ("general", "name", "ordinary")
+
+    def __init__(self, tracing: Tracing, topic: str, client_id: str | None) -> None:
+        tags = [
+            ("kafka.topic", topic),
+            ("messaging.system", "kafka"),
+            ("messaging.operation.name", "send"),
+            ("messaging.destination.name", topic),
+        ]
+        if client_id:
+            tags.append(("messaging.client.id", str(client_id)))
+        self.name = quote(f"send {topic}")
+        self.general = span_template(
+            "PRODUCER", tracing.service, tracing.remote_service, topic, tags, varying=b"%b"
+        )
+        self.ordinary = ordinary_template(self.general, b"%b", self.name, _ENQUEUED, _PLACE)
+
+
+class ProducerState:
+    """What is constant for one producer: whether its broker takes headers, and a lane per topic."""
+
+    __slots__ = ("_client_id", "_lanes", "takes_headers", "tracing")
 
     def __init__(self, producer: Any, tracing: Tracing) -> None:
         api_version = producer.config.get("api_version")
         self.takes_headers = api_version is None or api_version >= _HEADERS_SINCE
         self.tracing = tracing
         self._client_id = producer.config.get("client_id")
-        self._templates: dict[str, tuple[bytes, bytes]] = {}
+        self._lanes: dict[str, Lane] = {}
 
-    def template(self, topic: str) -> tuple[bytes, bytes]:
-        """The span's constant part for this topic, and its name in JSON."""
-        found = self._templates.get(topic)
-        if found is None:
-            if len(self._templates) >= _MAX_TEMPLATES:
-                self._templates.clear()
-            tags = [
-                ("kafka.topic", topic),
-                ("messaging.system", "kafka"),
-                ("messaging.operation.name", "send"),
-                ("messaging.destination.name", topic),
-            ]
-            if self._client_id:
-                tags.append(("messaging.client.id", str(self._client_id)))
-            tracing = self.tracing
-            constant = span_template("PRODUCER", tracing.service, tracing.remote_service, topic, tags)
-            found = self._templates[topic] = (constant, quote(f"send {topic}"))
-        return found
+    def _lane(self, topic: str) -> Lane:
+        if len(self._lanes) >= _MAX_LANES:
+            self._lanes.clear()
+        made = self._lanes[topic] = Lane(self.tracing, topic, self._client_id)
+        return made
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Sending | None]:
         """Open a send's span and put its context into the arguments, into `kwargs` in place.
 
         Returns the positional arguments to call with, and None in the span's place if it is not sampled.
         """
-        topic = args[0] if args else kwargs.get("topic")
-        headers = args[_HEADERS] if len(args) > _HEADERS else kwargs.get("headers")
+        given = len(args)
+        topic = args[0] if given else kwargs.get("topic")
+        headers = args[_HEADERS] if given > _HEADERS else kwargs.get("headers")
         if not isinstance(topic, str) or not (headers is None or isinstance(headers, list)):
             return args, None  # kafka-python refuses these, and its words are the ones the caller knows
         tracing = self.tracing
@@ -66,12 +88,13 @@ class ProducerState:
         span = tracing.child_of(parent)
         sending = None
         if span.sampled:
-            value = args[_VALUE] if len(args) > _VALUE else kwargs.get("value")
-            key = args[_KEY] if len(args) > _KEY else kwargs.get("key")
-            sending = Sending(tracing, self.template(topic), span, key, value is None)
+            value = args[_VALUE] if given > _VALUE else kwargs.get("value")
+            key = args[_KEY] if given > _KEY else kwargs.get("key")
+            lane = self._lanes.get(topic) or self._lane(topic)
+            sending = Sending(tracing, lane, span, key, value is None)
         if self.takes_headers:
-            new = tracing.propagation.inject(headers, span.trace_id, span.span_id, span.sampled, span.debug)
-            if len(args) > _HEADERS:
+            new = tracing.propagation.inject(headers, span)
+            if given > _HEADERS:
                 args = (*args[:_HEADERS], new, *args[_HEADERS + 1 :])
             else:
                 kwargs["headers"] = new
@@ -84,22 +107,23 @@ class Sending:
     When the future goes away without either, the producer gave the record up: the span ends as a timeout.
     """
 
-    __slots__ = ("_key", "_open", "_span", "_started_ns", "_template", "_timestamp_ns", "_tombstone", "_tracing", "enqueued_ns")  # fmt: skip  # noqa: E501
+    __slots__ = (
+        "_key",
+        "_lane",
+        "_span",
+        "_started_ns",
+        "_timestamp_ns",
+        "_tombstone",
+        "_tracing",
+        "enqueued_ns",
+    )
 
-    def __init__(
-        self,
-        tracing: Tracing,
-        template: tuple[bytes, bytes],
-        span: RecordSpan,
-        key: object,
-        tombstone: bool,
-    ) -> None:
+    def __init__(self, tracing: Tracing, lane: Lane, span: RecordSpan, key: object, tombstone: bool) -> None:
         self._tracing = tracing
-        self._template = template
-        self._span = span
+        self._lane = lane
+        self._span: RecordSpan | None = span
         self._key = key
         self._tombstone = tombstone
-        self._open = True
         self.enqueued_ns = 0
         """When send() returned to its caller, on the performance counter."""
         self._timestamp_ns = time_ns()
@@ -107,7 +131,33 @@ class Sending:
 
     def acknowledged(self, metadata: Any) -> None:
         """End the span: the broker has the record."""
-        self._end(metadata, None)
+        ended_ns = perf_counter_ns()
+        span = self._span
+        try:
+            offset = metadata.offset
+            # An offset of -1 comes with acks=0.
+            if span is None or self._tombstone or span.extras is not None or offset is None or offset < 0:
+                self._end(metadata, None)
+                return
+            tracing, started_ns, timestamp_ns = self._tracing, self._started_ns, self._timestamp_ns
+            self._span = None
+            parent_id = span.parent_id
+            tracing.report(
+                self._lane.ordinary
+                % (
+                    span.trace_id,
+                    span.span_id,
+                    b"" if parent_id is None else b',"parentId":"' + parent_id + b'"',
+                    timestamp_ns // 1000,
+                    (ended_ns - started_ns) // 1000 or 1,
+                    (timestamp_ns + self.enqueued_ns - started_ns) // 1000,
+                    key_part(self._key),
+                    metadata.partition,
+                    offset,
+                )
+            )
+        except Exception as failure:  # noqa: BLE001
+            suppress("recording a send", failure)
 
     def failed(self, error: BaseException) -> None:
         """End the span as failed."""
@@ -115,54 +165,50 @@ class Sending:
 
     def settle(self, future: Any) -> None:
         """End the span if the future is done: before 2.2 its callbacks, unlocked, can miss that moment."""
-        if future.is_done and self._open:
+        if future.is_done and self._span is not None:
             self._end(future.value if future.exception is None else None, future.exception)
 
     def __del__(self) -> None:
-        if self._open:
+        if self._span is not None:
             self._end(None, None)
 
     def _end(self, metadata: Any, error: BaseException | None) -> None:
-        tracing, started_ns = self._tracing, self._started_ns
-        if not self._open or started_ns < tracing.born_ns:
+        """Report the span whatever became of the record; None and None when nobody knows."""
+        span, started_ns = self._span, self._started_ns
+        if span is None or started_ns < self._tracing.born_ns:
             return
-        self._open = False
+        self._span = None
         try:
             duration_us = (perf_counter_ns() - started_ns) // 1000 or 1
-            constant, name = self._template
-            span = self._span
             annotations = b""
             if self.enqueued_ns:
-                at_us = (self._timestamp_ns + self.enqueued_ns - started_ns) // 1000
-                annotations = b',"annotations":[{"timestamp":%d,"value":"kafka.enqueued"}]' % at_us
-            tracing.report(
-                constant
+                annotations = _ENQUEUED % ((self._timestamp_ns + self.enqueued_ns - started_ns) // 1000)
+            self._tracing.report(
+                self._lane.general
                 % (
                     span.trace_id,
                     span.span_id,
                     parent_part(span.parent_id, span.debug),
-                    name,
+                    self._lane.name,
                     self._timestamp_ns // 1000,
                     duration_us,
                     annotations,
-                    self._tags(metadata, error),
+                    key_part(self._key),
+                    self._outcome(metadata, error),
                 )
             )
         except Exception as failure:  # noqa: BLE001
             suppress("recording a send", failure)
 
-    def _tags(self, metadata: Any, error: BaseException | None) -> bytes:
-        tags = key_part(self._key)
-        if self._tombstone:
-            tags += b',"messaging.kafka.message.tombstone":"true"'
+    def _outcome(self, metadata: Any, error: BaseException | None) -> bytes:
+        tags = b',"messaging.kafka.message.tombstone":"true"' if self._tombstone else b""
         if error is not None:
             return tags + error_part(error)
         if metadata is None:
             return tags + b',"error":"timeout","error.type":"timeout"'
-        tags += b',"messaging.destination.partition.id":"%d"' % metadata.partition
-        if metadata.offset is not None and metadata.offset >= 0:  # -1 with acks=0
-            tags += b',"messaging.kafka.offset":"%d"' % metadata.offset
-        return tags
+        if metadata.offset is not None and metadata.offset >= 0:
+            return tags + _PLACE % (metadata.partition, metadata.offset)
+        return tags + b',"messaging.destination.partition.id":"%d"' % metadata.partition
 
 
 def instrument(producer_class: type, future_class: type, tracing: Tracing) -> None:

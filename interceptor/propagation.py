@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from kaspan.interceptor.span import RecordSpan
 from kaspan.wire import b3, tracecontext
 from kaspan.wire.context import Extracted, Headers, last_value
 
@@ -65,17 +66,16 @@ class Propagation:
                 return found
         return None
 
-    def inject(
-        self, headers: Headers | None, trace_id: bytes, span_id: bytes, sampled: bool, debug: bool
-    ) -> list[tuple[str, bytes | None]]:
-        """Make a new list: the foreign headers in order, no stale trace header, then this context."""
+    def inject(self, headers: Headers | None, span: RecordSpan) -> list[tuple[str, bytes | None]]:
+        """Make a new list: the foreign headers in order, no stale trace header, then this span's context."""
         stale = self._stale
         new = [header for header in headers if header[0] not in stale] if headers else []
+        trace_id, span_id, sampled = span.trace_id, span.span_id, span.sampled
         for name in self._inject:
             if name == "b3":
-                new.append(("b3", b3.format_single(trace_id, span_id, sampled, debug)))
+                new.append(("b3", b3.format_single(trace_id, span_id, sampled, span.debug)))
             elif name == "b3multi":
-                new.extend(b3.inject_multi(trace_id, span_id, sampled, debug))
+                new.extend(b3.inject_multi(trace_id, span_id, sampled, span.debug))
             else:
                 traceparent = tracecontext.format_traceparent(trace_id, span_id, sampled)
                 new.append((tracecontext.HEADER, traceparent))

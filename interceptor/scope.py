@@ -6,13 +6,19 @@ set; they are used when another runtime context is configured (OTEL_PYTHON_CONTE
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
-from opentelemetry.trace.propagation import _SPAN_KEY  # the key under which every instrumentation looks
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from kaspan.interceptor.span import RecordSpan
+
+SPAN_KEY = _SPAN_KEY
+"""Where every instrumentation looks for the current span."""
 
 
 def _context_variable() -> ContextVar[Context] | None:
@@ -26,36 +32,59 @@ class Scope:
 
     def __init__(self) -> None:
         variable = _context_variable()
-        if variable is not None:
-            self._get, self._set = variable.get, variable.set
-        else:
-            self._get, self._set = otel_context.get_current, otel_context.attach  # type: ignore[assignment]
+        self.get: Callable[[], Any] = otel_context.get_current if variable is None else variable.get
+        """The current context, a dict."""
+        self.set: Callable[[Any], Any] = otel_context.attach if variable is None else variable.set
 
     def current_span(self) -> Span | None:
         """The span in scope, whoever made it; None outside of any."""
-        span: Span | None = self._get().get(_SPAN_KEY)  # type: ignore[assignment]
+        span: Span | None = self.get().get(SPAN_KEY)
         return span
 
-    def enter(self, span: Span) -> tuple[Context, Context]:
+    def enter(self, span: RecordSpan) -> tuple[Any, Any]:
         """Make `span` current; returns the contexts before and now, which `leave` needs."""
-        before = self._get()
-        # A plain dict does what everybody does with a Context, at a third of the cost of making one.
-        during: Any = {**before, _SPAN_KEY: span} if before else {_SPAN_KEY: span}
-        self._set(during)
+        before = self.get()
+        if before:
+            before = span.outer = live(before)
+            during = {**before, SPAN_KEY: span}
+        else:
+            # A plain dict does what everybody does with a Context, at a third of the cost of making one.
+            during = {SPAN_KEY: span}
+        span.is_current = True
+        self.set(during)
         return before, during
 
-    def leave(self, before: Context, during: Context, span: Span) -> None:
+    def leave(self, before: Any, during: Any, span: RecordSpan) -> None:
         """Make current what was before `span`, unless the caller is not in `span`'s scope any more.
 
         A finalizer may run in any thread, and the application may have attached a context of its own inside:
         that one stays, only without our span in it.
         """
-        now = self._get()
+        span.is_current = False
+        now = self.get()
         if now is during:
-            self._set(before)
-        elif now.get(_SPAN_KEY) is span:
-            without = dict(now)
-            del without[_SPAN_KEY]
-            if _SPAN_KEY in before:
-                without[_SPAN_KEY] = before[_SPAN_KEY]
-            self._set(Context(without))
+            self.set(live(before) if before else before)
+        elif now.get(SPAN_KEY) is span:
+            self.set(live(now))
+
+
+def live(context: Any) -> Any:
+    """The context without a span of ours that was left meanwhile, as when two loops are interleaved.
+
+    What else the application keeps in the context stays. On the way, no span is left holding another one
+    that was left.
+    """
+    span = context.get(SPAN_KEY)
+    if type(span) is not RecordSpan:
+        return context
+    outer = span.outer or {}
+    if outer:
+        outer = span.outer = live(outer)
+    if span.is_current:
+        return context
+    if len(context) == 1:
+        return outer
+    without = {key: value for key, value in context.items() if key != SPAN_KEY}
+    if SPAN_KEY in outer:
+        without[SPAN_KEY] = outer[SPAN_KEY]
+    return without

@@ -18,6 +18,19 @@ MAX_TAGS = 64
 MAX_ANNOTATIONS = 64
 
 
+class Extras:
+    """What few spans have: another name, tags and annotations of the application's, the debug flag."""
+
+    __slots__ = ("annotations", "debug", "name", "tags")
+
+    def __init__(self, debug: bool = False) -> None:
+        self.debug = debug
+        self.name: str | None = None
+        self.tags: dict[str, str] = {}
+        self.annotations: list[tuple[int, str]] = []
+        """Pairs of timestamp in us and text."""
+
+
 class RecordSpan(Span):
     """The span of one record's processing: identifiers in hex digits, `debug` implies `sampled`.
 
@@ -25,25 +38,33 @@ class RecordSpan(Span):
     number and size; additions after that are ignored, as OpenTelemetry does.
     """
 
-    # On the class, since most spans never get any of these.
+    # On the class, since nearly all spans leave them as they are.
     ended = False
-    name: str | None = None
-    tags: dict[str, str] | None = None
-    annotations: list[tuple[int, str]] | None = None
+    is_current = False
+    outer: Any = None
+    """The context in which it was made current, if that was not empty."""
+    extras: Extras | None = None
 
-    def __init__(
-        self, trace_id: bytes, span_id: bytes, parent_id: bytes | None, sampled: bool, debug: bool
-    ) -> None:
+    def __init__(self, trace_id: bytes, span_id: bytes, parent_id: bytes | None, sampled: bool) -> None:
         self.trace_id = trace_id
         self.span_id = span_id
         self.parent_id = parent_id
         self.sampled = sampled
-        self.debug = debug
+
+    @property
+    def debug(self) -> bool:
+        """Whether the trace is recorded whatever the rate."""
+        return self.extras is not None and self.extras.debug
 
     def get_span_context(self) -> SpanContext:
         """The span's context as OpenTelemetry's instrumentations want it."""
         flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
         return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), is_remote=False, trace_flags=flags)
+
+    def _add(self) -> Extras:
+        if self.extras is None:
+            self.extras = Extras()
+        return self.extras
 
     def is_recording(self) -> bool:
         """Whether additions are kept."""
@@ -51,12 +72,10 @@ class RecordSpan(Span):
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Add a tag; Zipkin's tags are text."""
-        if not self.is_recording():
-            return
-        if self.tags is None:
-            self.tags = {}
-        if key in self.tags or len(self.tags) < MAX_TAGS:
-            self.tags[str(key)[:MAX_TAG_CHARACTERS]] = _text(value)
+        if self.is_recording():
+            tags = self._add().tags
+            if key in tags or len(tags) < MAX_TAGS:
+                tags[str(key)[:MAX_TAG_CHARACTERS]] = _text(value)
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Add several tags."""
@@ -66,18 +85,14 @@ class RecordSpan(Span):
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Add an annotation; `timestamp` in nanoseconds. Zipkin's annotations have no attributes."""
         del attributes
-        if not self.is_recording():
-            return
-        if self.annotations is None:
-            self.annotations = []
-        if len(self.annotations) < MAX_ANNOTATIONS:
+        if self.is_recording() and len(self._add().annotations) < MAX_ANNOTATIONS:
             at_us = (time.time_ns() if timestamp is None else timestamp) // 1000
-            self.annotations.append((at_us, str(name)[:MAX_TAG_CHARACTERS]))
+            self._add().annotations.append((at_us, str(name)[:MAX_TAG_CHARACTERS]))
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
         if self.is_recording():
-            self.name = str(name)[:MAX_TAG_CHARACTERS]
+            self._add().name = str(name)[:MAX_TAG_CHARACTERS]
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         """Mark the span as failed where the status says so; Zipkin's mark is the tag `error`."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from json.encoder import encode_basestring_ascii
 
+from kaspan.interceptor.span import Extras
+
 MAX_KEY_BYTES = 256
 """A longer key is cut off in its tag."""
 
@@ -24,7 +26,7 @@ def quote(text: str) -> bytes:
 
 
 def _literal(text: str) -> bytes:
-    return quote(text).replace(b"%", b"%%")
+    return _places(quote(text))
 
 
 def span_template(
@@ -47,10 +49,38 @@ def span_template(
     )
 
 
+def ordinary_template(template: bytes, parent: bytes, name: bytes, annotations: bytes, last: bytes) -> bytes:
+    """Fill in what is the same for all ordinary spans, and end the tags with `last`.
+
+    The places that are left: trace id, span id, those of `parent`, timestamp and duration in us, those of
+    `annotations`, those of the template's `varying` tags, those of `last`.
+    """
+    for place, part in (
+        (b'"id":"%b"%b', b'"id":"%b"' + parent),
+        (b'"name":%b', b'"name":' + _places(name)),
+        (b'}%b,"tags"', b"}" + annotations + b',"tags"'),
+    ):
+        template = template.replace(place, part, 1)
+    return template.removesuffix(b"%b}}") + last + b"}}"
+
+
+def _places(literal: bytes) -> bytes:
+    return literal.replace(b"%", b"%%")
+
+
 def parent_part(parent_id: bytes | None, debug: bool) -> bytes:
     """What stands between a span's id and its kind."""
     part = b"" if parent_id is None else b',"parentId":"' + parent_id + b'"'
     return part + b',"debug":true' if debug else part
+
+
+def extras_parts(extras: Extras | None) -> tuple[bytes | None, bytes, bytes]:
+    """What the application added: the name in JSON if it gave another one, the annotations, the tags."""
+    if extras is None:
+        return None, b"", b""
+    name = None if extras.name is None else quote(extras.name)
+    annotations = annotations_part(extras.annotations) if extras.annotations else b""
+    return name, annotations, b"".join([tag_part(key, value) for key, value in extras.tags.items()])
 
 
 def tag_part(key: str, value: str) -> bytes:
@@ -66,14 +96,16 @@ def error_part(error: BaseException) -> bytes:
 
 def key_part(key: object) -> bytes:
     """The tag of a record's key, if it is text that a person can read: str, or bytes of printable UTF-8."""
+    if not key:
+        return b""
     if type(key) is bytes and len(key) <= MAX_KEY_BYTES and not key.translate(None, _PLAIN):
-        return b',"kafka.key":"' + key + b'"' if key else b""
+        return b',"kafka.key":"' + key + b'"'
     if isinstance(key, bytes):
         try:
             key = key[:MAX_KEY_BYTES].decode()
         except UnicodeDecodeError:
             return b""
-    if not isinstance(key, str) or not key or not key.isprintable():
+    if not isinstance(key, str) or not key.isprintable():
         return b""
     return tag_part("kafka.key", key[:MAX_KEY_BYTES])
 

@@ -17,7 +17,7 @@ from kaspan.interceptor.failures import suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
 from kaspan.interceptor.ring import SpanRing
 from kaspan.interceptor.scope import Scope
-from kaspan.interceptor.span import RecordSpan
+from kaspan.interceptor.span import Extras, RecordSpan
 from kaspan.wire.context import Extracted
 
 RING_RETRY_S = 60.0
@@ -26,6 +26,7 @@ RING_RETRY_S = 60.0
 _IDS_AT_ONCE = 512
 _MAX_EARLY_SPANS = 1000
 _EVERYTHING = 2**64
+_NOBODY: Extracted = (None, None, None, False)
 
 
 class Tracing:
@@ -90,14 +91,18 @@ class Tracing:
 
     def child_of(self, parent: Extracted | None) -> RecordSpan:
         """Make a span under `parent`, in a new trace where there is none or only a decision."""
-        if parent is None:
-            trace_id = self.new_id() + self.new_id()
-            return RecordSpan(trace_id, self.new_id(), None, self.is_sampled(trace_id), False)
-        known_id, parent_id, sampled, debug = parent
-        trace_id = self.new_id() + self.new_id() if known_id is None else known_id
+        known_id, parent_id, sampled, debug = _NOBODY if parent is None else parent
+        trace_id = known_id or self.new_id() + self.new_id()
         if sampled is None:
             sampled = self.is_sampled(trace_id)
-        return RecordSpan(trace_id, self.new_id(), parent_id, sampled, debug)
+        try:
+            span_id = self._ids.pop()
+        except IndexError:
+            span_id = self.new_id()
+        span = RecordSpan(trace_id, span_id, parent_id, sampled)
+        if debug:
+            span.extras = Extras(debug=True)
+        return span
 
     def _report_first(self, payload: bytes) -> None:
         """Make the ring; a span that comes meanwhile, from a thread or a finalizer, waits in `_early`."""
