@@ -54,6 +54,9 @@ def connect(arguments: argparse.Namespace) -> Any:
         consumer_timeout_ms=int(arguments.idle_timeout_s * 1000),
         **settings,
     )
+    if arguments.mock:
+        # kafka-python 3.0 may lose a subscription that comes while it connects, and join without partitions.
+        consumer.topics()
     consumer.subscribe([arguments.topic], listener=Announce())
     return consumer
 

@@ -62,6 +62,9 @@ def connect(arguments: argparse.Namespace) -> tuple[Any, Any]:
         **common,
         **consuming,
     )
+    if arguments.mock:
+        # kafka-python 3.0 may lose a subscription that comes while it connects, and join without partitions.
+        consumer.topics()
     consumer.subscribe([arguments.orders_topic], listener=Announce())
     producer = KafkaProducer(**common, **producing)
     return consumer, producer
