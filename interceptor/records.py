@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from kaspan.interceptor.failures import suppress
@@ -34,8 +34,8 @@ def carrying_span(record_class: type) -> type:
 class RecordList(list[Any]):
     """The records of one partition from one poll; a span is open for each while it is looped over.
 
-    A record taken in another way (by index, by popping) gets its span, of no length, when it is taken; those
-    never taken get theirs when the list goes away, is emptied, or the consumer polls again.
+    A record taken in another way (by index, by popping, or replaced) gets its span, of no length, when it is
+    taken; those never taken get theirs when the list goes away, is emptied, or the consumer polls again.
     """
 
     __slots__ = ("__weakref__", "processing")
@@ -53,14 +53,21 @@ class RecordList(list[Any]):
         return self.processing.loop(self)
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self.take(at) for at in range(*index.indices(len(self)))]
-        return self.take(index)
+        found = super().__getitem__(index)
+        self._receive(found if isinstance(index, slice) else [found])
+        return found
 
     def pop(self, index: SupportsIndex = -1) -> Any:
         """Remove and return the record at `index`."""
-        self.take(index)
-        return super().pop(index)
+        record = super().pop(index)
+        self._receive([record])
+        return record
+
+    def remove(self, record: Any) -> None:
+        """Remove the first record that equals `record`."""
+        removed = self._at(self.index(record)) if record in self else []
+        super().remove(record)
+        self._receive(removed)
 
     def clear(self) -> None:
         """Remove all records."""
@@ -68,21 +75,31 @@ class RecordList(list[Any]):
         super().clear()
 
     def __delitem__(self, index: Any) -> None:
-        self.settle()
+        removed = self._at(index)
         super().__delitem__(index)
+        self._receive(removed)
 
-    def take(self, index: SupportsIndex) -> Any:
-        """The record at `index`, with its span: one of no length if it has none yet."""
-        record = super().__getitem__(index)
-        if self.processing.is_plain(record):
-            self.processing.received(record)
-        return record
+    def __setitem__(self, index: Any, records: Any) -> None:
+        removed = self._at(index)
+        super().__setitem__(index, records)
+        self._receive(removed)
+
+    def _at(self, index: Any) -> list[Any]:
+        """The records at an index or in a slice; none for one that list itself is about to refuse."""
+        try:
+            found = super().__getitem__(index)
+        except (IndexError, TypeError):
+            return []
+        return found if isinstance(index, slice) else [found]
+
+    def _receive(self, records: Iterable[Any]) -> None:
+        for record in records:
+            if self.processing.is_plain(record):
+                self.processing.received(record)
 
     def settle(self) -> None:
         """Give every record that was never looked at its span."""
-        for record in super().__iter__():
-            if self.processing.is_plain(record):
-                self.processing.received(record)
+        self._receive(super().__iter__())
 
     def __del__(self) -> None:
         try:
