@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 Propagator = Literal["b3", "b3multi", "tracecontext"]
+Operation = Literal["send", "receive"]
 Rate = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 Seconds = Annotated[
     float, Meta(gt=0, le=86_400, description="a number of seconds, more than 0 and at most 86400")
@@ -24,6 +25,24 @@ HttpUrl = Annotated[
         # Scheme, perhaps user:password@, a host (IPv6 in brackets), perhaps a port, perhaps a path.
         pattern=r"^https?://([^\s/?#@]+@)?(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?([/?#]\S*)?\Z",
         description="an address such as http://zipkin:9411",
+    ),
+]
+ListenAddress = Annotated[
+    str,
+    Meta(
+        # A host (IPv6 in brackets) and a port, or nothing.
+        pattern=r"^((\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+):[0-9]{1,5})?\Z",
+        description="an address and port such as 127.0.0.1:9412, or empty",
+    ),
+]
+OptionalPath = Annotated[
+    str, Meta(pattern=r"^(/[^\x00]*)?\Z", description="an absolute path, or empty for none")
+]
+Token = Annotated[
+    str,
+    Meta(
+        pattern=r"^([!-~]{8,})?\Z",
+        description="8 or more letters, digits and signs of ASCII without spaces, or empty for none",
     ),
 ]
 TopicTemplate = Annotated[
@@ -56,14 +75,36 @@ def default_spool_path() -> str:
     return f"{state}/kaspan/spool.db"
 
 
+def default_socket() -> str:
+    """Where the agent's unix socket is when nothing is set: where this user may make one, else nowhere."""
+    runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
+    return f"{runtime}/kaspan/agent.sock" if runtime and os.access(runtime, os.W_OK) else ""
+
+
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A map in the file: unknown keys are refused, since a misspelt key would silently do nothing."""
 
 
+class SamplingRule(_Section, frozen=True):
+    """Another rate for the traces that start with records of some topics."""
+
+    topic: Glob = "*"
+    operation: Operation | None = None
+    rate: Rate
+
+
 class Sampling(_Section, frozen=True):
-    """Which new traces are recorded; a decision that came with a record is kept."""
+    """Which new traces are recorded; a decision that came with a record is kept.
+
+    The first rule that matches decides, `rate` where none does; of what they let through, at most
+    `max_traces_per_s` are recorded.
+    """
 
     rate: Rate = 1.0
+    rules: tuple[SamplingRule, ...] = ()
+    max_traces_per_s: (
+        Annotated[float, Meta(gt=0, le=1e9, description="a number of traces a second, more than 0")] | None
+    ) = None
 
 
 class Propagation(_Section, frozen=True):
@@ -81,6 +122,8 @@ class Interceptor(_Section, frozen=True):
     ring_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024 * 1024 * 1024)] = 4 * 1024 * 1024
     propagation: Propagation = Propagation()
     sampling: Sampling = Sampling()
+    exclude_topics: tuple[Glob, ...] = ("__*",)
+    capture_headers: tuple[Glob, ...] = ()
     remote_service: TopicTemplate = "kafka"
 
 
@@ -154,9 +197,22 @@ class Drop(_Section, frozen=True, tag="drop", tag_field="type"):
 Processor = AddTags | Redact | RenameRemote | Drop
 
 
+class Tls(_Section, frozen=True):
+    """Certificate and key for agent.listen, files in PEM."""
+
+    cert: OptionalPath = ""
+    key: OptionalPath = ""
+
+
 class Agent(_Section, frozen=True):
     """What the agent beside the application does."""
 
+    listen: ListenAddress = "127.0.0.1:9412"
+    socket: OptionalPath = msgspec.field(default_factory=default_socket)
+    token: Token = ""
+    tls: Tls = Tls()
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
+    max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
     ring_dirs: tuple[AbsolutePath, ...] = msgspec.field(default_factory=lambda: (default_ring_dir(),))
     spool: Spool = msgspec.field(default_factory=Spool)
     batch: Batch = Batch()

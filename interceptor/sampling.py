@@ -1,0 +1,90 @@
+"""Which new traces are recorded, and which topics are traced at all."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from kaspan.config.schema import Operation, Sampling
+
+_EVERYTHING = 2**64
+_MAX_CACHED_TOPICS = 10_000
+
+
+class Sampler:
+    """Decides for a trace on which nobody has decided, by its first record's topic and operation.
+
+    A trace is recorded when the low 64 bits of its id are below a bound, as in OpenTelemetry's
+    TraceIdRatioBased: services with the same rate decide the same. `clock_s` is a monotonic clock.
+    """
+
+    def __init__(self, settings: Sampling, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._bound = _bound(settings.rate)
+        self._rules = [(rule.topic, rule.operation, _bound(rule.rate)) for rule in settings.rules]
+        self._bounds: dict[tuple[Operation, str], int] = {}
+        limit = settings.max_traces_per_s
+        self._limit = None if limit is None else _Limit(limit, clock_s)
+        self.takes_all = self._bound == _EVERYTHING and not self._rules and limit is None
+        """Whether every trace is recorded, so that nobody needs to ask."""
+
+    def takes(self, trace_id: bytes, operation: Operation, topic: str) -> bool:
+        """Whether the trace with this id (hex digits), which starts here, is recorded."""
+        bound = self._bound_of(operation, topic) if self._rules else self._bound
+        if bound != _EVERYTHING and int(trace_id[-16:], 16) >= bound:
+            return False
+        return self._limit is None or self._limit.takes()
+
+    def _bound_of(self, operation: Operation, topic: str) -> int:
+        found = self._bounds.get((operation, topic))
+        if found is not None:
+            return found
+        for glob, only, bound in self._rules:
+            if only in (None, operation) and fnmatchcase(topic, glob):
+                break
+        else:
+            bound = self._bound
+        if len(self._bounds) >= _MAX_CACHED_TOPICS:
+            self._bounds.clear()
+        self._bounds[operation, topic] = bound
+        return bound
+
+
+def _bound(rate: float) -> int:
+    return round(rate * _EVERYTHING)
+
+
+class _Limit:
+    """At most so many traces in each window: a second, or as long as one trace may take."""
+
+    def __init__(self, traces_per_s: float, clock_s: Callable[[], float]) -> None:
+        self._window_s = max(1.0, 1 / traces_per_s)
+        self._most = round(traces_per_s * self._window_s)
+        self._clock_s = clock_s
+        self._window = -1
+        self._taken = itertools.count()
+
+    def takes(self) -> bool:
+        # No lock: a finalizer that starts a trace could meet it held by the thread that it interrupts.
+        window = int(self._clock_s() / self._window_s)
+        if window != self._window:
+            self._window, self._taken = window, itertools.count()
+        return next(self._taken) < self._most
+
+
+class ExcludedTopics:
+    """The topics of which nothing is recorded, by globs; answers are kept, since topics are few."""
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        self._globs = tuple(globs)
+        self.known: dict[str, bool] = {}
+        """For a look before the call: True is excluded, False is not, missing is not known."""
+
+    def __contains__(self, topic: str) -> bool:
+        found = self.known.get(topic)
+        if found is None:
+            if len(self.known) >= _MAX_CACHED_TOPICS:
+                self.known.clear()
+            found = self.known[topic] = any(fnmatchcase(topic, glob) for glob in self._globs)
+        return found
