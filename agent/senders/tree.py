@@ -98,7 +98,8 @@ def render(trace_id: str, spans: Sequence[Span], width: int, late_spans: int = 0
         text.append("  ").append(line.guides, "dim")
         text.append(_name(span).ljust(name_cells - len(line.guides)), "red" if error is not None else "")
         offset_us = max(0, span.timestamp - start_us) if span.timestamp else None
-        text.append(_duration(offset_us).rjust(11), "dim").append(_duration(span.duration).rjust(11))
+        begun = _duration(offset_us) if offset_us is None else f"+{_duration(offset_us)}"
+        text.append(begun.rjust(11), "dim").append(_duration(span.duration).rjust(11))
         if bar_cells >= _MIN_BAR_CELLS and offset_us is not None:
             bar = _bar(offset_us, span.duration or 0, total_us, bar_cells)
             text.append("  ").append(bar, "red" if error is not None else colour)

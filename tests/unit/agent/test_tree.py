@@ -48,10 +48,10 @@ def test_trace_is_a_tree_with_services_starts_durations_and_bars() -> None:
     """Who did what, below what caused it, when, for how long, and where that lies in the whole."""
     assert lines(ORDER) == [
         "trace 463ac35c9f6413ad  4 spans  46.1 ms",
-        "  orders    do a              0.0 ms    12.4 ms  ━━━━━━",
-        "  shipping  └─ do b          13.0 ms    21.7 ms        ━━━━━━━━━━━━",
-        "  shipping     └─ do c       25.1 ms     8.0 ms               ━━━━",
-        "  mailer          └─ do d    34.0 ms    12.1 ms                   ━━━━━━━",
+        "  orders    do a             +0.0 ms    12.4 ms  ━━━━━━",
+        "  shipping  └─ do b         +13.0 ms    21.7 ms        ━━━━━━━━━━━━",
+        "  shipping     └─ do c      +25.1 ms     8.0 ms               ━━━━",
+        "  mailer          └─ do d   +34.0 ms    12.1 ms                   ━━━━━━━",
     ]
 
 
