@@ -85,7 +85,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A map in the file: unknown keys are refused, since a misspelt key would silently do nothing."""
 
 
-class SamplingRule(_Section, frozen=True):
+class SamplingRule(_Section, frozen=True, kw_only=True):
     """Another rate for the traces that start with records of some topics."""
 
     topic: Glob = "*"
