@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.ring import RingReceiver
@@ -16,6 +17,9 @@ from kaspan.agent.senders.base import Sender
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.spool import Spool
 from kaspan.config import schema
+
+if TYPE_CHECKING:
+    from kaspan.agent.receivers.collector import Collector
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SUPERVISION_S = 1.0
@@ -55,7 +59,9 @@ class _Worker(threading.Thread):
 class Agent:
     """All parts of one agent.
 
-    Raises SpoolError and RingDirectoryError when it cannot work with these settings.
+    `collector` is None where agent.listen and agent.socket are empty; until `start`, routes may be added to
+    its server. Raises SpoolError, RingDirectoryError and ListenError when the agent cannot work with these
+    settings.
     """
 
     def __init__(self, settings: schema.Agent) -> None:
@@ -69,16 +75,20 @@ class Agent:
         self.spool.register(sender.name for sender in senders)
         self._receiver = RingReceiver(directories, self.spool, batch.max_bytes, batch.flush_interval_s)
         self._deliveries = [Delivery(self.spool, sender, batch.max_bytes) for sender in senders]
-        self._receiving = _Worker("ring receiver", self._receiver.run)
+        self.collector = make_collector(settings, self.spool)
+        self._receiving = [_Worker("ring receiver", self._receiver.run)]
+        if self.collector is not None:
+            self._receiving.append(_Worker("http receiver", self.collector.server.run))
         self._sending = [_Worker(delivery.sender.name, delivery.run) for delivery in self._deliveries]
 
     def start(self) -> None:
         """Start all threads and say what the agent does."""
-        for worker in (*self._sending, self._receiving):
+        for worker in (*self._sending, *self._receiving):
             worker.start()
         _log.info(
-            "reads rings in %s; spool %s (%d spans in it); sends to %s",
+            "reads rings in %s; listens on %s; spool %s (%d spans in it); sends to %s",
             ", ".join(self._settings.ring_dirs),
+            ", ".join(self.collector.server.names) if self.collector else "nothing",
             self.spool.path,
             self.spool.spans,
             ", ".join(delivery.sender.name for delivery in self._deliveries),
@@ -87,16 +97,18 @@ class Agent:
     @property
     def has_failed(self) -> bool:
         """Whether a part has ended that should not have."""
-        return any(worker.has_failed for worker in (self._receiving, *self._sending))
+        return any(worker.has_failed for worker in (*self._receiving, *self._sending))
 
     def stop(self, wait: Callable[[Sequence[threading.Thread], float], bool]) -> None:
-        """Take what the rings hold, deliver what shutdown_timeout_s allows, and say what is left.
+        """Take what rings hold and clients are sending, deliver what shutdown_timeout_s allows, and report.
 
         `wait` waits for threads up to a time of the monotonic clock in seconds; False means stop at once.
         """
         deadline_s = time.monotonic() + self._settings.shutdown_timeout_s
         self._receiver.stop()
-        if not wait([self._receiving], deadline_s):
+        if self.collector is not None:
+            self.collector.server.stop()
+        if not wait(self._receiving, deadline_s):
             return
         for delivery in self._deliveries:
             delivery.drain()
@@ -105,14 +117,24 @@ class Agent:
         sent = ", ".join(
             f"{delivery.delivered_spans} to {delivery.sender.name}" for delivery in self._deliveries
         )
+        by_http = self.collector.taken_spans if self.collector else 0
         _log.info(
             "stopped: %d spans taken, sent %s, %d left in the spool",
-            self._receiver.taken_spans,
+            self._receiver.taken_spans + by_http,
             sent,
             self.spool.spans,
         )
-        if not any(worker.is_alive() for worker in (self._receiving, *self._sending)):
+        if not any(worker.is_alive() for worker in (*self._receiving, *self._sending)):
             self.spool.close()
+
+
+def make_collector(settings: schema.Agent, spool: Spool) -> Collector | None:
+    """Open what agent.listen and agent.socket name; nothing of HTTP is loaded when both are empty."""
+    if not settings.listen and not settings.socket:
+        return None
+    from kaspan.agent.receivers.collector import Collector
+
+    return Collector(settings, spool)
 
 
 def make_sender(settings: schema.Sender, batch: schema.Batch) -> Sender:

@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         # Here and not above: `--help` works without the agent's packages, and this says what to install.
         from kaspan.agent.hold import SpoolError
         from kaspan.agent.receivers.directory import RingDirectoryError
+        from kaspan.agent.receivers.errors import ListenError
         from kaspan.agent.server import Agent, keep_freed_memory, log_to_stderr, serve
 
         log_to_stderr()
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"kaspan agent: {error.name} is not installed: pip install 'kaspan[agent]'\n")
         return 2
-    except (SpoolError, RingDirectoryError) as error:
+    except (SpoolError, RingDirectoryError, ListenError) as error:
         sys.stderr.write(f"kaspan agent: {error}\n")
         return 2
     return serve(agent)
@@ -50,6 +51,7 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
         senders.append({"type": "console"})
     return {
         "agent.senders": senders or None,
+        "agent.listen": options.listen,
         "agent.ring_dirs": [os.path.abspath(path) for path in options.ring_dir] or None,
         "agent.spool.path": os.path.abspath(options.spool) if options.spool else None,
     }
@@ -73,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="read the rings in DIR; may be repeated",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help='take spans by HTTP there (default: 127.0.0.1:9412; "": nowhere)',
     )
     parser.add_argument("--spool", metavar="FILE", help="keep spans in FILE until they are delivered")
     return parser

@@ -216,6 +216,10 @@ def environment(directory: Path) -> dict[str, str]:
     kept["KASPAN_INTERCEPTOR__RING_DIR"] = f"{directory}/rings"
     kept["KASPAN_AGENT__RING_DIRS"] = f'["{directory}/rings"]'
     kept["KASPAN_AGENT__SPOOL__PATH"] = f"{directory}/spool.db"
+    # Another agent on this machine, or another demo, keeps its port and its socket.
+    kept["KASPAN_AGENT__LISTEN"] = kept["KASPAN_AGENT__SOCKET"] = ""
+    # An agent of the user's own may listen where it does by default.
+    kept["KASPAN_AGENT__LISTEN"] = kept["KASPAN_AGENT__SOCKET"] = ""
     if sys.stdout.isatty():
         # The agent prints into a file, which is shown when the run is over.
         kept.setdefault("FORCE_COLOR", "1")

@@ -20,7 +20,7 @@ def is_secret(key: str) -> bool:
 def mask(key: str, text: str) -> str:
     """Return a key's text as it may be shown: a secret, or the password in an address, as ***."""
     if is_secret(key):
-        return MASK
+        return MASK if text else ""
     user, at, host = text.rpartition("@")
     scheme, separator, user = user.rpartition("://")
     name, colon, _password = user.partition(":")
@@ -38,7 +38,7 @@ def _write(key: str, value: Any) -> str:
         return "{" + ", ".join(entries) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_write(key, item) for item in value) + "]"
-    if is_secret(key):
+    if is_secret(key) and value:
         return quote(MASK)
     if isinstance(value, str):
         return quote(mask(key, value))

@@ -94,6 +94,8 @@ class Deployment:
             "KASPAN_INTERCEPTOR__RING_DIR": str(self.ring_dir),
             "KASPAN_AGENT__RING_DIRS": f"[{self.ring_dir}]",
             "KASPAN_AGENT__SPOOL__PATH": str(self.spool_path),
+            "KASPAN_AGENT__LISTEN": "",
+            "KASPAN_AGENT__SOCKET": "",
             "KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S": "0.1",
         }
         self._running: list[Running] = []

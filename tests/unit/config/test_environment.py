@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 from kaspan.config import ConfigError, Settings, load
 from kaspan.config.keys import types, variable
 from kaspan.config.schema import ZipkinSender
+
+MEANS_SOMETHING_EMPTY = ("interceptor.remote_service", "agent.listen", "agent.socket")
 
 
 def refusal_of(environ: dict[str, str]) -> str:
@@ -43,7 +47,7 @@ def test_section_variable_sets_only_its_keys() -> None:
 
 def test_empty_variable_counts_as_not_set() -> None:
     """A deployment's template that leaves variables blank changes nothing."""
-    blank = {variable(key): "" for key in types() if key != "interceptor.remote_service"}
+    blank = {variable(key): "" for key in types() if key not in MEANS_SOMETHING_EMPTY}
     otel = ("SERVICE_NAME", "SDK_DISABLED", "PROPAGATORS", "TRACES_SAMPLER", "EXPORTER_ZIPKIN_ENDPOINT")
     blank.update({f"OTEL_{name}": "" for name in otel}, KASPAN_CONFIG="")
     assert load(None, blank).settings == Settings()
@@ -54,9 +58,11 @@ def test_blank_service_leaves_that_of_opentelemetry() -> None:
     assert load(None, {"KASPAN_SERVICE": "", "OTEL_SERVICE_NAME": "orders"}).settings.service == "orders"
 
 
-def test_blank_remote_service_is_none() -> None:
-    """The one key for which empty text means something can be set to it."""
-    assert load(None, {"KASPAN_INTERCEPTOR__REMOTE_SERVICE": ""}).settings.interceptor.remote_service == ""
+@pytest.mark.parametrize("key", MEANS_SOMETHING_EMPTY)
+def test_blank_remote_service_and_addresses_are_none(key: str) -> None:
+    """The keys for which empty text means something can be set to it."""
+    settings = load(None, {variable(key): ""}).settings
+    assert reduce(getattr, key.split("."), settings) == ""
 
 
 @pytest.mark.parametrize(
@@ -80,7 +86,7 @@ def test_blank_remote_service_is_none() -> None:
         ),
         ("KASPAN_AGENT__RING_DIRS", "[/a, b]", "agent.ring_dirs[1] is b; the rule is an absolute path"),
         ("KASPAN_AGENT__RING_DIRS", "[/a", "not YAML: while parsing a flow sequence"),
-        ("KASPAN_AGENT", "5", "agent is 5; the rule is a map with keys among ring_dirs, spool"),
+        ("KASPAN_AGENT", "5", "agent is 5; the rule is a map with keys among listen, socket, token"),
         ("KASPAN_SERVICE", "caf\udce9", "service is 'caf\\udce9'; the rule is text"),
     ],
 )

@@ -13,7 +13,7 @@ from kaspan.config.environment import NOT_SETTINGS
 from kaspan.config.keys import leaves, rule, types, variable
 
 REFERENCE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text(encoding="utf-8")
-DEPENDS_ON_THE_USER = {"interceptor.ring_dir", "agent.ring_dirs", "agent.spool.path"}
+DEPENDS_ON_THE_USER = {"interceptor.ring_dir", "agent.ring_dirs", "agent.socket", "agent.spool.path"}
 
 
 def row_of(key: str) -> list[str]:

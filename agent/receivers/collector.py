@@ -1,0 +1,119 @@
+"""POST /api/v2/spans as Zipkin's HTTP collector answers it; 202 means that the spans are safe on disk.
+
+Source: zipkin2-api.yaml, and ZipkinHttpCollector of Zipkin 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import zlib
+from collections.abc import Iterator
+
+from kaspan.agent.database import SpoolFull
+from kaspan.agent.receivers.commit import GroupCommit
+from kaspan.agent.receivers.exchange import Answer, Request, no
+from kaspan.agent.receivers.http import HELD_BODIES, FatalError, HttpServer
+from kaspan.agent.receivers.listener import open_listeners
+from kaspan.agent.receivers.proto3 import proto3_batches
+from kaspan.agent.receivers.reader import InvalidSpansError
+from kaspan.agent.receivers.validation import json_batches
+from kaspan.agent.spool import Batch, Spool
+from kaspan.config import schema
+
+PATH = "/api/v2/spans"
+V1_PATH = "/api/v1/spans"
+RETRY_S = 5
+"""How long a client is asked to wait when the spool is full."""
+
+_ACCEPTED = Answer(202)
+_GZIP_WINDOW_BITS = 31  # 15, the largest there is, and 16 for gzip's own head and tail
+_ONLY_V2 = "kaspan takes Zipkin's JSON v2 and proto3 at /api/v2/spans"
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class Collector:
+    """Takes spans by HTTP into a spool. `taken_spans` counts those that are safe there.
+
+    `server` listens where the settings say; others may add routes to it. Raises ListenError.
+    """
+
+    def __init__(self, settings: schema.Agent, spool: Spool) -> None:
+        self.taken_spans = 0
+        self._row_bytes = settings.batch.max_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        self._commits = GroupCommit(spool, self._row_bytes)
+        self._is_full = False
+        self.server = HttpServer(
+            open_listeners(settings), settings.max_body_bytes, settings.max_connections, settings.token
+        )
+        self.server.add("POST", PATH, self.take)
+        self.server.add("POST", V1_PATH, self.refuse_v1)
+
+    async def refuse_v1(self, request: Request) -> Answer:
+        """Name what is missing: Zipkin still takes its first format."""
+        format_ = "Thrift" if _content_type(request) == "application/x-thrift" else "JSON v1"
+        return no(415, "format", f"{format_} is not supported: {_ONLY_V2}")
+
+    async def take(self, request: Request) -> Answer:
+        """Store the spans of a body, and then say so."""
+        content_type = _content_type(request)
+        if content_type == "application/x-thrift":
+            return no(415, "format", f"Thrift is not supported: {_ONLY_V2}")
+        if self._commits.waiting_bytes > self._max_body_bytes * HELD_BODIES:
+            return no(429, "busy", "The disk is too slow for what comes", ("Retry-After", "1"))
+        try:
+            body = self._content(request)
+            read = proto3_batches if content_type == "application/x-protobuf" else json_batches
+            batches = await _all(read(body, self._row_bytes))
+        except InvalidSpansError as invalid:
+            refusal = {400: "invalid", 413: "too large", 415: "format"}[invalid.status]
+            return no(invalid.status, refusal, str(invalid))
+        return await self._store(batches) if batches else _ACCEPTED
+
+    def _content(self, request: Request) -> bytes:
+        body = request.body
+        if not body or "gzip" not in request.headers.get("content-encoding", ""):
+            return body
+        unzipping = zlib.decompressobj(_GZIP_WINDOW_BITS)
+        try:
+            body = unzipping.decompress(body, self._max_body_bytes + 1)
+        except zlib.error as error:
+            raise InvalidSpansError(f"Cannot gunzip spans: {error}") from error
+        if len(body) > self._max_body_bytes:
+            raise InvalidSpansError(
+                f"A body may have {self._max_body_bytes} bytes (agent.max_body_bytes) when it is unpacked",
+                413,
+            )
+        if not unzipping.eof:
+            raise InvalidSpansError("Cannot gunzip spans: the body ends too soon")
+        return body
+
+    async def _store(self, batches: list[Batch]) -> Answer:
+        try:
+            await self._commits.put(batches)
+        except SpoolFull as full:
+            if not self._is_full:
+                _log.warning("spans by HTTP are answered 429: %s", full)
+            self._is_full = True
+            return no(429, "spool full", str(full), ("Retry-After", str(RETRY_S)))
+        except Exception as error:
+            raise FatalError(f"the spool failed: {error}") from error
+        self._is_full = False
+        self.taken_spans += sum(batch.spans for batch in batches)
+        return _ACCEPTED
+
+
+async def _all(batches: Iterator[Batch]) -> list[Batch]:
+    """Read a large body piece by piece, so that others have their turn."""
+    read: list[Batch] = []
+    for batch in batches:
+        if read:
+            await asyncio.sleep(0)
+        read.append(batch)
+    return read
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,0 +1,201 @@
+"""The HTTP server of the agent: one thread, one event loop, any number of routes."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from email.utils import formatdate
+
+import uvloop
+
+from kaspan.agent.receivers.connection import Connection
+from kaspan.agent.receivers.exchange import Answer, Handler, Request, no
+from kaspan.agent.receivers.listener import Listener
+
+SWEEP_S = 1.0
+"""How often the connections' deadlines are looked at: one timer for all."""
+DRAIN_S = 2.0
+"""How long requests that are under way when the agent stops are waited for."""
+TLS_HANDSHAKE_S = 10.0
+HELD_BODIES = 2
+"""So many bodies of the largest size are held at a time, whoever sends them; beyond that, 429."""
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class FatalError(Exception):
+    """What a handler raises when the agent cannot go on; the cause is the error."""
+
+
+class HttpServer:
+    """Answers what comes through `listeners`, by the routes that were added before `run`.
+
+    `run` serves until `stop`, then answers what is under way. `refusals` counts requests that were not
+    taken, by reason. With a `token`, whoever is not trusted must bear it.
+    """
+
+    def __init__(
+        self, listeners: Sequence[Listener], max_body_bytes: int, max_connections: int, token: str
+    ) -> None:
+        self.refusals: Counter[str] = Counter()
+        self.is_stopping = False
+        self.date = formatdate(usegmt=True)
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._listeners = listeners
+        self._max_body_bytes = max_body_bytes
+        self._max_connections = max_connections
+        self._authorization = f"Bearer {token}".encode() if token else b""
+        self._routes: dict[str, dict[str, tuple[Handler, bool]]] = {}
+        self._connections: set[Connection] = set()
+        self._held_bytes = 0
+        self._is_crowded = False
+        self._failure: FatalError | None = None
+        self._stopped = asyncio.Event()
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """Where it listens, as addresses."""
+        return [listener.name for listener in self._listeners]
+
+    def add(self, method: str, path: str, handler: Handler, needs_token: bool = True) -> None:
+        """Have `handler` answer the requests of a method and path. It runs in the event loop."""
+        self._routes.setdefault(path, {})[method] = (handler, needs_token)
+
+    def run(self) -> None:
+        """Serve until `stop` is called. Raises what made it impossible to go on."""
+        try:
+            self.loop.run_until_complete(self._serve())
+        finally:
+            with self._lock:
+                self.loop.close()
+            for listener in self._listeners:
+                listener.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Have `run` finish what is under way and return; may be called from any thread."""
+        with self._lock:
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _serve(self) -> None:
+        servers = [await self._listen(listener) for listener in self._listeners]
+        sweeping = self.loop.create_task(self._sweep())
+        await self._stopped.wait()
+        self.is_stopping = True
+        for server in servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.close()
+        deadline_s = self.loop.time() + DRAIN_S
+        while self._connections and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+        for connection in list(self._connections):
+            connection.abort()
+        sweeping.cancel()
+
+    async def _listen(self, listener: Listener) -> asyncio.AbstractServer:
+        def connect() -> Connection:
+            return Connection(self, is_trusted=bool(listener.path))
+
+        handshake_s = TLS_HANDSHAKE_S if listener.tls else None
+        if listener.path:
+            return await self.loop.create_unix_server(connect, sock=listener.socket)
+        return await self.loop.create_server(
+            connect, sock=listener.socket, ssl=listener.tls, ssl_handshake_timeout=handshake_s
+        )
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.date = formatdate(usegmt=True)
+            now_s = self.loop.time()
+            for connection in list(self._connections):
+                if connection.deadline_s <= now_s:
+                    connection.time_out()
+
+    # What connections call.
+
+    def connected(self, connection: Connection) -> None:
+        """Take in a connection; where there are too many, the one that has been quiet longest goes."""
+        self._connections.add(connection)
+        if len(self._connections) <= self._max_connections:
+            self._is_crowded = False
+            return
+        if not self._is_crowded:
+            self._is_crowded = True
+            _log.warning(
+                "more than %d connections: the quietest are closed; see agent.max_connections",
+                self._max_connections,
+            )
+        self.refusals["connections"] += 1
+        quiet = [other for other in self._connections if not other.is_answering and other is not connection]
+        min(quiet, key=lambda other: other.since_s, default=connection).abort()
+
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        self._connections.discard(connection)
+
+    def refuse_head(self, request: Request) -> Answer | None:
+        """Refuse a request before its body is read: from strangers, or when it says that it is too large."""
+        _, needs_token = self._routes.get(request.path, {}).get(request.method, (None, True))
+        if self._authorization and needs_token and not request.is_trusted:
+            given = request.headers.get("authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, self._authorization):
+                reason = "agent.token is set: send it as Authorization: Bearer TOKEN"
+                return no(401, "unauthorized", reason, ("WWW-Authenticate", "Bearer"))
+        announced = int(request.headers.get("content-length", 0))
+        return self._refuse_size(announced, announced)
+
+    def hold(self, size: int, body_bytes: int) -> Answer | None:
+        """Count `size` more bytes of a body that has `body_bytes` now, unless they are too many."""
+        answer = self._refuse_size(size, body_bytes)
+        if answer is None:
+            self._held_bytes += size
+        return answer
+
+    def _refuse_size(self, size: int, body_bytes: int) -> Answer | None:
+        if body_bytes > self._max_body_bytes:
+            reason = f"A body may have {self._max_body_bytes} bytes (agent.max_body_bytes)"
+            return no(413, "too large", reason)
+        if self._held_bytes + size > self._max_body_bytes * HELD_BODIES:
+            return no(429, "busy", "Too many bodies are on their way", ("Retry-After", "1"))
+        return None
+
+    def let_go(self, size: int) -> None:
+        """Count that bytes of a body are gone."""
+        self._held_bytes -= size
+
+    def refused(self, answer: Answer) -> None:
+        """Count an answer that refuses a request."""
+        self.refusals[answer.refusal] += 1
+
+    async def answer(self, request: Request) -> Answer:
+        """Answer a whole request. Never raises."""
+        methods = self._routes.get(request.path)
+        if methods is None:
+            answer = no(404, "path", f"There is nothing at {request.path[:200]}")
+        elif request.method not in methods:
+            allowed = ", ".join(methods)
+            answer = no(405, "method", f"The methods here are {allowed}", ("Allow", allowed))
+        else:
+            answer = await self._handle(methods[request.method][0], request)
+        if answer.refusal:
+            self.refused(answer)
+        return answer
+
+    async def _handle(self, handler: Handler, request: Request) -> Answer:
+        try:
+            return await handler(request)
+        except FatalError as error:
+            self._failure = self._failure or error
+            self._stopped.set()
+        except Exception:  # noqa: BLE001 (said here, and to the client; the others are served on)
+            _log.exception("%s %s failed", request.method, request.path)
+        return no(500, "failure", "The agent failed at this; its log says how")

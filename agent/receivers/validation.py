@@ -1,0 +1,152 @@
+"""Zipkin's rules for a JSON list of spans: decides in C what nearly every body needs, and no more.
+
+A body that this finds right is right for Zipkin, and is passed on as it came. One that it does not is read
+again by `reader`, which does all that Zipkin does and can say what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from kaspan.agent.receivers.reader import InvalidSpansError, read_list
+from kaspan.agent.spool import SEPARATOR, Batch
+
+LENIENT_BYTES = 1024 * 1024
+"""A larger body must be JSON to the letter: reading it as Zipkin does takes ten times its size in memory."""
+
+_HEX_DIGITS = b"0123456789abcdef"
+_ZERO_TRACE_IDS = frozenset("0" * length for length in range(1, 33))
+_ZERO_ID = "0" * 16
+_V1_SIGN = b'yAnnotations"'
+_THRIFT_SIGNS = (b"\x0c", b"\x0b")  # of structs a list, as Thrift's binary protocol begins; of text a field
+
+_Micros = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_TraceId = Annotated[str, Meta(min_length=1, max_length=32)]
+_Id = Annotated[str, Meta(min_length=1, max_length=16)]
+
+
+class _Endpoint(msgspec.Struct, gc=False, rename="camel"):
+    service_name: str | None = None
+    ipv4: str | None = None
+    ipv6: str | None = None
+    port: Annotated[int, Meta(ge=-(2**31), le=0xFFFF)] | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    timestamp: _Micros
+    value: str
+
+
+class _Span(msgspec.Struct, gc=False, rename="camel"):
+    # Not wire.span's: this one is never read, so it need not be pleasant, and what it refuses is the point.
+    trace_id: _TraceId
+    id: _Id
+    parent_id: _Id | None = None
+    kind: Literal["CLIENT", "SERVER", "PRODUCER", "CONSUMER"] | None = None
+    name: str | None = None
+    timestamp: _Micros | None = None
+    duration: _Micros | None = None
+    local_endpoint: _Endpoint | None = None
+    remote_endpoint: _Endpoint | None = None
+    annotations: list[_Annotation] | None = None
+    tags: dict[str, str] | None = None
+    debug: bool | None = None
+    shared: bool | None = None
+
+
+_decode = msgspec.json.Decoder(list[_Span]).decode
+_take_apart = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def json_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
+    """Check a body and give its spans in batches of about `row_bytes`, byte for byte as they came.
+
+    Only line breaks between tokens become spaces, since SEPARATOR is how batches come apart. A body without
+    spans gives nothing. Raises InvalidSpansError where Zipkin would refuse the body, and then nothing that
+    was given before may be used.
+    """
+    if not body:
+        return
+    _refuse_other_formats(body)
+    if len(body) <= row_bytes:
+        yield from _checked(body)
+        return
+    try:
+        spans = _take_apart(body)
+    except _NOT_JSON as error:
+        if len(body) > LENIENT_BYTES:
+            raise InvalidSpansError(f"Malformed reading List<Span> from json: {error}") from error
+        yield from _checked(body)
+        return
+    start, size = 0, 0
+    for index, span in enumerate(spans):
+        size += memoryview(span).nbytes + 1
+        if size >= row_bytes or index == len(spans) - 1:
+            yield from _checked(b"[" + b",".join(spans[start : index + 1]) + b"]", start)
+            start, size = index + 1, 0
+
+
+def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
+    """Give the batch of one list, whose first span is the `first` of the whole body."""
+    spans = _count_if_plainly_valid(body)
+    if spans is None:
+        read = read_list(body, first)
+        spans = len(read)
+        try:
+            _take_apart(body)
+        except _NOT_JSON:
+            # What only Zipkin's reader takes for JSON is passed on in a form that everyone does.
+            if read:
+                yield Batch(spans, SEPARATOR.join(msgspec.json.encode(span) for span in read))
+            return
+    if spans:
+        body = body[1 : body.rindex(b"]")]
+        yield Batch(spans, body.replace(b"\n", b" ") if b"\n" in body else body)
+
+
+def _count_if_plainly_valid(body: bytes) -> int | None:
+    """Return how many spans there are if all are right beyond doubt, else None."""
+    try:
+        spans = _decode(body)
+    except _NOT_JSON:
+        return None
+    trace_ids = {span.trace_id for span in spans}
+    ids = [span.id for span in spans]
+    parent_ids = [span.parent_id for span in spans if span.parent_id is not None]
+    text = "".join(chain(trace_ids, ids, parent_ids))
+    if not text.isascii() or text.encode().translate(None, _HEX_DIGITS):
+        return None
+    if _ZERO_ID in ids or not _ZERO_TRACE_IDS.isdisjoint(trace_ids):
+        return None
+    # Of a key that comes twice only the last value was seen above, and Zipkin checks each.
+    if body.count(b'"traceId"') != len(spans) or body.count(b'"id"') != len(spans):
+        return None
+    return len(spans) if body.count(b'"parentId"') == len(parent_ids) else None
+
+
+def _refuse_other_formats(body: bytes) -> None:
+    first = body[:1]
+    if first in _THRIFT_SIGNS:
+        raise InvalidSpansError(
+            "Expected a JSON_V2 encoded list, but received: THRIFT; kaspan takes Zipkin's JSON v2 and proto3",
+            415,
+        )
+    if first == b"\n" and body.lstrip()[:1] != b"[":
+        raise InvalidSpansError(
+            "Malformed reading List<Span> from json: this looks like proto3, which comes with the header "
+            "Content-Type: application/x-protobuf"
+        )
+    if first != b"[":
+        raise InvalidSpansError("Expected a JSON_V2 encoded list: the first byte must be [")
+    if _V1_SIGN in body:
+        raise InvalidSpansError(
+            "Expected a JSON_V2 encoded list, but received: JSON_V1; kaspan takes Zipkin's JSON v2 and "
+            "proto3, so set the client to v2",
+            415,
+        )
