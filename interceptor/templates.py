@@ -6,6 +6,7 @@ instead of bytes twice as much (RATIONALE.md).
 
 from __future__ import annotations
 
+from codecs import utf_8_decode
 from collections.abc import Iterable
 from json.encoder import encode_basestring_ascii
 
@@ -96,16 +97,18 @@ def error_part(error: BaseException) -> bytes:
 
 def key_part(key: object) -> bytes:
     """The tag of a record's key, if it is text that a person can read: str, or bytes of printable UTF-8."""
-    if not key:
+    if key is None:
         return b""
     if type(key) is bytes and len(key) <= MAX_KEY_BYTES and not key.translate(None, _PLAIN):
-        return b',"kafka.key":"' + key + b'"'
+        return b',"kafka.key":"' + key + b'"' if key else b""
     if isinstance(key, bytes):
         try:
-            key = key[:MAX_KEY_BYTES].decode()
+            # A character that the limit cuts in two is left out.
+            key, _ = utf_8_decode(key[:MAX_KEY_BYTES], "strict", len(key) <= MAX_KEY_BYTES)
         except UnicodeDecodeError:
             return b""
-    if not isinstance(key, str) or not key.isprintable():
+    # A key may be any object, and some raise when asked whether they are true.
+    if not isinstance(key, str) or not key or not key.isprintable():
         return b""
     return tag_part("kafka.key", key[:MAX_KEY_BYTES])
 

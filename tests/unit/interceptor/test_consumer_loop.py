@@ -238,6 +238,48 @@ def test_loop_that_is_left_goes_on_where_it_was(application: Any) -> None:
     assert offsets(application.take()) == [0, 1, 2, 3]
 
 
+def test_loop_and_next_may_alternate(application: Any) -> None:
+    """A record taken by next() inside of a loop has a span of its own, and each is ended once."""
+    consumer = application.consumer(application.records(4))
+    seen = []
+    for record in consumer:
+        seen += [record.offset, next(consumer).offset]
+    consumer.close()
+
+    assert seen == [0, 1, 2, 3]
+    assert sorted(offsets(application.take())) == [0, 1, 2, 3]
+
+
+def test_two_consumers_interleaved_by_zip_leave_nothing_current(application: Any) -> None:
+    """Of two loops that take turns each record is one span, the record taken last is current, and after
+    them none.
+    """
+    orders = application.consumer(application.records(3))
+    rates = application.consumer(application.records(3, topic="rates"))
+    seen = [current() for _ in zip(orders, rates, strict=True)]
+
+    assert current() is None
+    spans = application.take()
+    assert sorted(offsets(spans)) == [0, 0, 1, 1, 2, 2]
+    last = [(span.trace_id, span.id) for span in spans if span.tags["kafka.topic"] == "rates"]
+    assert seen == last
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_consumers_interleaved_by_next_leave_nothing_current(application: Any, first: int) -> None:
+    """In whichever order two consumers with a record in work are closed, none of them stays current."""
+    consumers = [application.consumer(application.records(3, topic=topic)) for topic in ("orders", "rates")]
+    for _ in range(2):
+        for consumer in consumers:
+            next(consumer)
+    consumers[first].close()
+    assert current() is not None
+    consumers[1 - first].close()
+
+    assert current() is None
+    assert sorted(offsets(application.take())) == [0, 0, 1, 1]
+
+
 def test_next_ends_the_span_of_the_record_before(application: Any) -> None:
     """Between two calls of next() the record is in work; with the second call its span ends."""
     consumer = application.consumer(application.records(2))
@@ -440,6 +482,23 @@ def test_record_without_key_has_no_key_tag(application: Any) -> None:
         pass
 
     assert ["kafka.key" in span.tags for span in application.take()] == [False] * len(keys)
+
+
+class Unasked:
+    """A key that a deserializer made, of which nothing may be asked."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    __eq__ = __len__ = __str__ = __bool__  # type: ignore[assignment]
+
+
+def test_key_that_raises_on_every_question_loses_no_span(application: Any) -> None:
+    """A key may be any object, such as an array that has no truth value."""
+    for _ in application.consumer([application.record(key=Unasked())]):
+        pass
+
+    assert offsets(application.take()) == [0]
 
 
 @pytest.mark.parametrize("topic", ["100%", "%s%d", 'say "orders"', "Zürich", "a\\b", "{topic}"])

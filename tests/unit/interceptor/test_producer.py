@@ -149,6 +149,8 @@ KEYS: dict[str, tuple[Any, str | None]] = {
     "with a line's end": (b"a\nb", None),
     "a bytearray": (bytearray(b"order-7"), None),
     "long": (b"k" * 1000, "k" * 256),
+    "long, cut off inside a character": (b"k" + "ü".encode() * 500, "k" + "ü" * 127),
+    "long, and not UTF-8 before it is cut off": (b"\xff" * 1000, None),
 }
 
 
