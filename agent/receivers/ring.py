@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.directory import RingDirectory, RingDirectoryError, is_unlocked
 from kaspan.agent.receivers.file import RingFile
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
@@ -45,7 +46,7 @@ class RingReceiver:
 
     `tick` does one round and never blocks but for the disk; `run` calls it until `stop`, and drains all
     rings once more after that. When the spool is full rings are left unread, and their writers count what
-    they drop. `taken_spans` counts what is safe in the spool.
+    they drop. `taken_spans` counts what is safe in the spool. Without a `chain` spans are not decoded.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class RingReceiver:
         batch_bytes: int,
         flush_interval_s: float,
         clock_s: Callable[[], float] = time.monotonic,
+        chain: Chain | None = None,
     ) -> None:
         self.taken_spans = 0
         self.lost_bytes = 0
@@ -63,6 +65,8 @@ class RingReceiver:
         self._batch_bytes = batch_bytes
         self._flush_interval_s = flush_interval_s
         self._clock_s = clock_s
+        self._chain = chain
+        self._tally = Tally()
         self._stopping = threading.Event()
         self._watched: dict[str, _Watched] = {}
         self._bad: dict[str, int] = {}
@@ -149,7 +153,9 @@ class RingReceiver:
         if lost is not None:
             self.lost_bytes += watched.ring.position - before
             _log.warning("ring %s of %s is damaged: %s", watched.path, watched.ring.service, lost)
-        return payloads if watched.ring.position > before else None
+        if watched.ring.position == before:
+            return None
+        return payloads if self._chain is None else self._chain.process(payloads, self._tally)
 
     def _commit(
         self, batches: list[Batch], spans: list[bytes], moved: dict[str, _Watched], now_s: float
@@ -164,11 +170,15 @@ class RingReceiver:
             self._warn_once("spool", f"rings are left unread: {full}")
             for path, watched in moved.items():
                 watched.ring.position = self._positions[path]
+            self._tally = Tally()
             self._retry_s = now_s + SCAN_S
             return False
         if self._warnings.pop("spool", None):
             _log.info("the spool takes spans again")
         self.taken_spans += sum(batch.spans for batch in batches)
+        if self._chain is not None:
+            self._chain.count(self._tally)
+            self._tally = Tally()
         self._positions.update(positions)
         for watched in moved.values():
             watched.ring.publish()

@@ -1,0 +1,113 @@
+"""All processors of an agent, one after the other, over the spans of a batch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from kaspan.agent.processors.base import Processor, Verdict
+from kaspan.agent.processors.decode import decode
+from kaspan.agent.spool import SEPARATOR, Batch
+
+UNREADABLE = "unreadable"
+"""Counted for what is no span at all, under this name in place of a processor's type."""
+
+_log = logging.getLogger("kaspan.agent")
+_take_apart = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass
+class Tally:
+    """What processors did to spans that are not stored yet: numbers of spans by processor type.
+
+    `dropped` by rule; `refused`, dropped because a guard failed on them; `failed`, passed on unchanged by
+    the processor that failed.
+    """
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Add the numbers of another one."""
+        self.dropped.update(other.dropped)
+        self.refused.update(other.refused)
+        self.failed.update(other.failed)
+
+
+class Chain:
+    """Runs `processors` in their order. Any thread may call it; it never blocks and never raises for a span.
+
+    A span that a processor fails on passes that one unchanged, unless it is a guard: then the span is
+    dropped. What is no span at all is dropped if there is a guard, since nobody can say what is in it.
+    `total` is what was done to spans that were stored.
+    """
+
+    def __init__(self, processors: Sequence[Processor]) -> None:
+        self._processors = tuple(processors)
+        self._has_guard = any(processor.is_guard for processor in processors)
+        self._lock = threading.Lock()
+        self._seen_failures: set[tuple[str, str]] = set()
+        self.total = Tally()
+
+    def process(self, spans: Iterable[bytes], tally: Tally) -> list[bytes]:
+        """Return the spans that are left, each as it came unless something changed it; counts into `tally`.
+
+        With a guard every span is written anew: a key given twice, or one that Zipkin does not know, is in
+        the bytes and in nothing that the guard sees.
+        """
+        processed = (self._process(span, tally) for span in spans)
+        return [span for span in processed if span is not None]
+
+    def process_batch(self, batch: Batch, tally: Tally) -> list[Batch]:
+        """Do the same to a batch, whose body is a JSON list without brackets; nothing if no span is left."""
+        spans = self.process(map(bytes, _take_apart(b"[" + batch.body + b"]")), tally)
+        return [Batch(len(spans), SEPARATOR.join(spans))] if spans else []
+
+    def count(self, tally: Tally) -> None:
+        """Add to the totals what was done to spans that are now stored, or gone."""
+        with self._lock:
+            self.total.add(tally)
+
+    def _process(self, payload: bytes, tally: Tally) -> bytes | None:
+        try:
+            span = decode(payload)
+        except ValueError as error:
+            self._warn(UNREADABLE, self._has_guard, f"it {error}")
+            (tally.refused if self._has_guard else tally.failed)[UNREADABLE] += 1
+            return None if self._has_guard else payload
+        is_changed = self._has_guard
+        for processor in self._processors:
+            try:
+                verdict = processor.process(span)
+            except Exception as error:  # noqa: BLE001 (counted, said, and the span passes or is dropped)
+                # Not the error's text, which may quote what must not be stored.
+                self._warn(processor.type, processor.is_guard, type(error).__name__)
+                (tally.refused if processor.is_guard else tally.failed)[processor.type] += 1
+                if processor.is_guard:
+                    return None
+                continue
+            if verdict is Verdict.DROPPED:
+                tally.dropped[processor.type] += 1
+                return None
+            is_changed = is_changed or verdict is Verdict.CHANGED
+        return _encode(span) if is_changed else payload
+
+    def _warn(self, processor_type: str, is_refused: bool, why: str) -> None:
+        """Say the first of each kind; all are counted."""
+        if (processor_type, why) in self._seen_failures:
+            return
+        self._seen_failures.add((processor_type, why))
+        became = "dropped, since it cannot be redacted" if is_refused else "passed on as it was"
+        _log.warning(
+            "agent.processors: a span is %s: %s (%s); more of these are only counted",
+            became,
+            processor_type,
+            why,
+        )

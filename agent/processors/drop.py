@@ -1,0 +1,37 @@
+"""The processor `drop`: keeps spans that nobody wants out of the spool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kaspan.agent.processors.base import Processor, Verdict, topic_of
+from kaspan.agent.processors.globs import Globs
+from kaspan.wire.span import Span
+
+
+class Drop(Processor):
+    """Drops a span that fits one of the globs of every kind that has any.
+
+    Services and span names fit in any case, since Zipkin writes them in lower case; topics as they are.
+    """
+
+    type = "drop"
+
+    def __init__(self, services: Sequence[str], topics: Sequence[str], names: Sequence[str]) -> None:
+        self._services = Globs(services, ignore_case=True) if services else None
+        self._topics = Globs(topics, ignore_case=False) if topics else None
+        self._names = Globs(names, ignore_case=True) if names else None
+
+    def process(self, span: Span) -> Verdict:
+        """Drop the span if it fits."""
+        local = span.local_endpoint
+        fits = (
+            _fits(self._services, local.service_name if local else None)
+            and _fits(self._topics, topic_of(span.tags))
+            and _fits(self._names, span.name)
+        )
+        return Verdict.DROPPED if fits else Verdict.KEPT
+
+
+def _fits(globs: Globs | None, text: str | None) -> bool:
+    return globs is None or (text is not None and globs.fit(text))

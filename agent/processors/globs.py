@@ -1,0 +1,28 @@
+"""Globs over names that repeat: tags, services, topics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import translate
+
+_REMEMBERED_NAMES = 10_000  # names come from strangers, who may invent new ones for ever
+
+
+class Globs:
+    """Globs of which a name must fit one; * and ? stand for any text and any one character."""
+
+    def __init__(self, globs: Iterable[str], ignore_case: bool) -> None:
+        flags = re.IGNORECASE if ignore_case else 0
+        # Globs cannot make Python's expressions backtrack without end: `translate` writes them so.
+        self._match = re.compile("|".join(map(translate, globs)), flags).match
+        self._fitting: dict[str, bool] = {}
+
+    def fit(self, name: str) -> bool:
+        """Whether one of the globs stands for the whole name."""
+        fits = self._fitting.get(name)
+        if fits is None:
+            if len(self._fitting) >= _REMEMBERED_NAMES:
+                self._fitting.clear()
+            fits = self._fitting[name] = self._match(name) is not None
+        return fits
