@@ -7,7 +7,7 @@ from typing import Any
 
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.records import RecordList
-from kaspan.interceptor.span import RecordSpan
+from kaspan.interceptor.span import PassedSpan, RecordSpan
 from kaspan.interceptor.templates import (
     Tags,
     extras_parts,
@@ -72,8 +72,12 @@ class Processing:
         self._lanes: dict[tuple[str, int], Lane] = {}
 
     def is_plain(self, record: Any) -> bool:
-        """Whether the record came from kafka-python just now, without a span yet."""
-        return type(record) is self.record_class and record.kaspan_span is None
+        """Whether the record came from kafka-python just now, without a span yet, and should have one."""
+        return (
+            type(record) is self.record_class
+            and record.kaspan_span is None
+            and record.topic not in self.tracing.excluded
+        )
 
     def loop(self, records: RecordList) -> ListLoop:
         """Iterate over what poll() returned."""
@@ -87,7 +91,10 @@ class Processing:
         tracing = self.tracing
         headers = record.headers
         parent = tracing.propagation.extract(headers) if headers else None
-        record.kaspan_span = span = tracing.child_of(parent or tracing.current())
+        span = tracing.child_of(parent or tracing.current(), "receive", record.topic)
+        if tracing.captured and headers and span.sampled:
+            span.set_attributes(dict(tracing.captured.tags(headers)))
+        record.kaspan_span = span
         return span
 
     def received(self, record: Any) -> None:
@@ -187,7 +194,7 @@ class Cursor:
 
     def __init__(self, processing: Processing) -> None:
         self._processing = processing
-        self._span: RecordSpan | None = None
+        self._span: Any = None
         self._record: Any = None
 
     def open(self, record: Any) -> Any:
@@ -203,7 +210,14 @@ class Cursor:
             span = record.kaspan_span
             self._reported = span is not None
             if span is None:
-                span = processing.start(record)
+                excluded = processing.tracing.excluded
+                if excluded.known.get(record.topic) is not False and record.topic in excluded:
+                    if not record.headers:
+                        return record
+                    self._reported = True
+                    span = PassedSpan(processing.tracing.propagation.extract, record.headers)
+                else:
+                    span = processing.start(record)
             self._before, self._during = processing.tracing.scope.enter(span)
             self._record = record
             self._timestamp_ns = time_ns()

@@ -10,6 +10,7 @@ from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.span import RecordSpan
 from kaspan.interceptor.templates import (
     error_part,
+    extras_parts,
     key_part,
     ordinary_template,
     parent_part,
@@ -83,22 +84,33 @@ class ProducerState:
             return args, None  # kafka-python refuses these, and its words are the ones the caller knows
         tracing = self.tracing
         parent = tracing.current()
+        if tracing.excluded.known.get(topic) is not False and topic in tracing.excluded:
+            if parent is not None:
+                args = self._inject(args, kwargs, headers, RecordSpan.of(parent))
+            return args, None
         if parent is None and headers:
             parent = tracing.propagation.extract(headers)
-        span = tracing.child_of(parent)
+        span = tracing.child_of(parent, "send", topic)
         sending = None
         if span.sampled:
+            if tracing.captured and headers:
+                span.set_attributes(dict(tracing.captured.tags(headers)))
             value = args[_VALUE] if given > _VALUE else kwargs.get("value")
             key = args[_KEY] if given > _KEY else kwargs.get("key")
             lane = self._lanes.get(topic) or self._lane(topic)
             sending = Sending(tracing, lane, span, key, value is None)
+        return self._inject(args, kwargs, headers, span), sending
+
+    def _inject(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Any, span: RecordSpan
+    ) -> tuple[Any, ...]:
         if self.takes_headers:
-            new = tracing.propagation.inject(headers, span)
-            if given > _HEADERS:
-                args = (*args[:_HEADERS], new, *args[_HEADERS + 1 :])
-            else:
+            new = self.tracing.propagation.inject(headers, span)
+            if len(args) <= _HEADERS:
                 kwargs["headers"] = new
-        return args, sending
+            else:
+                args = (*args[:_HEADERS], new, *args[_HEADERS + 1 :])
+        return args
 
 
 class Sending:
@@ -194,14 +206,16 @@ class Sending:
                     duration_us,
                     annotations,
                     key_part(self._key),
-                    self._outcome(metadata, error),
+                    self._outcome(span, metadata, error),
                 )
             )
         except Exception as failure:  # noqa: BLE001
             suppress("recording a send", failure)
 
-    def _outcome(self, metadata: Any, error: BaseException | None) -> bytes:
-        tags = b',"messaging.kafka.message.tombstone":"true"' if self._tombstone else b""
+    def _outcome(self, span: RecordSpan, metadata: Any, error: BaseException | None) -> bytes:
+        tags = extras_parts(span.extras)[2]
+        if self._tombstone:
+            tags += b',"messaging.kafka.message.tombstone":"true"'
         if error is not None:
             return tags + error_part(error)
         if metadata is None:

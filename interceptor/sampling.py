@@ -1,4 +1,4 @@
-"""Which new traces are recorded, and which topics are traced at all."""
+"""What is recorded: which new traces, which topics at all, which headers as tags."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from kaspan.config.schema import Operation, Sampling
+from kaspan.wire.context import Headers
+
+MAX_HEADER_BYTES = 256
+"""A longer header value is cut off in its tag."""
 
 _EVERYTHING = 2**64
 _MAX_CACHED_TOPICS = 10_000
@@ -40,11 +44,12 @@ class Sampler:
         found = self._bounds.get((operation, topic))
         if found is not None:
             return found
-        for glob, only, bound in self._rules:
-            if only in (None, operation) and fnmatchcase(topic, glob):
-                break
-        else:
-            bound = self._bound
+        matching = (
+            bound
+            for glob, only, bound in self._rules
+            if only in (None, operation) and fnmatchcase(topic, glob)
+        )
+        bound = next(matching, self._bound)
         if len(self._bounds) >= _MAX_CACHED_TOPICS:
             self._bounds.clear()
         self._bounds[operation, topic] = bound
@@ -71,6 +76,28 @@ class _Limit:
         if window != self._window:
             self._window, self._taken = window, itertools.count()
         return next(self._taken) < self._most
+
+
+class CapturedHeaders:
+    """The record headers that become tags, by globs over their names."""
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        self._globs = tuple(globs)
+
+    def __bool__(self) -> bool:
+        return bool(self._globs)
+
+    def tags(self, headers: Headers) -> list[tuple[str, str]]:
+        """The tags `messaging.header.NAME` for these headers; values that are no text are left out."""
+        tags = []
+        for name, value in headers:
+            if value is None or not any(fnmatchcase(name, glob) for glob in self._globs):
+                continue
+            try:
+                tags.append((f"messaging.header.{name}", value[:MAX_HEADER_BYTES].decode()))
+            except UnicodeDecodeError:
+                continue
+        return tags
 
 
 class ExcludedTopics:

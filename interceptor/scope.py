@@ -15,7 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from kaspan.interceptor.span import RecordSpan
+from kaspan.interceptor.span import PassedSpan, RecordSpan
 
 SPAN_KEY = _SPAN_KEY
 """Where every instrumentation looks for the current span."""
@@ -41,7 +41,7 @@ class Scope:
         span: Span | None = self.get().get(SPAN_KEY)
         return span
 
-    def enter(self, span: RecordSpan) -> tuple[Any, Any]:
+    def enter(self, span: RecordSpan | PassedSpan) -> tuple[Any, Any]:
         """Make `span` current; returns the contexts before and now, which `leave` needs."""
         before = self.get()
         if before:
@@ -54,7 +54,7 @@ class Scope:
         self.set(during)
         return before, during
 
-    def leave(self, before: Any, during: Any, span: RecordSpan) -> None:
+    def leave(self, before: Any, during: Any, span: RecordSpan | PassedSpan) -> None:
         """Make current what was before `span`, unless the caller is not in `span`'s scope any more.
 
         A finalizer may run in any thread, and the application may have attached a context of its own inside:
@@ -75,7 +75,7 @@ def live(context: Any) -> Any:
     that was left.
     """
     span = context.get(SPAN_KEY)
-    if type(span) is not RecordSpan:
+    if type(span) is not RecordSpan and type(span) is not PassedSpan:
         return context
     outer = span.outer or {}
     if outer:

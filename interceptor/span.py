@@ -7,11 +7,21 @@ dictionaries unless the application adds something.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
 from opentelemetry.util.types import AttributeValue
+
+from kaspan.wire.context import Extracted, Headers
 
 MAX_TAG_CHARACTERS = 4096
 MAX_TAGS = 64
@@ -29,6 +39,29 @@ class Extras:
         self.tags: dict[str, str] = {}
         self.annotations: list[tuple[int, str]] = []
         """Pairs of timestamp in us and text."""
+
+
+class PassedSpan(NonRecordingSpan):
+    """What is current while a record of an excluded topic is worked on: its sender's span, if it named one.
+
+    Nothing is recorded, but what the application sends meanwhile still belongs to the sender's trace. The
+    headers are read only if somebody asks, since most applications exclude topics to save that.
+    """
+
+    is_current = False
+    outer: Any = None
+
+    def __init__(self, extract: Callable[[Headers], Extracted | None], headers: Headers) -> None:
+        self._extract = extract
+        self._headers = headers
+
+    def get_span_context(self) -> SpanContext:
+        """The sender's span, or an invalid context."""
+        trace_id, span_id, sampled, _ = self._extract(self._headers) or (None, None, None, False)
+        if trace_id is None or span_id is None:
+            return INVALID_SPAN_CONTEXT
+        flags = TraceFlags(TraceFlags.DEFAULT if sampled is False else TraceFlags.SAMPLED)
+        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=flags)
 
 
 class RecordSpan(Span):
@@ -50,6 +83,15 @@ class RecordSpan(Span):
         self.span_id = span_id
         self.parent_id = parent_id
         self.sampled = sampled
+
+    @classmethod
+    def of(cls, found: Extracted) -> RecordSpan:
+        """The span that `found` names, to be passed on."""
+        trace_id, span_id, sampled, debug = found
+        span = cls(trace_id or b"", span_id or b"", None, sampled is not False)
+        if debug:
+            span.extras = Extras(debug=True)
+        return span
 
     @property
     def debug(self) -> bool:

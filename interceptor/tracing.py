@@ -12,10 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from opentelemetry.trace import Span
 
-from kaspan.config.schema import Interceptor
+from kaspan.config.schema import Interceptor, Operation
 from kaspan.interceptor.failures import suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
 from kaspan.interceptor.ring import SpanRing
+from kaspan.interceptor.sampling import CapturedHeaders, ExcludedTopics, Sampler
 from kaspan.interceptor.scope import Scope
 from kaspan.interceptor.span import Extras, RecordSpan
 from kaspan.wire.context import Extracted
@@ -25,7 +26,6 @@ RING_RETRY_S = 60.0
 
 _IDS_AT_ONCE = 512
 _MAX_EARLY_SPANS = 1000
-_EVERYTHING = 2**64
 _NOBODY: Extracted = (None, None, None, False)
 
 
@@ -38,9 +38,9 @@ class Tracing:
         self.propagation = Propagation(settings.propagation.inject, settings.propagation.extract)
         self.scope = Scope()
         self._settings = settings
-        # A trace is sampled when the low 64 bits of its id are below this bound, as in OpenTelemetry's
-        # TraceIdRatioBased: every service with the same rate decides the same.
-        self._bound = round(settings.sampling.rate * _EVERYTHING)
+        self.sampler = Sampler(settings.sampling)
+        self.excluded = ExcludedTopics(settings.exclude_topics)
+        self.captured = CapturedHeaders(settings.capture_headers)
         self._ring: SpanRing | None = None
         self._begin_life()
         os.register_at_fork(after_in_child=self._after_fork)
@@ -76,10 +76,6 @@ class Tracing:
             self._ids.extend([digits[at : at + 16] for at in range(0, len(digits), 16)])
             return self.new_id()
 
-    def is_sampled(self, trace_id: bytes) -> bool:
-        """The decision for a trace on which nobody has decided."""
-        return self._bound == _EVERYTHING or int(trace_id[-16:], 16) < self._bound
-
     def current(self) -> Extracted | None:
         """The span in scope as a parent, whoever made it; None when there is none."""
         span = self.scope.current_span()
@@ -89,12 +85,15 @@ class Tracing:
             return span.trace_id, span.span_id, span.sampled, span.debug
         return _foreign(span)
 
-    def child_of(self, parent: Extracted | None) -> RecordSpan:
-        """Make a span under `parent`, in a new trace where there is none or only a decision."""
+    def child_of(self, parent: Extracted | None, operation: Operation, topic: str) -> RecordSpan:
+        """Make a span under `parent`, in a new trace where there is none or only a decision.
+
+        `operation` and `topic` are the record's; they count where the decision is still to be made.
+        """
         known_id, parent_id, sampled, debug = _NOBODY if parent is None else parent
         trace_id = known_id or self.new_id() + self.new_id()
         if sampled is None:
-            sampled = self.is_sampled(trace_id)
+            sampled = self.sampler.takes_all or self.sampler.takes(trace_id, operation, topic)
         try:
             span_id = self._ids.pop()
         except IndexError:
