@@ -70,9 +70,9 @@ SETTINGS: dict[str, Callable[[Path], Mistake]] = {
 
 
 def unwritable(directory: Path) -> Path:
-    """Name a directory that cannot be made; root may write anywhere but in the kernel's own file systems."""
+    """Name a directory that cannot be made: root may write anywhere, but not below a file."""
     if os.geteuid() == 0:
-        return Path("/sys/rings")
+        return a_file(directory) / "rings"
     locked = directory / "locked"
     locked.mkdir(mode=0o500)
     return locked / "rings"
@@ -109,7 +109,7 @@ def writable_by_others(directory: Path) -> Path:
 
 
 RING_DIRS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "unwritable": (unwritable, "cannot be made"),
+    "unwritable": (unwritable, "cannot be"),
     "of another user": (of_another_user, "belongs to uid"),
     "a symlink": (symlink, "symlink"),
     "a file": (a_file, "director"),
