@@ -156,6 +156,10 @@ class Run:
             sys.stdout.write(agent.output())
         else:
             self._print_links(zipkin, since_ms)
+        # An application runs on when tracing fails in it; a demo of tracing has failed then.
+        complaints = self._children.stderr_lines("kaspan:")
+        if complaints:
+            raise DemoError("not everything was traced:\n" + "\n".join(complaints))
 
     def _run_applications(self) -> None:
         names, count = self._cluster.names, str(self._orders)

@@ -121,6 +121,11 @@ class Children:
         self.wait(lambda: all(c.process.poll() is not None for c in children), f"{names} ended", timeout_s)
         self._check()
 
+    def stderr_lines(self, start: str) -> list[str]:
+        """Return the lines on the children's stderr that begin with `start`, each behind its child's name."""
+        every = [(child.name, line) for child in self._all for line in child.stderr().splitlines()]
+        return [f"{name}: {line}" for name, line in every if line.startswith(start)]
+
     def _show(self) -> None:
         for child in self._printing:
             for line in child.new_lines():

@@ -143,6 +143,20 @@ def test_failing_application_ends_the_demo_with_its_stderr(
     assert list(private_tmp.iterdir()) == []
 
 
+def test_application_that_was_not_traced_fails_the_demo(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stand_in: Callable[..., str]
+) -> None:
+    """When kaspan warns in an application, which runs on, the demo shows the warning and ends with 1."""
+    kaspan = stand_in(
+        agent="trap 'exit 0' TERM; while :; do sleep 0.05; done",
+        run='[ "$name" = mailer ] && echo kaspan: this process is not traced >&2; exec "$@"',
+    )
+    monkeypatch.setattr(demo, "find_kaspan", lambda: kaspan)
+    code, said = run_main(["--orders", "1"], capsys)
+    assert code == 1
+    assert said == "kaspan demo: not everything was traced:\nmailer: kaspan: this process is not traced\n"
+
+
 def test_environment_has_nothing_of_the_caller_and_a_place_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -154,7 +168,10 @@ def test_environment_has_nothing_of_the_caller_and_a_place_of_its_own(
         "KASPAN_INTERCEPTOR__RING_DIR",
         "KASPAN_AGENT__RING_DIRS",
         "KASPAN_AGENT__SPOOL__PATH",
+        "KASPAN_AGENT__LISTEN",
+        "KASPAN_AGENT__SOCKET",
     }
+    assert made["KASPAN_AGENT__LISTEN"] == made["KASPAN_AGENT__SOCKET"] == ""
     assert made["KASPAN_AGENT__SPOOL__PATH"].startswith(str(tmp_path))
 
 
