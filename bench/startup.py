@@ -1,0 +1,66 @@
+"""What `kaspan run` adds to the start of an interpreter, and tracing to `import kafka`: wall milliseconds.
+
+The commands take turns; the median of the runs counts, with the difference to the plain command of its kind.
+
+    python bench/startup.py [--runs 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def commands(bin_directory: Path, inject: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Name every command, with what it adds to the environment."""
+    python, run = sys.executable, [str(bin_directory / "kaspan"), "run", "--"]
+    injected = {"PYTHONPATH": str(inject)}
+    return {
+        "python -c pass": ([python, "-c", "pass"], {}),
+        "kaspan run -- python -c pass": ([*run, python, "-c", "pass"], {}),
+        "a child: python -c pass under kaspan run": ([python, "-c", "pass"], injected),
+        "python -c 'import kafka'": ([python, "-c", "import kafka"], {}),
+        "a child: python -c 'import kafka' under kaspan run": ([python, "-c", "import kafka"], injected),
+    }
+
+
+def main() -> None:
+    """Measure, print the table and keep it."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--runs", type=int, default=40)
+    runs = arguments.parse_args().runs
+    bin_directory = Path(sys.executable).parent
+    all_commands = commands(bin_directory, bin_directory.parent / "share" / "kaspan" / "inject")
+    durations_ms: dict[str, list[float]] = {name: [] for name in all_commands}
+    with tempfile.TemporaryDirectory() as cache:
+        # Compiled modules are kept, as they are in an installation, wherever this environment says not to.
+        base = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        base["PYTHONPYCACHEPREFIX"] = cache
+        for number in range(runs + 1):
+            for name, (command, added) in all_commands.items():
+                began = time.perf_counter()
+                subprocess.run(command, check=True, env=base | added)
+                if number:  # the first fills the caches
+                    durations_ms[name].append((time.perf_counter() - began) * 1000)
+    medians = {name: statistics.median(values) for name, values in durations_ms.items()}
+    bare_ms, kafka_ms = medians["python -c pass"], medians["python -c 'import kafka'"]
+    print("startup: wall ms, median; more than the plain command")
+    for name, median_ms in medians.items():
+        print(f"  {name:52} {median_ms:8.2f} {median_ms - (kafka_ms if 'kafka' in name[8:] else bare_ms):8.2f}")
+    share = (medians["a child: python -c 'import kafka' under kaspan run"] - kafka_ms) / (kafka_ms - bare_ms)
+    print(f"  on top of importing kafka: {share:.0%}")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "startup.json").write_text(json.dumps(medians, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
