@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 import threading
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from kaspan.agent.processors.build import build
+from kaspan.agent.processors.chain import Chain
 from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.ring import RingReceiver
 from kaspan.agent.senders.base import Sender
@@ -60,22 +63,25 @@ class Agent:
     """All parts of one agent.
 
     `collector` is None where agent.listen and agent.socket are empty; until `start`, routes may be added to
-    its server. Raises SpoolError, RingDirectoryError and ListenError when the agent cannot work with these
-    settings.
+    its server. `chain` is None where agent.processors is empty. Raises SpoolError, RingDirectoryError,
+    ListenError and ConfigError when the agent cannot work with these settings.
     """
 
     def __init__(self, settings: schema.Agent) -> None:
         self._settings = settings
         batch = settings.batch
+        self.chain = build(settings.processors, os.environ) if settings.processors else None
         directories = [RingDirectory(path) for path in dict.fromkeys(settings.ring_dirs)]
         for directory in directories:
             directory.open()
         self.spool = Spool(settings.spool.path, settings.spool.max_bytes)
         senders = [make_sender(sender, batch) for sender in dict.fromkeys(settings.senders)]
         self.spool.register(sender.name for sender in senders)
-        self._receiver = RingReceiver(directories, self.spool, batch.max_bytes, batch.flush_interval_s)
+        self._receiver = RingReceiver(
+            directories, self.spool, batch.max_bytes, batch.flush_interval_s, chain=self.chain
+        )
         self._deliveries = [Delivery(self.spool, sender, batch.max_bytes) for sender in senders]
-        self.collector = make_collector(settings, self.spool)
+        self.collector = make_collector(settings, self.spool, self.chain)
         self._receiving = [_Worker("ring receiver", self._receiver.run)]
         if self.collector is not None:
             self._receiving.append(_Worker("http receiver", self.collector.server.run))
@@ -128,13 +134,13 @@ class Agent:
             self.spool.close()
 
 
-def make_collector(settings: schema.Agent, spool: Spool) -> Collector | None:
+def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) -> Collector | None:
     """Open what agent.listen and agent.socket name; nothing of HTTP is loaded when both are empty."""
     if not settings.listen and not settings.socket:
         return None
     from kaspan.agent.receivers.collector import Collector
 
-    return Collector(settings, spool)
+    return Collector(settings, spool, chain)
 
 
 def make_sender(settings: schema.Sender, batch: schema.Batch) -> Sender:

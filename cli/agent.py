@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
     config_file = _parser().parse_args(arguments).config
     try:
-        settings = load(config_file, arguments=parse_settings(arguments)).settings.agent
+        loaded = load(config_file, arguments=parse_settings(arguments))
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan agent: {line}\n")
@@ -28,9 +28,14 @@ def main(arguments: Sequence[str]) -> int:
 
         log_to_stderr()
         keep_freed_memory()
-        agent = Agent(settings)
+        agent = Agent(loaded.settings.agent)
     except ModuleNotFoundError as error:
         sys.stderr.write(f"kaspan agent: {error.name} is not installed: pip install 'kaspan[agent]'\n")
+        return 2
+    except ConfigError as error:
+        # What can only be known here, where the agent's environment and packages are.
+        for line in error.errors:
+            sys.stderr.write(f"kaspan agent: {loaded.origins['agent.processors']}: {line}\n")
         return 2
     except (SpoolError, RingDirectoryError, ListenError) as error:
         sys.stderr.write(f"kaspan agent: {error}\n")

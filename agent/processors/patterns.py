@@ -7,7 +7,7 @@ that are taken. Values too long to be worth that, and those with very many match
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import re2
 
@@ -20,7 +20,7 @@ MAX_INSTRUCTIONS = 4000
 
 # `[^` is no anchor. To mistake something else for one only costs time.
 _anchors = re.compile(r"(?<!\[)\^|\$|\\[Az]").search
-_SEPARATOR = b"\n"
+_SEPARATOR = "\n"
 
 
 class PatternError(ValueError):
@@ -36,12 +36,19 @@ class Patterns:
         # Spans have many short values: one look at all of them together costs a tenth of a look at each.
         self._take_together = not any(map(_anchors, patterns))
 
-    def occur_in(self, values: Sequence[bytes]) -> bool:
-        """Whether any may occur in any value; False only if none does."""
-        if any(len(value) > MAX_VALUE_BYTES for value in values):
-            return True
-        texts = [_SEPARATOR.join(values)] if self._take_together else values
-        return any(pattern.search(text) is not None for pattern in self._any for text in texts)
+    def find_in(self, texts: Sequence[str]) -> list[int]:
+        """Return the places of all texts in which any pattern may match: few others, and none is missed."""
+        joined = _SEPARATOR.join(texts).encode()
+        if len(joined) > MAX_VALUE_BYTES or not self._take_together:
+            return [index for index, text in enumerate(texts) if self._may_match(text.encode())]
+        found: set[int] = set()
+        for pattern in self._any:
+            if pattern.search(joined) is not None:
+                found.update(_places(pattern, joined, texts))
+        return sorted(found)
+
+    def _may_match(self, value: bytes) -> bool:
+        return len(value) > MAX_VALUE_BYTES or any(pattern.search(value) for pattern in self._any)
 
     def replace(self, value: bytes, replacement: Callable[[bytes], bytes]) -> bytes:
         """Replace whatever any expression matches; where two overlap, all that either matches."""
@@ -87,6 +94,20 @@ def _joined(patterns: Sequence[str]) -> list[re2._Regexp] | None:
         return [compile_pattern("|".join(f"(?:{pattern})" for pattern in patterns))]
     except PatternError:
         return None
+
+
+def _places(pattern: re2._Regexp, joined: bytes, texts: Sequence[str]) -> Iterator[int]:
+    """Yield the places of texts that hold the start of a match: nothing matches in those between."""
+    end = 0
+    match = pattern.search(joined)
+    for place, text in enumerate(texts):
+        if match is None:
+            return
+        end += len(text.encode())
+        if match.start() <= end:
+            yield place
+            match = pattern.search(joined, end + 1)
+        end += len(_SEPARATOR)
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

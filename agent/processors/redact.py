@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kaspan.agent.processors.base import Processor, Verdict
@@ -58,45 +58,36 @@ class Redact(Processor):
 
     def process(self, span: Span) -> Verdict:
         """Hide what is to be hidden."""
-        names = self._names
-        chosen = list(span.tags) if names is None else [name for name in span.tags if names.fit(name)]
-        if not self._may_occur(span, chosen):
+        globs = self._names
+        names = list(span.tags) if globs is None else [name for name in span.tags if globs.fit(name)]
+        texts = [span.tags[name] for name in names]
+        if globs is None:
+            texts += [annotation.value for annotation in span.annotations]
+            texts.append(span.name or "")
+        hidden = self._hidden(texts)
+        if not hidden:
             return Verdict.KEPT
-        span.tags = self._hidden_tags(span.tags, chosen)
-        if names is None:
-            span.annotations = list(self._hidden_annotations(span.annotations))
-            span.name = self._hide(span.name) if span.name else span.name
+        left = [hidden.get(place, text) for place, text in enumerate(texts)]
+        tags = {**span.tags, **dict(zip(names, left[: len(names)], strict=True))}
+        span.tags = {name: value for name, value in tags.items() if value is not None}
+        if globs is None:
+            values = zip(span.annotations, left[len(names) : -1], strict=True)
+            span.annotations = [Annotation(seen.timestamp, text) for seen, text in values if text is not None]
+            span.name = left[-1] or None
         return Verdict.CHANGED
 
-    def _may_occur(self, span: Span, chosen: Sequence[str]) -> bool:
+    def _hidden(self, texts: Sequence[str]) -> dict[int, str | None]:
+        """What becomes of the texts that change, by their places; None for nothing."""
         if self._patterns is None:
-            return bool(chosen)
-        values = [span.tags[name] for name in chosen]
-        if self._names is None:
-            values += [annotation.value for annotation in span.annotations]
-            values.append(span.name or "")
-        return self._patterns.occur_in([value.encode() for value in values])
-
-    def _hidden_tags(self, tags: dict[str, str], chosen: Sequence[str]) -> dict[str, str]:
-        hidden = dict(tags)
-        for name in chosen:
-            value = self._hide(hidden[name])
-            if value is None:
-                del hidden[name]
-            else:
-                hidden[name] = value
+            replace = self._replacement
+            return {
+                place: None if replace is None else replace(text.encode()).decode()
+                for place, text in enumerate(texts)
+            }
+        hidden = {}
+        for place in self._patterns.find_in(texts):
+            value = texts[place].encode()
+            left = self._patterns.replace(value, self._replacement or _removed)
+            if left != value:
+                hidden[place] = None if self._replacement is None else left.decode()
         return hidden
-
-    def _hidden_annotations(self, annotations: Iterable[Annotation]) -> Iterable[Annotation]:
-        for annotation in annotations:
-            value = self._hide(annotation.value)
-            if value is not None:
-                yield Annotation(annotation.timestamp, value)
-
-    def _hide(self, text: str) -> str | None:
-        """What is left of a text, None if that is nothing."""
-        value = text.encode()
-        if self._patterns is None:
-            return None if self._replacement is None else self._replacement(value).decode()
-        hidden = self._patterns.replace(value, self._replacement or _removed)
-        return None if self._replacement is None and hidden != value else hidden.decode()

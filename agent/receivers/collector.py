@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.commit import GroupCommit
 from kaspan.agent.receivers.exchange import Answer, Request, no
 from kaspan.agent.receivers.http import HELD_BODIES, FatalError, HttpServer
@@ -36,11 +37,13 @@ _log = logging.getLogger("kaspan.agent")
 class Collector:
     """Takes spans by HTTP into a spool. `taken_spans` counts those that are safe there.
 
-    `server` listens where the settings say; others may add routes to it. Raises ListenError.
+    `server` listens where the settings say; others may add routes to it. Without a `chain` spans are taken
+    as they come. Raises ListenError.
     """
 
-    def __init__(self, settings: schema.Agent, spool: Spool) -> None:
+    def __init__(self, settings: schema.Agent, spool: Spool, chain: Chain | None = None) -> None:
         self.taken_spans = 0
+        self._chain = chain
         self._row_bytes = settings.batch.max_bytes
         self._max_body_bytes = settings.max_body_bytes
         self._commits = GroupCommit(spool, self._row_bytes)
@@ -66,11 +69,19 @@ class Collector:
         try:
             body = self._content(request)
             read = proto3_batches if content_type == "application/x-protobuf" else json_batches
-            batches = await _all(read(body, self._row_bytes))
+            tally = Tally()
+            batches = await _all(self._processed(read(body, self._row_bytes), tally))
         except InvalidSpansError as invalid:
             refusal = {400: "invalid", 413: "too large", 415: "format"}[invalid.status]
             return no(invalid.status, refusal, str(invalid))
-        return await self._store(batches) if batches else _ACCEPTED
+        return await self._store(batches, tally)
+
+    def _processed(self, batches: Iterator[Batch], tally: Tally) -> Iterator[Batch]:
+        for batch in batches:
+            if self._chain is None:
+                yield batch
+            else:
+                yield from self._chain.process_batch(batch, tally)
 
     def _content(self, request: Request) -> bytes:
         body = request.body
@@ -90,9 +101,10 @@ class Collector:
             raise InvalidSpansError("Cannot gunzip spans: the body ends too soon")
         return body
 
-    async def _store(self, batches: list[Batch]) -> Answer:
+    async def _store(self, batches: list[Batch], tally: Tally) -> Answer:
         try:
-            await self._commits.put(batches)
+            if batches:
+                await self._commits.put(batches)
         except SpoolFull as full:
             if not self._is_full:
                 _log.warning("spans by HTTP are answered 429: %s", full)
@@ -102,6 +114,8 @@ class Collector:
             raise FatalError(f"the spool failed: {error}") from error
         self._is_full = False
         self.taken_spans += sum(batch.spans for batch in batches)
+        if self._chain is not None:
+            self._chain.count(tally)
         return _ACCEPTED
 
 
