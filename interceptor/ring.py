@@ -45,9 +45,9 @@ class SpanRing:
             os.close(directory)
         self._positions = memoryview(self._map)[: layout.HEADER_BYTES].cast("Q")
         self.put = self._writer()
-        """put(payload: bytes): append one Zipkin v2 JSON span. Never blocks; when the ring is full, drops
-        the span and counts it. Safe from any thread, from a signal handler and from a finalizer that
-        interrupts another put."""
+        """put(payload: bytes): append one Zipkin v2 JSON span. Never blocks; when the ring is full, or the
+        span larger than the agent takes, drops the span and counts it. Safe from any thread, from a signal
+        handler and from a finalizer that interrupts another put."""
 
     def _make(self, directory: int, process: dict[str, object]) -> None:
         """Make the file under a temporary name and rename it when it is whole and locked."""
@@ -72,7 +72,7 @@ class SpanRing:
     def _writer(self) -> Callable[[bytes], None]:
         """Make `put`. Closures, since every span goes through it and attributes cost a third of it."""
         mapped, positions, data_bytes = self._map, self._positions, self._data_bytes
-        frame, header_bytes = layout.pack_frame, layout.HEADER_BYTES
+        frame, header_bytes, max_span_bytes = layout.pack_frame, layout.HEADER_BYTES, layout.MAX_SPAN_BYTES
         lock = threading.Lock()
         acquire, release = lock.acquire, lock.release
         pending: deque[bytes] = deque()
@@ -87,9 +87,9 @@ class SpanRing:
             index = start % data_bytes
             if index + size > data_bytes:  # a frame never wraps: a mark will send the reader to the start
                 start += data_bytes - index
-            if start + size > limit:
+            if start + size > limit or length > max_span_bytes:
                 limit = positions[_READ] + data_bytes
-                if start + size > limit:
+                if start + size > limit or length > max_span_bytes:
                     positions[_DROPPED] += 1
                     return
             if start != position:
