@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 VARIANTS = ("plain", "floor", "kaspan", "kaspan unsampled", "kaspan excluded", "peer", "peer unsampled")
@@ -86,7 +85,7 @@ def read_away(ring_dir: Path, stop: threading.Event) -> None:
 
 def measure(bootstrap_servers: str, slices: int, records: int) -> dict[str, dict[str, float]]:
     """Run all variants in turns; returns microseconds a record by operation and variant."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:  # noqa: S108
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         ring_dir = Path(directory) / "rings"
         stop = threading.Event()
         reader = threading.Thread(target=read_away, args=(ring_dir, stop))

@@ -10,8 +10,7 @@ import sys
 import time
 from typing import Any
 
-import kafka
-import kafka.consumer.fetcher as fetcher
+from kafka.consumer import fetcher
 from kafka.consumer.group import KafkaConsumer
 from kafka.future import Future
 from kafka.producer.future import RecordMetadata
@@ -21,7 +20,10 @@ from kafka.structs import TopicPartition
 VARIANT, BOOTSTRAP_SERVERS, RECORDS = sys.argv[1], sys.argv[2], int(sys.argv[3])
 B3 = ("b3", b"ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-1")
 TRACEPARENT = ("traceparent", b"00-ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-01")
-FLAGS_OFF = {"kaspan unsampled": (B3[0], B3[1][:-1] + b"0"), "peer unsampled": (TRACEPARENT[0], TRACEPARENT[1][:-1] + b"0")}
+FLAGS_OFF = {
+    "kaspan unsampled": (B3[0], B3[1][:-1] + b"0"),
+    "peer unsampled": (TRACEPARENT[0], TRACEPARENT[1][:-1] + b"0"),
+}
 TOPIC = "bench-" + VARIANT.replace(" ", "-")
 KEY, VALUE = b"order-17", b"x" * 100
 
@@ -40,7 +42,8 @@ class NullProducer(KafkaProducer):
     def __del__(self) -> None:
         pass
 
-    def flush(self, timeout: float | None = None) -> None:
+    def flush(self, timeout: float | None = None) -> None:  # noqa: ARG002 (kafka-python's signature)
+        """Acknowledge everything."""
         futures, self.unacknowledged = self.unacknowledged, []
         for future in futures:
             future.success(self._metadata_of_all)
@@ -62,11 +65,22 @@ class NullConsumer(KafkaConsumer):
     def _all(self) -> Any:
         now_ms = time.time_ns() // 1_000_000
         header = FLAGS_OFF.get(VARIANT, TRACEPARENT if VARIANT.startswith("peer") else B3)
-        fields = {"topic": TOPIC, "partition": 0, "leader_epoch": 0, "timestamp": now_ms, "timestamp_type": 0,
-                  "key": KEY, "value": VALUE, "headers": [header], "checksum": None,
-                  "serialized_key_size": 8, "serialized_value_size": 100, "serialized_header_size": 52}
+        fields = {
+            "topic": TOPIC,
+            "partition": 0,
+            "leader_epoch": 0,
+            "timestamp": now_ms,
+            "timestamp_type": 0,
+            "key": KEY,
+            "value": VALUE,
+            "headers": [header],
+            "checksum": None,
+            "serialized_key_size": 8,
+            "serialized_value_size": 100,
+            "serialized_header_size": 52,
+        }
         fields = {name: fields[name] for name in fetcher.ConsumerRecord._fields if name != "offset"}
-        names = [name for name in fetcher.ConsumerRecord._fields]
+        names = fetcher.ConsumerRecord._fields
         offset = 0
         while True:
             offset += 1
@@ -74,7 +88,7 @@ class NullConsumer(KafkaConsumer):
             yield fetcher.ConsumerRecord(*values)
 
 
-def null_send(self, topic, value=None, key=None, headers=None, partition=None, timestamp_ms=None):  # type: ignore[no-untyped-def]
+def null_send(self, topic, value=None, key=None, headers=None, partition=None, timestamp_ms=None):  # type: ignore[no-untyped-def]  # noqa: ARG001, E501
     """Stand where the real send() was before anything was instrumented."""
     future = Future()
     self.unacknowledged.append(future)
@@ -94,7 +108,7 @@ def instrument() -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
         class Nothing(SpanExporter):
-            def export(self, spans: Any) -> SpanExportResult:
+            def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002
                 return SpanExportResult.SUCCESS
 
         sampler = sampling.ALWAYS_OFF if "unsampled" in VARIANT else sampling.ALWAYS_ON

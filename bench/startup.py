@@ -55,7 +55,9 @@ def main() -> None:
     bare_ms, kafka_ms = medians["python -c pass"], medians["python -c 'import kafka'"]
     print("startup: wall ms, median; more than the plain command")
     for name, median_ms in medians.items():
-        print(f"  {name:52} {median_ms:8.2f} {median_ms - (kafka_ms if 'kafka' in name[8:] else bare_ms):8.2f}")
+        print(
+            f"  {name:52} {median_ms:8.2f} {median_ms - (kafka_ms if 'kafka' in name[8:] else bare_ms):8.2f}"
+        )
     share = (medians["a child: python -c 'import kafka' under kaspan run"] - kafka_ms) / (kafka_ms - bare_ms)
     print(f"  on top of importing kafka: {share:.0%}")
     RESULTS.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from kaspan.interceptor.failures import suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
 from kaspan.interceptor.ring import SpanRing
 from kaspan.interceptor.sampling import CapturedHeaders, ExcludedTopics, Sampler
-from kaspan.interceptor.scope import Scope
+from kaspan.interceptor.scope import SPAN_KEY, Scope
 from kaspan.interceptor.span import Extras, RecordSpan
 from kaspan.wire.context import Extracted
 
@@ -38,7 +38,9 @@ class Tracing:
         self.propagation = Propagation(settings.propagation.inject, settings.propagation.extract)
         self.scope = Scope()
         self._settings = settings
+        self._get_context = self.scope.get
         self.sampler = Sampler(settings.sampling)
+        self._takes_all = self.sampler.takes_all
         self.excluded = ExcludedTopics(settings.exclude_topics)
         self.captured = CapturedHeaders(settings.capture_headers)
         self._ring: SpanRing | None = None
@@ -78,7 +80,8 @@ class Tracing:
 
     def current(self) -> Extracted | None:
         """The span in scope as a parent, whoever made it; None when there is none."""
-        span = self.scope.current_span()
+        context = self._get_context()
+        span = context.get(SPAN_KEY) if context else None
         if span is None:
             return None
         if type(span) is RecordSpan:
@@ -91,13 +94,15 @@ class Tracing:
         `operation` and `topic` are the record's; they count where the decision is still to be made.
         """
         known_id, parent_id, sampled, debug = _NOBODY if parent is None else parent
-        trace_id = known_id or self.new_id() + self.new_id()
-        if sampled is None:
-            sampled = self.sampler.takes_all or self.sampler.takes(trace_id, operation, topic)
         try:
-            span_id = self._ids.pop()
+            pop = self._ids.pop
+            span_id = pop()
+            trace_id = known_id or pop() + pop()
         except IndexError:
             span_id = self.new_id()
+            trace_id = known_id or self.new_id() + self.new_id()
+        if sampled is None:
+            sampled = self._takes_all or self.sampler.takes(trace_id, operation, topic)
         span = RecordSpan(trace_id, span_id, parent_id, sampled)
         if debug:
             span.extras = Extras(debug=True)

@@ -56,7 +56,7 @@ def parse(value: bytes) -> Extracted | None:
 
 def format_single(trace_id: bytes, span_id: bytes, sampled: bool, debug: bool) -> bytes:
     """Make the value of a `b3` header; no parent id, which messaging never needs."""
-    return trace_id + b"-" + span_id + (b"-d" if debug else b"-1" if sampled else b"-0")
+    return b"%b-%b-%b" % (trace_id, span_id, b"d" if debug else b"1" if sampled else b"0")
 
 
 def extract_multi(headers: Headers) -> Extracted | None:
