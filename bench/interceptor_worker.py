@@ -88,7 +88,7 @@ class NullConsumer(KafkaConsumer):
             yield fetcher.ConsumerRecord(*values)
 
 
-def null_send(self, topic, value=None, key=None, headers=None, partition=None, timestamp_ms=None):  # type: ignore[no-untyped-def]  # noqa: ARG001, E501
+def null_send(self, topic, value=None, key=None, headers=None, partition=None, timestamp_ms=None):  # type: ignore[no-untyped-def]  # noqa: ARG001
     """Stand where the real send() was before anything was instrumented."""
     future = Future()
     self.unacknowledged.append(future)
