@@ -28,6 +28,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SUPERVISION_S = 1.0
 _SHUTDOWN_STEP_S = 0.02
 _QUIET_AFTER_FLUSH_S = 0.5
+_MAX_LINGER_S = 0.2
 # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX; source: mallopt(3) and malloc.h of glibc.
 _MALLOC_OPTIONS = ((-1, 32 << 20), (-3, 32 << 20), (-8, 1))
 
@@ -80,7 +81,10 @@ class Agent:
         self._receiver = RingReceiver(
             directories, self.spool, batch.max_bytes, batch.flush_interval_s, chain=self.chain
         )
-        self._deliveries = [Delivery(self.spool, sender, batch.max_bytes) for sender in senders]
+        linger_s = min(_MAX_LINGER_S, batch.flush_interval_s / 5)
+        self._deliveries = [
+            Delivery(self.spool, sender, batch.max_bytes, linger_s=linger_s) for sender in senders
+        ]
         self.collector = make_collector(settings, self.spool, self.chain)
         self._receiving = [_Worker("ring receiver", self._receiver.run)]
         if self.collector is not None:

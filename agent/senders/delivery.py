@@ -15,13 +15,15 @@ from kaspan.agent.spool import SEPARATOR, Message, Spool
 
 _log = logging.getLogger("kaspan.agent")
 _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_NOT_JSON = (msgspec.MsgspecError, RecursionError)
 
 
 class Delivery:
     """Delivers what is in the spool through one sender, in messages of at most `max_bytes`.
 
     A kill repeats at most one message. `run` returns after `drain`, when the spool is passed or the target
-    fails once more. `pause(seconds)` waits, or returns sooner when the agent stops.
+    fails once more. `pause(seconds)` waits, or returns sooner when the agent stops. What comes when there was
+    nothing is given `linger_s` for company.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Delivery:
         max_bytes: int,
         backoff: Backoff | None = None,
         pause: Callable[[float], object] | None = None,
+        linger_s: float = 0.0,
     ) -> None:
         self.sender = sender
         self.delivered_spans = 0
@@ -40,6 +43,7 @@ class Delivery:
         self._backoff = backoff or Backoff()
         self._draining = threading.Event()
         self._pause = pause or self._draining.wait
+        self._linger_s = linger_s
         self._sent_id = spool.cursor(sender.name)
         self._is_failing = False
         self._is_unsaved = False
@@ -65,6 +69,9 @@ class Delivery:
                     break
                 if not self._spool.wait(self._sent_id, self.sender.idle_s):
                     self._save()
+                elif self._linger_s:
+                    # By HTTP small bodies come one by one, and a message costs as much as 50 spans.
+                    self._draining.wait(self._linger_s)
         self.sender.close()
         self._spool.advance(self.sender.name, self.sender.passed(self._sent_id))
         self._save()
@@ -139,6 +146,17 @@ class Delivery:
 def split(spans: bytes) -> list[bytes]:
     """Take joined spans apart; bytes that are no JSON come apart at SEPARATOR. Never raises."""
     try:
-        return [bytes(span) for span in _decode_spans(b"[" + spans + b"]")]
-    except msgspec.MsgspecError:
-        return spans.split(SEPARATOR)
+        return _spans_of(spans)
+    except _NOT_JSON:
+        pieces = spans.split(SEPARATOR)
+    whole: list[bytes] = []
+    for piece in pieces:
+        try:
+            whole += _spans_of(piece)  # what came in one HTTP body has commas only
+        except _NOT_JSON:
+            whole.append(piece)
+    return whole
+
+
+def _spans_of(joined: bytes) -> list[bytes]:
+    return [bytes(span) for span in _decode_spans(b"[" + joined + b"]")]

@@ -232,6 +232,14 @@ def test_split_takes_joined_spans_apart(spans: list[bytes]) -> None:
     assert split(SEPARATOR.join(spans)) == spans
 
 
+def test_split_takes_bodies_apart_beside_what_is_no_json() -> None:
+    """The spans of an HTTP body have commas alone between them, and come apart whatever is beside them."""
+    deep = b"[" * 100_000
+    for broken in (b"{broken", deep):
+        joined = SEPARATOR.join([span(1), b" , ".join([span(2), span(3)]), broken])
+        assert split(joined) == [span(1), span(2), span(3), broken]
+
+
 @given(st.binary())
 def test_split_never_raises_and_loses_nothing(raw: bytes) -> None:
     """Bytes that are no JSON come apart somewhere, and together are what they were."""
