@@ -35,6 +35,16 @@ ListenAddress = Annotated[
         description="an address and port such as 127.0.0.1:9412, or empty",
     ),
 ]
+AgentAddress = Annotated[
+    str,
+    Meta(
+        # The ring; or scheme, a host (IPv6 in brackets), perhaps a port, perhaps a path; or a unix socket.
+        pattern=r"^(ring|(zipkin\+)?https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:[0-9]{1,5})?(/[!-~]*)?"
+        r"|unix:///[^\x00]+)\Z",
+        description="ring, or an address such as http://127.0.0.1:9412, unix:///run/kaspan/agent.sock or "
+        "zipkin+http://zipkin:9411/api/v2/spans",
+    ),
+]
 OptionalPath = Annotated[
     str, Meta(pattern=r"^(/[^\x00]*)?\Z", description="an absolute path, or empty for none")
 ]
@@ -118,6 +128,8 @@ class Interceptor(_Section, frozen=True):
     """What happens inside the application."""
 
     enabled: bool = True
+    agent: AgentAddress = "ring"
+    token: Token = ""
     ring_dir: AbsolutePath = msgspec.field(default_factory=default_ring_dir)
     ring_bytes: Annotated[int, Meta(ge=64 * 1024, le=1024 * 1024 * 1024)] = 4 * 1024 * 1024
     propagation: Propagation = Propagation()

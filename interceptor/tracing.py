@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from opentelemetry.trace import Span
 
@@ -20,6 +21,9 @@ from kaspan.interceptor.sampling import CapturedHeaders, ExcludedTopics, Sampler
 from kaspan.interceptor.scope import SPAN_KEY, Scope
 from kaspan.interceptor.span import Extras, RecordSpan
 from kaspan.wire.context import Extracted
+
+if TYPE_CHECKING:
+    from kaspan.interceptor.reporter import HttpReporter
 
 RING_RETRY_S = 60.0
 """How long spans are dropped after a ring could not be made, before it is tried again."""
@@ -43,7 +47,12 @@ class Tracing:
         self._takes_all = self.sampler.takes_all
         self.excluded = ExcludedTopics(settings.exclude_topics)
         self.captured = CapturedHeaders(settings.capture_headers)
-        self._ring: SpanRing | None = None
+        self._ring: SpanRing | HttpReporter | None = None
+        self._make_http_reporter: Callable[[], HttpReporter] | None = None
+        if settings.agent != "ring":
+            from kaspan.interceptor.reporter import reporter_maker
+
+            self._make_http_reporter = reporter_maker(settings)
         self._begin_life()
         os.register_at_fork(after_in_child=self._after_fork)
 
@@ -128,11 +137,15 @@ class Tracing:
             except IndexError:
                 return  # another thread took it
 
-    def _make_ring(self) -> SpanRing | None:
+    def _make_ring(self) -> SpanRing | HttpReporter | None:
         if time.monotonic() < self._retry_at_s:
             return None
+        ring: SpanRing | HttpReporter
         try:
-            ring = SpanRing(self._settings.ring_dir, self._settings.ring_bytes, self._process())
+            if self._make_http_reporter is not None:
+                ring = self._make_http_reporter()
+            else:
+                ring = SpanRing(self._settings.ring_dir, self._settings.ring_bytes, self._process())
         except (OSError, ValueError) as error:
             self._retry_at_s = time.monotonic() + RING_RETRY_S
             suppress("making the span ring (spans are dropped meanwhile)", error)
