@@ -89,20 +89,31 @@ def run(port: int, spans: int, rate: int, rings: int, spool_dir: str | None) -> 
         command = [sys.executable, "-m", "kaspan.cli.main", "agent", "--ring-dir", ring_dir]
         command += ["--spool", f"{spool}/spool.db", "--zipkin", f"http://127.0.0.1:{port}"]
         agent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert agent.stderr is not None
-        agent.stderr.readline()
-        writers = [SpanRing(ring_dir, 4 << 20, {"service": "bench"}) for _ in range(rings)]
-        time.sleep(0.5)
-        before_s, started_s = cpu_s(agent.pid), time.monotonic()
-        write(writers, spans, rate, started_s)
-        wait_until_taken(writers)
-        elapsed_s = time.monotonic() - started_s
-        time.sleep(1.5)
-        used_s, peak_mb = cpu_s(agent.pid) - before_s, rss_mb(agent.pid, "VmHWM")
-        agent.send_signal(signal.SIGTERM)
-        report = agent.communicate(timeout=30)[1]
-        assert f"sent {spans} to" in report, report
-        return used_s / spans * 1e6, peak_mb, spans / elapsed_s
+        try:
+            return measure(agent, ring_dir, spans, rate, rings)
+        finally:
+            agent.kill()
+            agent.wait()
+
+
+def measure(
+    agent: subprocess.Popen[str], ring_dir: str, spans: int, rate: int, rings: int
+) -> tuple[float, float, float]:
+    """Feed a running agent and end it; the same figures."""
+    assert agent.stderr is not None
+    agent.stderr.readline()
+    writers = [SpanRing(ring_dir, 4 << 20, {"service": "bench"}) for _ in range(rings)]
+    time.sleep(0.5)
+    before_s, started_s = cpu_s(agent.pid), time.monotonic()
+    write(writers, spans, rate, started_s)
+    wait_until_taken(writers)
+    elapsed_s = time.monotonic() - started_s
+    time.sleep(1.5)
+    used_s, peak_mb = cpu_s(agent.pid) - before_s, rss_mb(agent.pid, "VmHWM")
+    agent.send_signal(signal.SIGTERM)
+    report = agent.communicate(timeout=30)[1]
+    assert f"sent {spans} to" in report, report
+    return used_s / spans * 1e6, peak_mb, spans / elapsed_s
 
 
 def write(writers: list[SpanRing], spans: int, rate: int, started_s: float) -> None:
