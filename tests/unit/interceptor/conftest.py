@@ -12,6 +12,7 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 
 from clients import Traced, make_tracing
+from scripts import Desk
 from spans import Reader
 
 
@@ -59,3 +60,9 @@ def no_span_outside() -> Iterator[None]:
     left = trace.get_current_span()
     context.attach(Context())
     assert left is trace.INVALID_SPAN
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """Give a directory from which programs are started, plain or under `kaspan run`."""
+    return Desk(tmp_path)
