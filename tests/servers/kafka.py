@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import socket
 import subprocess
-import uuid
 from pathlib import Path
 
 import kafka.errors
@@ -15,6 +13,8 @@ from servers.jars import Jars
 from servers.process import ServerProcess, free_port
 
 FORMAT_TIMEOUT_S = 60
+# 16 bytes in base64. Not a random one: some begin with a dash, and the tool takes that for an option.
+CLUSTER_ID = "a2FzcGFuLXRlc3RzLTAwMQ"
 JAVA_OPTIONS = (
     "-XX:+UseSerialGC",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -71,10 +71,9 @@ class KafkaServer(ServerProcess):
             admin.close()
 
     def _format(self) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = self._java("-Xmx64m", "kafka.tools.StorageTool", "format")
         done = subprocess.run(
-            [*tool, "--cluster-id", cluster_id, "--config", str(self._properties_path)],
+            [*tool, "--cluster-id", CLUSTER_ID, "--config", str(self._properties_path)],
             cwd=self.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
