@@ -147,11 +147,17 @@ class Sending:
         span = self._span
         try:
             offset = metadata.offset
-            # An offset of -1 comes with acks=0.
-            if span is None or self._tombstone or span.extras is not None or offset is None or offset < 0:
+            tracing, started_ns, timestamp_ns = self._tracing, self._started_ns, self._timestamp_ns
+            if (
+                span is None
+                or self._tombstone
+                or span.extras is not None
+                or offset is None
+                or offset < 0  # with acks=0
+                or started_ns < tracing.born_ns
+            ):
                 self._end(metadata, None)
                 return
-            tracing, started_ns, timestamp_ns = self._tracing, self._started_ns, self._timestamp_ns
             self._span = None
             parent_id = span.parent_id
             tracing.report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 import time
 from collections import deque
@@ -173,6 +174,8 @@ def _foreign(span: Span) -> Extracted | None:
 
 
 def _version(distribution: str) -> str:
+    if sys.is_finalizing():  # a first span may come from a finalizer, and by then nothing can be found
+        return "unknown"
     try:
         return version(distribution)
     except PackageNotFoundError:
