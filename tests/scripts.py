@@ -59,9 +59,11 @@ class Desk:
 
     def traced(self, code: str, *arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
         """Run Python code under `kaspan run`."""
-        return self.run(
-            KASPAN, "run", "--service", "shop", "--", sys.executable, "-c", code, *arguments, **variables
-        )
+        return self.run(*self.kaspan_run(), "-c", code, *arguments, **variables)
+
+    def kaspan_run(self) -> list[str | Path]:
+        """Return the start of the command line of a traced Python, of the service `shop`."""
+        return [KASPAN, "run", "--service", "shop", "--", sys.executable]
 
     def module(self, name: str, code: str) -> Path:
         """Write a module that programs can import, and return its path."""

@@ -57,7 +57,11 @@ class Reader:
 
     def take(self) -> list[Span]:
         """Return the spans that were written since the last call, ring after ring."""
-        return [decode(payload) for path in rings(self.directory) for payload in self.take_payloads(path)]
+        return [span for path in rings(self.directory) for span in self.take_from(path)]
+
+    def take_from(self, path: Path) -> list[Span]:
+        """Return the spans that were written into one ring since it was last read."""
+        return [decode(payload) for payload in self.take_payloads(path)]
 
     def take_payloads(self, path: Path) -> list[bytes]:
         """Return what was written into one ring since it was last read, and move its read position."""

@@ -1,0 +1,260 @@
+"""Each process has a ring of its own: after fork and spawn, at any kind of exit, no span twice, none lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import SEND, Desk, outcome
+from spans import Reader, Span, read_header, rings
+
+
+def spans_by_pid(desk: Desk) -> dict[int, list[Span]]:
+    """Return the spans of each process; one process has one ring."""
+    reader = Reader(desk.ring_dir)
+    found: dict[int, list[Span]] = {}
+    for path in rings(desk.ring_dir):
+        pid = int(json.loads(read_header(path).process_json)["pid"])
+        assert pid not in found
+        found[pid] = reader.take_from(path)
+    return found
+
+
+FORK = f"""
+import os, sys
+{SEND}
+print(os.getpid(), flush=True)
+pid = os.fork()
+for _ in range(3 if pid else 2):
+    producer.send("children" if pid == 0 else "orders", b"value")
+    producer.last.acknowledge()
+if pid == 0:
+    os._exit(0)
+print(pid, os.waitpid(pid, 0)[1])
+"""
+
+
+def test_child_of_fork_has_a_ring_of_its_own(desk: Desk) -> None:
+    """Parent and child write each into its own ring, and the child's first span makes it."""
+    done = desk.traced(FORK)
+    assert done.stderr == ""
+    parent, child, status = map(int, done.stdout.split())
+
+    spans = spans_by_pid(desk)
+
+    assert status == 0
+    assert [span.name for span in spans[parent]] == ["send orders"] * 4
+    assert [span.name for span in spans[child]] == ["send children"] * 2
+
+
+def test_ids_after_fork_are_different(desk: Desk) -> None:
+    """Parent and child, who had the same ids at hand when they parted, use none of them twice."""
+    desk.traced(FORK)
+
+    spans = [span for each in spans_by_pid(desk).values() for span in each]
+
+    assert len(spans) == 6
+    assert len({span.id for span in spans}) == len({span.trace_id for span in spans}) == 6
+
+
+def test_child_that_never_uses_kafka_makes_no_ring(desk: Desk) -> None:
+    """A forked child without a span leaves the parent's ring alone and makes none."""
+    code = f"{SEND}\nimport os\npid = os.fork()\nif pid == 0: os._exit(0)\nos.waitpid(pid, 0)\n" + (
+        "producer.send('orders', b'value'); producer.last.acknowledge()"
+    )
+
+    assert outcome(desk.traced(code)) == (0, "", "")
+    (spans,) = spans_by_pid(desk).values()
+    assert len(spans) == 2
+
+
+OPEN_AT_FORK = """
+import os
+from clients import UnconnectedConsumer, UnconnectedProducer, make_record
+from kafka.consumer import fetcher
+producer = UnconnectedProducer()
+consumer = UnconnectedConsumer([make_record(fetcher.ConsumerRecord, at) for at in range(2)])
+future = producer.send("orders", b"value")
+pid = None
+for record in consumer:
+    if record.offset == 0:
+        pid = os.fork()
+        if pid == 0:
+            producer.last.acknowledge()
+            break
+producer.last.acknowledge() if pid else None
+if pid == 0:
+    del consumer, producer, future
+    import gc; gc.collect()
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+def test_span_open_at_fork_is_the_parents_alone(desk: Desk) -> None:
+    """A record in work and a send under way when a process forks are reported once, by the parent."""
+    assert outcome(desk.traced(OPEN_AT_FORK)) == (0, "", "")
+
+    (spans,) = spans_by_pid(desk).values()
+    assert sorted(span.name or "" for span in spans) == ["process orders", "process orders", "send orders"]
+
+
+POOL = """
+import multiprocessing, os, sys
+def work(number):
+    from clients import UnconnectedProducer
+    producer = UnconnectedProducer()
+    producer.send("orders", b"value")
+    producer.last.acknowledge()
+    return os.getpid()
+if __name__ == "__main__":
+    import kafka
+    context = multiprocessing.get_context(sys.argv[1])
+    with context.Pool(2) as pool:
+        pids = pool.map(work, range(6), chunksize=1)
+    print(*pids)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_of_a_pool_are_traced(desk: Desk, method: str) -> None:
+    """However multiprocessing starts a worker, and however the pool ends it, its spans are in its ring."""
+    script = desk.module("pool.py", POOL)
+    done = desk.run(*desk.kaspan_run(), script, method)
+    assert (done.returncode, done.stderr) == (0, "")
+    pids = [int(pid) for pid in done.stdout.split()]
+
+    spans = spans_by_pid(desk)
+
+    assert {pid: len(each) for pid, each in spans.items()} == {pid: pids.count(pid) for pid in set(pids)}
+
+
+CHILDREN = {
+    "subprocess": "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)",
+    "a shell": "import os, sys, shlex; os.system(f'{sys.executable} -c {shlex.quote(sys.argv[1])}')",
+    "exec": "import os, sys; os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])",
+    "posix_spawn": (
+        "import os, sys; os.waitpid(os.posix_spawn(sys.executable, [sys.executable, '-c', sys.argv[1]],"
+        " os.environ), 0)"
+    ),
+}
+
+
+@pytest.mark.parametrize("start", CHILDREN.values(), ids=CHILDREN.keys())
+def test_python_started_by_an_application_is_traced(desk: Desk, start: str) -> None:
+    """What a traced process starts is traced too, as the same service."""
+    assert outcome(desk.traced(start, SEND)) == (0, "", "")
+
+    (span,) = Reader(desk.ring_dir).take()
+    assert span.local_endpoint is not None
+    assert span.local_endpoint.service_name == "shop"
+
+
+ENDS = {
+    "by itself": ("", 0),
+    "sys.exit": ("sys.exit(3)", 3),
+    "an exception": ("raise SystemExit(4)", 4),
+    "os._exit": ("os._exit(5)", 5),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -15),
+    "SIGKILL": ("os.kill(os.getpid(), signal.SIGKILL)", -9),
+    "SIGSEGV": ("signal.signal(11, signal.SIG_DFL); os.kill(os.getpid(), 11)", -11),
+}
+
+
+@pytest.mark.parametrize(("end", "code"), ENDS.values(), ids=ENDS.keys())
+def test_spans_are_there_however_a_process_ends(desk: Desk, end: str, code: int) -> None:
+    """Nothing is flushed at exit, so nothing is lost by an exit that leaves no time for it."""
+    done = desk.run(*desk.kaspan_run(), "-c", f"import os, signal, sys\n{SEND}\n{end}")
+
+    assert done.returncode == code
+    (spans,) = spans_by_pid(desk).values()
+    assert len(spans) == 1
+
+
+SHUTDOWN = {
+    "a consumer in the middle of next()": "next(consumer)",
+    "a loop that is still open": "loop = iter(consumer); next(loop)",
+    "a list that nobody has read": "polled = consumer.poll()",
+    "a list in the middle of its loop": "loop = iter(*consumer.poll().values()); next(loop)",
+    "a generator around a loop": "values = (record.value for record in consumer); next(values)",
+    "a send under way": "import clients; p = clients.UnconnectedProducer(); p.send('orders', b'value')",
+    "a daemon thread in its loop": (
+        "import threading\nready = threading.Event()\n"
+        "def work():\n    for record in consumer:\n        ready.set(); threading.Event().wait()\n"
+        "threading.Thread(target=work, daemon=True).start(); ready.wait()"
+    ),
+    "an atexit handler that loops": "import atexit; atexit.register(lambda: [*consumer])",
+}
+
+
+@pytest.mark.parametrize("use", SHUTDOWN.values(), ids=SHUTDOWN.keys())
+def test_interpreter_ends_without_a_word(desk: Desk, use: str) -> None:
+    """Whatever is open when the interpreter shuts down: exit code 0, not a word, and a ring that is whole."""
+    code = (
+        "from clients import UnconnectedConsumer, make_record\nfrom kafka.consumer import fetcher\n"
+        "consumer = UnconnectedConsumer([make_record(fetcher.ConsumerRecord, at) for at in range(3)])\n"
+    )
+
+    assert outcome(desk.traced(code + use)) == (0, "", "")
+    Reader(desk.ring_dir).take()
+
+
+PICKLE = """
+import copy, pickle, sys
+from clients import UnconnectedConsumer, make_record
+from kafka.consumer import fetcher
+records = [make_record(fetcher.ConsumerRecord, at, timestamp=1) for at in range(2)]
+delivered = [*UnconnectedConsumer(records)]
+(polled,) = UnconnectedConsumer(records).poll().values()
+for one in (delivered, polled, delivered[0]):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(one, protocol)) == one
+    assert copy.copy(one) == one and copy.deepcopy(one) == one
+sys.stdout.buffer.write(pickle.dumps((delivered, polled)))
+"""
+
+
+def test_records_can_be_pickled_to_a_process_without_kaspan(desk: Desk) -> None:
+    """What is pickled under kaspan is read by a process without it, as the plain records in plain lists."""
+    code = PICKLE.replace("sys.stdout.buffer.write", "open(sys.argv[1], 'wb').write")
+    path = desk.directory / "records.pickle"
+    assert outcome(desk.traced(code, str(path))) == (0, "", "")
+    read = (
+        "import pickle, sys; found = pickle.load(open(sys.argv[1], 'rb')); from clients import plain_record\n"
+        "expected = [plain_record(at, timestamp=1) for at in range(2)]\n"
+        "print(found == (expected, expected), {type(one) for one in found},"
+        " {type(r) is type(expected[0]) for one in found for r in one})"
+    )
+
+    assert desk.plain(read, str(path)).stdout == "True {<class 'list'>} {True}\n"
+
+
+def test_records_of_a_process_without_kaspan_can_be_read_under_it(desk: Desk) -> None:
+    """What was pickled without kaspan is read under it, and equals what was written."""
+    path = desk.directory / "records.pickle"
+    write = (
+        "import pickle, sys; from clients import plain_record\n"
+        "pickle.dump([plain_record(at, timestamp=1) for at in range(2)], open(sys.argv[1], 'wb'))"
+    )
+    read = (
+        "import pickle, sys; from clients import plain_record\n"
+        "print(pickle.load(open(sys.argv[1], 'rb')) == [plain_record(at, timestamp=1) for at in range(2)])"
+    )
+    assert outcome(desk.plain(write, str(path))) == (0, "", "")
+
+    assert outcome(desk.traced(read, str(path))) == (0, "True\n", "")
+
+
+def test_process_without_a_ring_runs_on_with_one_warning(desk: Desk) -> None:
+    """Where no ring can be made, every send does what it does, and one warning says why."""
+    Path(desk.ring_dir).touch()
+    done = desk.traced(
+        SEND + 'for _ in range(100):\n    producer.send("orders", b"v"); producer.last.acknowledge()'
+    )
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("\n") == 1
+    assert "interceptor.ring_dir" in done.stderr
+    assert str(desk.ring_dir) in done.stderr
