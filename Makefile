@@ -32,7 +32,7 @@ demo: $(VENV)/demo ## run three plain kafka-python applications traced, and prin
 	@$(BIN)/kaspan demo
 
 bench: $(VENV)/dev ## measure kaspan against its peers, in one run
-	set -e; for script in bench/*.py; do $(BIN)/python "$$script"; done
+	set -e; for script in $(filter-out %_worker.py,$(wildcard bench/*.py)); do $(BIN)/python "$$script"; done
 
 clean: ## remove what make and the tests made, the fetched servers too
 	rm -rf $(VENV) build *.egg-info tests/servers/target
