@@ -23,7 +23,10 @@ import time
 
 from agent_ring import SPAN, cpu_s, rss_mb, start_null_zipkin
 
-HEAD = "POST /api/v2/spans HTTP/1.1\r\nHost: agent\r\nContent-Type: {type}\r\n{more}Content-Length: {size}\r\n\r\n"
+HEAD = (
+    "POST /api/v2/spans HTTP/1.1\r\nHost: agent\r\nContent-Type: {type}\r\n{more}"
+    "Content-Length: {size}\r\n\r\n"
+)
 
 
 def report(first: int, spans: int, encoding: str) -> bytes:
