@@ -22,6 +22,7 @@ LENIENT_BYTES = 1024 * 1024
 _HEX_DIGITS = b"0123456789abcdef"
 _ZERO_TRACE_IDS = frozenset("0" * length for length in range(1, 33))
 _ZERO_ID = "0" * 16
+_BLANKS = b" \t\r\n"
 _V1_SIGN = b'yAnnotations"'
 _THRIFT_SIGNS = (b"\x0c", b"\x0b")  # of structs a list, as Thrift's binary protocol begins; of text a field
 
@@ -73,7 +74,7 @@ def json_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
     """
     if not body:
         return
-    _refuse_other_formats(body)
+    body = _opened(body)
     if len(body) <= row_bytes:
         yield from _checked(body)
         return
@@ -99,6 +100,7 @@ def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
         read = read_list(body, first)
         spans = len(read)
         try:
+            body.decode()
             _take_apart(body)
         except _NOT_JSON:
             # What only Zipkin's reader takes for JSON is passed on in a form that everyone does.
@@ -114,6 +116,8 @@ def _count_if_plainly_valid(body: bytes) -> int | None:
     """Return how many spans there are if all are right beyond doubt, else None."""
     try:
         spans = _decode(body)
+        if not body.isascii():
+            body.decode()  # msgspec passes over the text of members that it does not know
     except _NOT_JSON:
         return None
     trace_ids = {span.trace_id for span in spans}
@@ -127,19 +131,23 @@ def _count_if_plainly_valid(body: bytes) -> int | None:
     return len(spans)
 
 
-def _refuse_other_formats(body: bytes) -> None:
+def _opened(body: bytes) -> bytes:
+    """Return the body from its bracket on; refuse what is another format or no list."""
     first = body[:1]
     if first in _THRIFT_SIGNS:
         raise InvalidSpansError(
             "Expected a JSON_V2 encoded list, but received: THRIFT; kaspan takes Zipkin's JSON v2 and proto3",
             415,
         )
-    if first == b"\n" and body.lstrip()[:1] != b"[":
-        raise InvalidSpansError(
-            "Malformed reading List<Span> from json: this looks like proto3, which comes with the header "
-            "Content-Type: application/x-protobuf"
-        )
-    if first != b"[":
+    # Zipkin takes a line break for the beginning of proto3, which a list may have, and then for a blank.
+    if first == b"\n" and body[1:2] not in (b"", b"\0"):
+        body = body.lstrip(_BLANKS)
+        if body[:1] != b"[":
+            raise InvalidSpansError(
+                "Malformed reading List<Span> from json: this looks like proto3, which comes with the header "
+                "Content-Type: application/x-protobuf"
+            )
+    if body[:1] != b"[":
         raise InvalidSpansError("Expected a JSON_V2 encoded list: the first byte must be [")
     if _V1_SIGN in body:
         raise InvalidSpansError(
@@ -147,3 +155,4 @@ def _refuse_other_formats(body: bytes) -> None:
             "proto3, so set the client to v2",
             415,
         )
+    return body
