@@ -105,8 +105,10 @@ def measure(
     writers = [SpanRing(ring_dir, 4 << 20, {"service": "bench"}) for _ in range(rings)]
     time.sleep(0.5)
     before_s, started_s = cpu_s(agent.pid), time.monotonic()
-    write(writers, spans, rate, started_s)
-    wait_until_taken(writers)
+    files = [os.open(path, os.O_RDONLY) for path in Path(ring_dir).glob("*.ring")]
+    assert len(files) == rings
+    write(writers, files, spans, rate, started_s)
+    wait_until_taken(files)
     elapsed_s = time.monotonic() - started_s
     time.sleep(1.5)
     used_s, peak_mb = cpu_s(agent.pid) - before_s, rss_mb(agent.pid, "VmHWM")
@@ -116,27 +118,27 @@ def measure(
     return used_s / spans * 1e6, peak_mb, spans / elapsed_s
 
 
-def write(writers: list[SpanRing], spans: int, rate: int, started_s: float) -> None:
+def write(writers: list[SpanRing], rings: list[int], spans: int, rate: int, started_s: float) -> None:
     """Put spans into the rings in turn at `rate` a second, slower where a ring is nearly full."""
     step = max(1, rate // 100)
     for first in range(0, spans, step):
         for index in range(first, min(first + step, spans)):
             writers[index % len(writers)].put(SPAN % (index + 1, index + 1, index + 2))
-        while any(unread_bytes(writer) > 3 << 20 for writer in writers):
+        while any(unread_bytes(ring) > 3 << 20 for ring in rings):
             time.sleep(0.001)
         time.sleep(max(0.0, started_s + (first + step) / rate - time.monotonic()))
 
 
-def unread_bytes(writer: SpanRing) -> int:
-    """How much the agent has not taken yet."""
-    header = os.pread(writer._descriptor, 32, 0)
+def unread_bytes(ring: int) -> int:
+    """How much of a ring, an open file, the agent has not taken yet."""
+    header = os.pread(ring, 32, 0)
     return int.from_bytes(header[16:24], "little") - int.from_bytes(header[24:32], "little")
 
 
-def wait_until_taken(writers: list[SpanRing]) -> None:
+def wait_until_taken(rings: list[int]) -> None:
     """Wait for empty rings."""
     deadline_s = time.monotonic() + 60
-    while any(map(unread_bytes, writers)):
+    while any(map(unread_bytes, rings)):
         assert time.monotonic() < deadline_s, "the agent does not take the spans"
         time.sleep(0.01)
 
