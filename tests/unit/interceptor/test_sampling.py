@@ -1,4 +1,4 @@
-"""What is recorded: new traces by rate, rules and limit, as other services decide; topics that are left out."""
+"""What is recorded: new traces by rate, rules and limit, as other services decide; and what is left out."""
 
 from __future__ import annotations
 
