@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
 import msgspec
 
@@ -13,7 +13,7 @@ from kaspan.config.display import MASK, is_secret, mask
 from kaspan.config.document import NULLS, Items, Map, Node, Scalar, parse
 from kaspan.config.errors import ConfigError, Errors, shorten, suggest
 from kaspan.config.keys import Section, bare, fields, given, is_section, leaves, rule, types
-from kaspan.config.schema import Settings
+from kaspan.config.schema import Sender, Settings
 
 INVALID: Any = object()
 """Stands for a value that was refused; the reason is in the errors."""
@@ -28,15 +28,27 @@ class Found(msgspec.Struct, frozen=True):
     where: str
 
 
+class SenderTypes(Protocol):
+    """What may stand as `type` in agent.senders beside kaspan's own senders."""
+
+    def names(self) -> Iterable[str]:
+        """Name all there are."""
+
+    def settings(self, name: str) -> Section:
+        """Return the struct of a type's settings; raises ValueError, which says why it cannot be had."""
+
+
 class Checker:
     """Checks the sources one after the other; a later value of the same key replaces an earlier one.
 
-    `found` maps each dotted leaf key that was set to its last valid value. Never raises for a bad value.
+    `found` maps each dotted leaf key that was set to its last valid value. Without `senders` those that are
+    not kaspan's own are not looked at. Never raises for a bad value.
     """
 
-    def __init__(self, errors: Errors) -> None:
+    def __init__(self, errors: Errors, senders: SenderTypes | None = None) -> None:
         self.found: dict[str, Found] = {}
         self._errors = errors
+        self._senders = senders
 
     def set(self, key: str, node: Node) -> None:
         """Check the node of one dotted key of the schema; "" is the whole file."""
@@ -104,8 +116,11 @@ class Checker:
         """Hold a list or map against its own rules, once each of its parts is valid."""
         if any(part is INVALID for part in parts):
             return INVALID
+        whole: Any = dict[str, Any] if isinstance(value, dict) else tuple[Any, ...]
+        for meta in get_args(type_)[1:] if bare(type_) is not type_ else ():
+            whole = Annotated[whole, meta]
         try:
-            return msgspec.convert(value, type_)
+            return msgspec.convert(value, whole)
         except msgspec.ValidationError:
             return self._refuse(node, key, rule(type_))
 
@@ -120,10 +135,29 @@ class Checker:
         entries = dict(node.entries)
         tag = entries.pop(tag_field, None)
         struct = by_tag.get(tag.text) if isinstance(tag, Scalar) else None
-        if struct is None:
-            wanted = f"one of {', '.join(map(str, by_tag))}"
-            return self._refuse(tag or node, f"{key}.{tag_field}", wanted, missing=tag is None)
-        return self._fields(struct, key, entries, node)
+        if struct is not None:
+            return self._fields(struct, key, entries, node)
+        names = list(map(str, by_tag))
+        if structs == get_args(Sender):
+            if isinstance(tag, Scalar) and self._is_other_sender(tag.text):
+                return self._other_sender(tag, key, entries, node)
+            names += self._senders.names() if self._senders else ()
+        wanted = f"one of {', '.join(names)}"
+        return self._refuse(tag or node, f"{key}.{tag_field}", wanted, missing=tag is None)
+
+    def _is_other_sender(self, name: str) -> bool:
+        return bool(name) and (self._senders is None or name in self._senders.names())
+
+    def _other_sender(self, tag: Scalar, key: str, entries: Mapping[str, Node], node: Map) -> Any:
+        """Check the settings of a sender that is not kaspan's; they become a struct with its name as tag."""
+        if self._senders is None:
+            return _tagged(msgspec.Struct, tag.text)()
+        try:
+            settings = _tagged(self._senders.settings(tag.text), tag.text)
+        except (TypeError, ValueError) as error:
+            self._errors.add(tag.where, f"{key}.type is {shorten(tag.text)}; {error}")
+            return INVALID
+        return self._fields(settings, key, entries, node)
 
     def _fields(self, struct: Section, key: str, entries: Mapping[str, Node], node: Map) -> Any:
         values: dict[str, Any] = {}
@@ -156,6 +190,13 @@ class Checker:
         said = "is missing" if missing else f"is {_shown(key, node)}"
         self._errors.add(node.where, f"{key} {said}; the rule is {wanted}")
         return INVALID
+
+
+def _tagged(settings: Section, name: str) -> Section:
+    tagged: Section = msgspec.defstruct(
+        settings.__name__, [], bases=(settings,), tag_field="type", tag=name, frozen=True, kw_only=True
+    )
+    return tagged
 
 
 def _python_value(base: Any, node: Scalar) -> Any:

@@ -12,19 +12,24 @@ MASK = "***"
 
 
 def is_secret(key: str) -> bool:
-    """Whether a dotted key holds something that must not be seen: its last name says so."""
+    """Whether a dotted key holds something that must not be seen: its last name says so, or it is a header.
+
+    What a sender's headers are for is not known, but often it is to let it in.
+    """
     name = key.rpartition(".")[2].lower()
-    return any(word in name for word in SECRET_WORDS)
+    return ".headers." in key or any(word in name for word in SECRET_WORDS)
 
 
 def mask(key: str, text: str) -> str:
-    """Return a key's text as it may be shown: a secret, or the password in an address, as ***."""
+    """Return a key's text as it may be shown: a secret, or the password or query of an address, as ***."""
     if is_secret(key):
         return MASK if text else ""
     user, at, host = text.rpartition("@")
     scheme, separator, user = user.rpartition("://")
     name, colon, _password = user.partition(":")
-    return f"{scheme}{separator}{name}:{MASK}@{host}" if at and colon else text
+    shown = f"{scheme}{separator}{name}:{MASK}@{host}" if at and colon else text
+    address, _, query = shown.partition("?")
+    return f"{address}?{MASK}" if query and "://" in address else shown
 
 
 def write(key: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kaspan.config.check import Checker, Found
+from kaspan.config.check import Checker, Found, SenderTypes
 from kaspan.config.document import Items, Map, Node, Scalar, read_file
 from kaspan.config.environment import CONFIG_VARIABLE, opentelemetry, own
 from kaspan.config.errors import ConfigError, Errors, suggest
@@ -32,6 +32,7 @@ def load(
     config_file: str | None = None,
     environ: Mapping[str, str] = os.environ,
     arguments: Mapping[str, object] = {},
+    senders: SenderTypes | None = None,
 ) -> Loaded:
     """Read the settings from the YAML file, the environment and the command line, and check all of them.
 
@@ -44,7 +45,7 @@ def load(
     those in values that another source overrides included.
     """
     errors = Errors()
-    checker = Checker(errors)
+    checker = Checker(errors, senders)
     path = config_file if config_file is not None else environ.get(CONFIG_VARIABLE)
     if path:
         named_by = CONFIG_VARIABLE if config_file is None else "the name given"

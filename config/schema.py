@@ -27,6 +27,21 @@ HttpUrl = Annotated[
         description="an address such as http://zipkin:9411",
     ),
 ]
+HostPort = Annotated[
+    str,
+    Meta(
+        # A host (IPv6 in brackets) and a port.
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s/?#@:,\[\]]+):[0-9]{1,5}\Z",
+        description="an address and port such as kafka:9092",
+    ),
+]
+Topic = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._-]{1,249}\Z",
+        description="a topic's name, at most 249 letters, digits, dots, hyphens and underscores",
+    ),
+]
 ListenAddress = Annotated[
     str,
     Meta(
@@ -157,13 +172,52 @@ class ZipkinSender(_Section, frozen=True, tag="zipkin", tag_field="type"):
     """Posts to Zipkin's HTTP collector; `url` is a base (http://zipkin:9411) or the full path."""
 
     url: HttpUrl = "http://127.0.0.1:9411/api/v2/spans"
+    format: Literal["json", "proto3"] = "json"
+    gzip: bool | None = None
+    username: str | None = None
+    password: str | None = None
+    token: str | None = None
+    headers: dict[str, str] | None = None
+    ca_file: AbsolutePath | None = None
+    client_cert_file: AbsolutePath | None = None
+    client_key_file: AbsolutePath | None = None
+    timeout_s: Seconds = 10.0
+
+
+class KafkaSender(_Section, frozen=True, tag="kafka", tag_field="type"):
+    """Sends to a topic that Zipkin's Kafka collector reads. `security_`, `sasl_` and `ssl_` keys are
+    kafka-python's own, and go to it as they are.
+    """
+
+    bootstrap_servers: Annotated[
+        tuple[HostPort, ...],
+        Meta(min_length=1, description="a list of at least one address and port, such as [kafka:9092]"),
+    ] = ("127.0.0.1:9092",)
+    topic: Topic = "zipkin"
+    max_message_bytes: Annotated[int, Meta(ge=1024, le=16 * 1024 * 1024)] = 1_000_000
+    timeout_s: Seconds = 30.0
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "GSSAPI"] | None = None
+    sasl_plain_username: str | None = None
+    sasl_plain_password: str | None = None
+    sasl_kerberos_service_name: str | None = None
+    sasl_kerberos_domain_name: str | None = None
+    ssl_check_hostname: bool = True
+    ssl_cafile: AbsolutePath | None = None
+    ssl_certfile: AbsolutePath | None = None
+    ssl_keyfile: AbsolutePath | None = None
+    ssl_password: str | None = None
+    ssl_crlfile: AbsolutePath | None = None
+    ssl_ciphers: str | None = None
 
 
 class ConsoleSender(_Section, frozen=True, tag="console", tag_field="type"):
     """Prints each trace as a tree on standard output."""
 
 
-Sender = ZipkinSender | ConsoleSender
+# What is installed from elsewhere (the entry points of kaspan.senders) stands in agent.senders as a struct
+# of its own class, tagged by its name: see Checker.
+Sender = ZipkinSender | KafkaSender | ConsoleSender
 
 
 class AddTags(_Section, frozen=True, tag="add_tags", tag_field="type"):

@@ -7,11 +7,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kaspan.config import ConfigError, Settings, load
+from kaspan.config import ConfigError, Loaded, Settings, load
 from kaspan.config.check import Checker
+from kaspan.config.display import write
 from kaspan.config.document import parse
 from kaspan.config.errors import Errors
-from kaspan.config.schema import AddTags, ConsoleSender, Processor, Redact, RenameRemote, ZipkinSender
+from kaspan.config.schema import (
+    AbsolutePath,
+    AddTags,
+    ConsoleSender,
+    Processor,
+    Redact,
+    RenameRemote,
+    ZipkinSender,
+)
 
 
 def settings_of(tmp_path: Path, text: str) -> Settings:
@@ -106,11 +115,11 @@ def test_unknown_key_comes_with_a_suggestion(tmp_path: Path, text: str, hint: st
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("{type: kafka}", "agent.senders[0].type is kafka; the rule is one of zipkin, console"),
         (
             "{url: 'http://zipkin:9411'}",
-            "agent.senders[0].type is missing; the rule is one of zipkin, console",
+            "agent.senders[0].type is missing; the rule is one of zipkin, kafka, console",
         ),
+        ("{type: ''}", "agent.senders[0].type is empty; the rule is one of zipkin, kafka, console"),
         ("zipkin", "agent.senders[0] is zipkin; the rule is a map of keys"),
         ("", "agent.senders is an empty list; the rule is a list of at least one sender, each with its type"),
     ],
@@ -118,6 +127,81 @@ def test_unknown_key_comes_with_a_suggestion(tmp_path: Path, text: str, hint: st
 def test_sender_is_known_by_its_type(tmp_path: Path, text: str, error: str) -> None:
     """Each sender says what it is, and there is at least one."""
     assert refusal_of(tmp_path, f"agent:\n  senders: [{text}]") == f"FILE:2: {error}"
+
+
+class FileSettings(msgspec.Struct, frozen=True):
+    """What an author of a sender declares."""
+
+    path: AbsolutePath
+    password: str | None = None
+
+
+class Installed:
+    """Two senders of other packages, one of which cannot be loaded."""
+
+    def names(self) -> list[str]:
+        return ["file", "broken"]
+
+    def settings(self, name: str) -> type[msgspec.Struct]:
+        if name == "broken":
+            raise ValueError("it cannot be loaded: No module named 'nowhere'")
+        return FileSettings
+
+
+def load_senders(tmp_path: Path, text: str) -> Loaded:
+    path = tmp_path / "kaspan.yaml"
+    path.write_text(f"agent:\n  senders: [{text}]\n", encoding="utf-8")
+    return load(str(path), {}, senders=Installed())
+
+
+def test_installed_sender_has_settings_of_its_own(tmp_path: Path) -> None:
+    """They become an instance of the struct that its author declared, and are shown like any others."""
+    loaded = load_senders(tmp_path, "{type: file, path: /spans, password: x}, {type: console}")
+    file, console = loaded.settings.agent.senders
+    assert isinstance(file, FileSettings)
+    assert (file.path, file.__struct_config__.tag, console) == ("/spans", "file", ConsoleSender())
+    assert write("agent.senders", loaded.settings.agent.senders) == (
+        '[{type: file, path: /spans, password: "***"}, {type: console}]'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("{type: file}", "agent.senders[0].path is missing; the rule is an absolute path"),
+        ("{type: file, path: x}", "agent.senders[0].path is x; the rule is an absolute path"),
+        ("{type: file, path: /x, pth: y}", "there is no key agent.senders[0].pth; did you mean path?"),
+        (
+            "{type: fil}",
+            "agent.senders[0].type is fil; the rule is one of zipkin, kafka, console, file, broken",
+        ),
+        (
+            "{type: broken}",
+            "agent.senders[0].type is broken; it cannot be loaded: No module named 'nowhere'",
+        ),
+    ],
+)
+def test_installed_senders_settings_are_checked_like_any_others(
+    tmp_path: Path, text: str, error: str
+) -> None:
+    """Errors name file, line, key and rule, and an unknown type comes with what is installed."""
+    with pytest.raises(ConfigError) as refused:
+        load_senders(tmp_path, text)
+    assert refused.value.errors == (f"{tmp_path}/kaspan.yaml:2: {error}",)
+
+
+def test_application_does_not_mind_a_sender_that_only_the_agent_has(tmp_path: Path) -> None:
+    """Both sides may share one file; the application's environment need not have the agent's packages."""
+    settings = settings_of(tmp_path, "agent:\n  senders: [{type: elsewhere, anything: 1}, {type: console}]")
+    assert [sender.__struct_config__.tag for sender in settings.agent.senders] == ["elsewhere", "console"]
+
+
+def test_headers_of_a_sender_are_secrets(tmp_path: Path) -> None:
+    """What a header is for is not known, so no value of one is shown."""
+    settings = settings_of(tmp_path, "agent:\n  senders: [{type: zipkin, headers: {X-Key: abc}}]")
+    assert 'X-Key: "***"' in write("agent.senders", settings.agent.senders)
+    refusal = refusal_of(tmp_path, "agent:\n  senders: [{type: zipkin, headers: {X-Key: 12345}}]")
+    assert "X-Key is ***" in refusal
 
 
 def processors_of(tmp_path: Path, text: str) -> tuple[Processor, ...]:

@@ -109,7 +109,11 @@ def test_config_ends_quietly_when_nobody_reads_on() -> None:
         ("agent.tls.key_password", ["a", "b"], '["***", "***"]'),
         ("agent.secrets", 5, '"***"'),
         ("agent.auth", {"client_secret": "x", "user": "me"}, '{client_secret: "***", user: me}'),
-        ("agent.senders", (ZipkinSender(url="http://z"),), '[{type: zipkin, url: "http://z"}]'),
+        (
+            "agent.senders",
+            (ZipkinSender(url="http://z", password="x"),),
+            '[{type: zipkin, url: "http://z", format: json, password: "***", timeout_s: 10.0}]',
+        ),
     ],
 )
 def test_written_value_masks_keys_named_like_secrets(key: str, value: object, shown: str) -> None:
@@ -123,6 +127,8 @@ def test_written_value_masks_keys_named_like_secrets(key: str, value: object, sh
         ("http://me:pass@word@zipkin:9411/x", "http://me:***@zipkin:9411/x"),
         ("me:pass@zipkin", "me:***@zipkin"),
         ("http://zipkin:9411/x", "http://zipkin:9411/x"),
+        ("http://zipkin:9411/x?key=abc", "http://zipkin:9411/x?***"),
+        ("http://me:a?b@zipkin", "http://me:***@zipkin"),
         ("http://me@zipkin", "http://me@zipkin"),
     ],
 )
