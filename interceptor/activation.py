@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from kaspan.interceptor.failures import log, suppress
 
@@ -24,7 +25,27 @@ def activate() -> None:
         suppress("switching tracing on (the application runs untraced)", error)
 
 
+def _is_subinterpreter() -> bool:
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            interpreters = import_module(name)
+        except ImportError:
+            continue
+        current, main = interpreters.get_current(), interpreters.get_main()
+        # From Python 3.13 on each is a tuple that begins with the number.
+        return int(current[0] if isinstance(current, tuple) else current) != int(
+            main[0] if isinstance(main, tuple) else main
+        )
+    return False
+
+
 def _activate() -> None:
+    if _is_subinterpreter():
+        log.warning(
+            "kaspan: a sub-interpreter is not traced, since what kaspan needs works in main interpreters "
+            "only; with mod_wsgi, set WSGIApplicationGroup %{GLOBAL}"
+        )
+        return
     from kaspan.config import ConfigError, load
 
     try:

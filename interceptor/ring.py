@@ -54,20 +54,23 @@ class SpanRing:
         name = f"{os.getpid()}-{os.urandom(8).hex()}"
         temporary, final = f".{name}.tmp", name + layout.SUFFIX
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
-            # The owner's lock for life: when it can be had, the owner is gone.
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The owner's lock for life: when it can be had, the owner is gone. The mapping keeps it, not the
+            # descriptor, which processes that turn into daemons close together with all others.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             size = layout.HEADER_BYTES + self._data_bytes
             # A sparse file on a full tmpfs would be a SIGBUS in the application later.
-            os.posix_fallocate(self._descriptor, 0, size)
-            os.pwrite(self._descriptor, layout.pack_header(self._data_bytes, json.dumps(process).encode()), 0)
-            self._map = mmap.mmap(self._descriptor, size)
+            os.posix_fallocate(descriptor, 0, size)
+            os.pwrite(descriptor, layout.pack_header(self._data_bytes, json.dumps(process).encode()), 0)
+            self._identity = _identity(descriptor)
+            self._map, self._map_descriptor = _map(descriptor, size)
             os.rename(temporary, final, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             os.unlink(temporary, dir_fd=directory)
-            os.close(self._descriptor)
             raise
+        finally:
+            os.close(descriptor)
 
     def _writer(self) -> Callable[[bytes], None]:
         """Make `put`. Closures, since every span goes through it and attributes cost a third of it."""
@@ -129,5 +132,28 @@ class SpanRing:
     def abandon(self) -> None:
         """Let go of the file without a word to the reader: the ring is the parent's, and this is its fork."""
         self._positions.release()
-        self._map.close()
-        os.close(self._descriptor)
+        if self._map_descriptor is None or _identity(self._map_descriptor) in (self._identity, None):
+            self._map.close()
+        else:
+            # Its descriptor was closed, and the number is somebody else's by now: to close the mapping, or
+            # to let Python free it, would close that one. What hooks hold is freed after all modules are.
+            os.register_at_fork(before=lambda _kept=self._map: None)
+
+
+def _map(descriptor: int, size: int) -> tuple[mmap.mmap, int | None]:
+    """Map a file, and tell which descriptor Python keeps for the mapping: None from 3.13 on."""
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(descriptor, size, trackfd=False), None
+    probe = os.dup(descriptor)
+    os.close(probe)
+    # The next one that is made has the same number; unless another thread was faster, which `abandon` sees.
+    return mmap.mmap(descriptor, size), probe
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is; None when it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

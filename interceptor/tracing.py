@@ -9,18 +9,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from opentelemetry.trace import Span
 
-from kaspan.config.schema import Interceptor, Operation
+from kaspan.config.schema import Interceptor, Operation, default_ring_dir
 from kaspan.interceptor.failures import suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
 from kaspan.interceptor.ring import SpanRing
 from kaspan.interceptor.sampling import CapturedHeaders, ExcludedTopics, Sampler
 from kaspan.interceptor.scope import SPAN_KEY, Scope
 from kaspan.interceptor.span import Extras, RecordSpan
+from kaspan.wire import VERSION
 from kaspan.wire.context import Extracted
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Tracing:
         self._takes_all = self.sampler.takes_all
         self.excluded = ExcludedTopics(settings.exclude_topics)
         self.captured = CapturedHeaders(settings.capture_headers)
+        self._default_ring_dir = default_ring_dir()
         self._ring: SpanRing | HttpReporter | None = None
         self._make_http_reporter: Callable[[], HttpReporter] | None = None
         if settings.agent != "ring":
@@ -94,14 +95,15 @@ class Tracing:
         span = context.get(SPAN_KEY) if context else None
         if span is None:
             return None
-        if type(span) is RecordSpan:
+        if isinstance(span, RecordSpan):
             return span.trace_id, span.span_id, span.sampled, span.debug
         return _foreign(span)
 
-    def child_of(self, parent: Extracted | None, operation: Operation, topic: str) -> RecordSpan:
+    def child_of(self, parent: Extracted | None, operation: Operation | None, topic: str) -> RecordSpan:
         """Make a span under `parent`, in a new trace where there is none or only a decision.
 
-        `operation` and `topic` are the record's; they count where the decision is still to be made.
+        `operation` and `topic` are the record's, if it is about one; they count where the decision is still
+        to be made.
         """
         known_id, parent_id, sampled, debug = _NOBODY if parent is None else parent
         try:
@@ -146,7 +148,7 @@ class Tracing:
             if self._make_http_reporter is not None:
                 ring = self._make_http_reporter()
             else:
-                ring = SpanRing(self._settings.ring_dir, self._settings.ring_bytes, self._process())
+                ring = SpanRing(self._ring_dir(), self._settings.ring_bytes, self._process())
         except (OSError, ValueError) as error:
             self._retry_at_s = time.monotonic() + RING_RETRY_S
             suppress("making the span ring (spans are dropped meanwhile)", error)
@@ -155,13 +157,19 @@ class Tracing:
         tell_suppressed(ring.note_suppressed)
         return ring
 
+    def _ring_dir(self) -> str:
+        # Servers load applications as root and change the user in their workers.
+        is_default = self._settings.ring_dir == self._default_ring_dir
+        return default_ring_dir() if is_default else self._settings.ring_dir
+
     def _process(self) -> dict[str, object]:
         return {
             "service": self.service,
             "pid": os.getpid(),
             "start_us": time.time_ns() // 1000,
-            "kaspan": _version("kaspan"),
-            "kafka_python": _version("kafka-python"),
+            "kaspan": VERSION,
+            # Nothing is imported here: the process may have another root or user by now than its modules.
+            "kafka_python": getattr(sys.modules.get("kafka"), "__version__", "unknown"),
             "python": platform.python_version(),
         }
 
@@ -171,12 +179,3 @@ def _foreign(span: Span) -> Extracted | None:
     if not context.is_valid:
         return None
     return b"%032x" % context.trace_id, b"%016x" % context.span_id, context.trace_flags.sampled, False
-
-
-def _version(distribution: str) -> str:
-    if sys.is_finalizing():  # a first span may come from a finalizer, and by then nothing can be found
-        return "unknown"
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "unknown"

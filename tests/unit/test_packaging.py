@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from kaspan.wire import VERSION
+
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGED = {"tests", "bench", "docs", "build", "dist"}
 SETUP = configparser.ConfigParser()
@@ -94,6 +96,11 @@ def test_every_linter_looks_at_every_top_package() -> None:
 
     assert set(SETUP["mypy"]["packages"].split(", ")) == mapped
     assert set(lines_of("importlinter", "root_packages")) == mapped
+
+
+def test_setup_cfg_and_code_name_one_version() -> None:
+    """What a process says of its kaspan is the version of the package."""
+    assert SETUP["metadata"]["version"] == VERSION
 
 
 def test_wheel_holds_every_module_and_nothing_outside_kaspan(wheel: Path) -> None:

@@ -1,4 +1,4 @@
-"""Processes that change under our feet: descriptors closed, another root, another user, another interpreter."""
+"""Processes that change under our feet: no descriptors, another root, another user, another program."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ for other in others: other.flush()
     "end", ["", "if os.fork() == 0: sys.exit()\nelse: os.wait()"], ids=["itself", "child"]
 )
 def test_end_of_such_a_daemon_loses_nothing_of_the_applications(end: str, desk: Desk) -> None:
-    """What the application still has to write to files with our numbers is written at the interpreter's end."""
+    """What the application has still to write to files with our numbers is written at the end."""
     assert outcome(desk.traced("import sys\n" + SEND + CLOSE_ALL + OPEN_OTHERS + end)) == (0, "", "")
 
     written = [path.read_text() for path in desk.directory.glob("other-*")]
@@ -170,7 +170,7 @@ def strangers_rings() -> Iterator[Path]:
 
 @only_root
 def test_worker_under_another_user_uses_that_users_directory(desk: Desk, strangers_rings: Path) -> None:
-    """Root's import of kafka before setuid, as in a preloading server, does not tie workers to root's rings."""
+    """An import of kafka as root, as in a preloading server, does not tie the workers to root's rings."""
     code = (
         "import os; from clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
         f"os.setgid({STRANGER}); os.setuid({STRANGER})\n{MORE}"
@@ -195,7 +195,8 @@ def test_worker_that_may_not_use_the_directory_is_told_why(desk: Desk) -> None:
     """A ring directory that was set is never traded for another: the warning names both users."""
     code = (
         "import os; from clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
-        f"{MORE}if os.fork() == 0:\n    os.setgid({STRANGER}); os.setuid({STRANGER})\n    {MORE}else: os.wait()"
+        f"{MORE}if os.fork() == 0:\n    os.setgid({STRANGER}); os.setuid({STRANGER})\n    {MORE}"
+        "else: os.wait()"
     )
     done = desk.traced(code)
 
@@ -237,7 +238,7 @@ def test_main_interpreter_is_traced_beside_a_subinterpreter(desk: Desk) -> None:
 
 def test_exec_in_the_middle_keeps_what_was_finished(desk: Desk) -> None:
     """A process that becomes another program leaves its ring to the agent, and starts a new one."""
-    code = f"import os, sys\n{SEND}\nif sys.argv[1:]: os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+    code = f"import os, sys\n{SEND}\nos.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
     assert outcome(desk.traced(code, SEND)) == (0, "", "")
 
     assert len(rings(desk.ring_dir)) == 2
