@@ -50,7 +50,7 @@ class HttpServer:
         self._max_connections = max_connections
         self._authorization = f"Bearer {token}".encode() if token else b""
         self._routes: dict[str, dict[str, tuple[Handler, bool]]] = {}
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}  # in the order in which they came
         self._held_bytes = 0
         self._is_crowded = False
         self._failure: FatalError | None = None
@@ -124,7 +124,7 @@ class HttpServer:
 
     def connected(self, connection: Connection) -> None:
         """Take in a connection; where there are too many, the one that has been quiet longest goes."""
-        self._connections.add(connection)
+        self._connections[connection] = None
         if len(self._connections) <= self._max_connections:
             self._is_crowded = False
             return
@@ -140,7 +140,7 @@ class HttpServer:
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
 
     def refuse_head(self, request: Request) -> Answer | None:
         """Refuse a request before its body is read: from strangers, or when it says that it is too large."""

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from http_client import Client
+from kaspan.agent.database import SpoolFull
+from kaspan.agent.receivers.collector import Collector
+from kaspan.agent.senders.delivery import split
+from kaspan.agent.spool import Batch
+from kaspan.config import schema
+
+
+class FakeSpool:
+    """Keeps what it is given in memory; a test may hold it up, fill it or break it."""
+
+    def __init__(self) -> None:
+        self.transactions: list[list[Batch]] = []
+        self.error: Exception | None = None
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.entered = threading.Event()
+
+    def put(self, batches: list[Batch], positions: dict[str, int]) -> None:
+        assert positions == {}
+        self.entered.set()
+        assert self.may_go_on.wait(30)
+        if self.error is not None:
+            raise self.error
+        self.transactions.append(batches)
+
+    def fill(self) -> None:
+        self.error = SpoolFull("the spool is full")
+
+    @property
+    def spans(self) -> list[bytes]:
+        return [span for batches in self.transactions for batch in batches for span in split(batch.body)]
+
+
+class Served:
+    """A collector that serves in a thread, over a fake spool, on a free port and a unix socket."""
+
+    def __init__(self, directory: Path, settings: dict[str, object]) -> None:
+        self.spool = FakeSpool()
+        self.socket = str(directory / "agent.sock")
+        given = {"listen": "127.0.0.1:0", "socket": self.socket, **settings}
+        self.collector = Collector(schema.Agent(**given), self.spool)  # type: ignore[arg-type]
+        self.server = self.collector.server
+        self.port = int(self.server.names[0].rpartition(":")[2])
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._clients: list[Client] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.server.run()
+        except Exception as failure:  # noqa: BLE001 (tests look at it)
+            self.failure = failure
+
+    def client(self, unix: bool = False) -> Client:
+        client = Client(self.socket if unix else ("127.0.0.1", self.port))
+        self._clients.append(client)
+        return client
+
+    def wait(self) -> None:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def stop(self) -> None:
+        self.spool.may_go_on.set()
+        for client in self._clients:
+            client.close()
+        self.server.stop()
+        self.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Give a function that starts a collector with these settings."""
+    started: list[Served] = []
+
+    def start(**settings: object) -> Served:
+        served = Served(tmp_path, settings)
+        served.start()
+        started.append(served)
+        return served
+
+    yield start
+    for served in started:
+        served.stop()
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    """Give a collector with the default limits."""
+    return serve()
