@@ -125,7 +125,7 @@ class Agent:
         if not wait(self._sending, deadline_s):
             return
         sent = ", ".join(
-            f"{delivery.delivered_spans} to {delivery.sender.name}" for delivery in self._deliveries
+            f"{delivery.account.sent_spans} to {delivery.sender.name}" for delivery in self._deliveries
         )
         by_http = self.collector.taken_spans if self.collector else 0
         _log.info(

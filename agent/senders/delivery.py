@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.senders.account import Account
 from kaspan.agent.senders.backoff import Backoff
 from kaspan.agent.senders.base import Failed, Refused, Sender
 from kaspan.agent.spool import SEPARATOR, Message, Spool
@@ -23,7 +24,7 @@ class Delivery:
 
     A kill repeats at most one message. `run` returns after `drain`, when the spool is passed or the target
     fails once more. `pause(seconds)` waits, or returns sooner when the agent stops. What comes when there was
-    nothing is given `linger_s` for company.
+    nothing is given `linger_s` for company. `account` counts what becomes of it all.
     """
 
     def __init__(
@@ -34,10 +35,10 @@ class Delivery:
         backoff: Backoff | None = None,
         pause: Callable[[float], object] | None = None,
         linger_s: float = 0.0,
+        account: Account | None = None,
     ) -> None:
         self.sender = sender
-        self.delivered_spans = 0
-        self.dead_spans = 0
+        self.account = account or Account()
         self._spool = spool
         self._max_bytes = max_bytes
         self._backoff = backoff or Backoff()
@@ -86,22 +87,26 @@ class Delivery:
                 return False
             if refusal is None:
                 continue
+            self.account.refused(refusal.reason)
             spans = split(part)
             if len(spans) > 1:
                 half = len(spans) // 2
                 parts += [SEPARATOR.join(spans[half:]), SEPARATOR.join(spans[:half])]
             elif not self._bury(part, refusal.reason):
                 return False
-        self.delivered_spans += message.spans
+        self.account.passed(message.spans, len(message.body))
         return True
 
     def _send(self, spans: bytes, last_id: int) -> Refused | Failed | None:
         """Send until the target answers: None if it has taken the spans, Failed if the agent stops first."""
         while True:
+            began_s = self.account.clock_s()
             outcome = self.sender.send(spans, last_id)
             if not isinstance(outcome, Failed):
+                self.account.answered(began_s)
                 self._recovered()
                 return outcome if isinstance(outcome, Refused) else None
+            self.account.failed(outcome.reason, began_s)
             if not self._is_failing:
                 self._is_failing = True
                 _log.warning("%s: %s; spans wait in the spool", self.sender.name, outcome.reason)
@@ -126,7 +131,7 @@ class Delivery:
                     return False
                 self._pause(self._backoff.next_s())
                 continue
-            self.dead_spans += 1
+            self.account.buried(kept)
             what = (
                 "kept as a dead letter" if kept else "dropped, since dead letters fill a tenth of the spool"
             )

@@ -109,7 +109,7 @@ def test_spans_are_delivered_in_order_and_deleted(bench: Bench) -> None:
         bench.put(*expected[first : first + 10])
     bench.deliver()
     assert bench.sender.taken == expected
-    assert bench.delivery.delivered_spans == 300
+    assert bench.delivery.account.sent_spans == 300
     assert bench.spool.spans == 0
     assert bench.sender.closed
 
@@ -144,7 +144,7 @@ def test_refused_span_is_found_and_the_others_are_delivered(
     bench.sender.judge = lambda part: Refused("HTTP 400: bad id") if span(11) in part else Delivered()
     bench.deliver()
     assert bench.sender.taken == spans[:11] + spans[12:]
-    assert bench.delivery.dead_spans == 1
+    assert bench.delivery.account.dead_spans == 1
     (warning,) = said(caplog, "WARNING")
     assert warning.startswith("fake refuses a span (HTTP 400: bad id): kept as a dead letter; it begins b'{")
     assert bench.spool.spans == 0
@@ -157,7 +157,7 @@ def test_message_that_is_too_large_is_sent_in_parts(bench: Bench) -> None:
     bench.sender.judge = lambda part: Refused("HTTP 413") if len(part) > 3 else Delivered()
     bench.deliver()
     assert bench.sender.taken == spans
-    assert bench.delivery.dead_spans == 0
+    assert bench.delivery.account.dead_spans == 0
 
 
 def test_bytes_that_are_no_json_do_not_stop_the_spans_beside_them(bench: Bench) -> None:
@@ -168,7 +168,7 @@ def test_bytes_that_are_no_json_do_not_stop_the_spans_beside_them(bench: Bench) 
     )
     bench.deliver()
     assert bench.sender.taken == [span(1), span(2)]
-    assert bench.delivery.dead_spans == 1
+    assert bench.delivery.account.dead_spans == 1
 
 
 def test_drain_ends_at_a_target_that_is_away_and_keeps_the_spans(bench: Bench) -> None:
