@@ -94,6 +94,8 @@ class Processing:
         span = tracing.child_of(parent or tracing.current(), "receive", record.topic)
         if tracing.captured and headers and span.sampled:
             span.set_attributes(dict(tracing.captured.tags(headers)))
+        if parent is not None and len(headers) > 1:
+            span.headers = headers
         record.kaspan_span = span
         return span
 

@@ -105,6 +105,9 @@ class ProducerState:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Any, span: RecordSpan
     ) -> tuple[Any, ...]:
         if self.takes_headers:
+            if self.tracing.propagation.writes_state:
+                span.headers = headers
+                span.carry_state(self.tracing.scope.current_span())
             new = self.tracing.propagation.inject(headers, span)
             if len(args) <= _HEADERS:
                 kwargs["headers"] = new

@@ -45,9 +45,11 @@ class Propagation:
         self._b3_first = extract[:1] == ("b3",)
         # A header of a format that is read but not written would contradict the one that is.
         stale = {key for name in (*inject, *extract) for key in _OWNED[name]}
-        if "tracecontext" in extract and "tracecontext" not in inject:
+        if tracecontext.HEADER in stale:
             stale.add(tracecontext.STATE_HEADER)
         self._stale = frozenset(stale)
+        self.writes_state = "tracecontext" in inject
+        """Whether a span that is injected has to know its trace state."""
 
     def extract(self, headers: Headers) -> Extracted | None:
         """Read the context of a record's headers (at least one); None if there is none in them.
@@ -82,4 +84,6 @@ class Propagation:
             else:
                 traceparent = tracecontext.format_traceparent(trace_id, span_id, sampled)
                 new.append((tracecontext.HEADER, traceparent))
+                if state := span.trace_state:
+                    new.append((tracecontext.STATE_HEADER, state))
         return new

@@ -33,9 +33,12 @@ class Sampler:
         self.takes_all = self._bound == _EVERYTHING and not self._rules and limit is None
         """Whether every trace is recorded, so that nobody needs to ask."""
 
-    def takes(self, trace_id: bytes, operation: Operation, topic: str) -> bool:
-        """Whether the trace with this id (hex digits), which starts here, is recorded."""
-        bound = self._bound_of(operation, topic) if self._rules else self._bound
+    def takes(self, trace_id: bytes, operation: Operation | None = None, topic: str = "") -> bool:
+        """Whether the trace with this id (hex digits), which starts here, is recorded.
+
+        The rules are for those that start with a record; for another one `operation` is None.
+        """
+        bound = self._bound_of(operation, topic) if self._rules and operation else self._bound
         if bound != _EVERYTHING and int(trace_id[-16:], 16) >= bound:
             return False
         return self._limit is None or self._limit.takes()

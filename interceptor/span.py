@@ -18,9 +18,11 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
+    TraceState,
 )
 from opentelemetry.util.types import AttributeValue
 
+from kaspan.wire import tracecontext
 from kaspan.wire.context import Extracted, Headers
 
 MAX_TAG_CHARACTERS = 4096
@@ -48,6 +50,7 @@ class PassedSpan(NonRecordingSpan):
     headers are read only if somebody asks, since most applications exclude topics to save that.
     """
 
+    ended = True  # from the start: there is nothing to report
     is_current = False
     outer: Any = None
 
@@ -61,7 +64,8 @@ class PassedSpan(NonRecordingSpan):
         if trace_id is None or span_id is None:
             return INVALID_SPAN_CONTEXT
         flags = TraceFlags(TraceFlags.DEFAULT if sampled is False else TraceFlags.SAMPLED)
-        return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=flags)
+        state = _trace_state(tracecontext.state_of(self._headers, trace_id))
+        return SpanContext(int(trace_id, 16), int(span_id, 16), True, flags, state)
 
 
 class RecordSpan(Span):
@@ -77,6 +81,11 @@ class RecordSpan(Span):
     outer: Any = None
     """The context in which it was made current, if that was not empty."""
     extras: Extras | None = None
+    record: RecordSpan | None = None
+    """The record's span, on that of a function which works on the record."""
+    headers: Headers | None = None
+    """The record's headers, if there may be a tracestate in them."""
+    _state: bytes | None = None
 
     def __init__(self, trace_id: bytes, span_id: bytes, parent_id: bytes | None, sampled: bool) -> None:
         self.trace_id = trace_id
@@ -98,10 +107,26 @@ class RecordSpan(Span):
         """Whether the trace is recorded whatever the rate."""
         return self.extras is not None and self.extras.debug
 
+    @property
+    def trace_state(self) -> bytes:
+        """The value of the W3C `tracestate` that goes on with this span; empty if there is none."""
+        if self._state is None:
+            self._state = tracecontext.state_of(self.headers, self.trace_id) if self.headers else b""
+        return self._state
+
+    def carry_state(self, other: Span | None) -> None:
+        """Go on with the trace state of another span of the trace, whoever made it."""
+        if isinstance(other, RecordSpan):
+            if other.headers is not None or other._state is not None:
+                self.headers, self._state = other.headers, other._state
+        elif other is not None and (state := other.get_span_context().trace_state):
+            self._state = state.to_header().encode()
+
     def get_span_context(self) -> SpanContext:
         """The span's context as OpenTelemetry's instrumentations want it."""
         flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
-        return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), is_remote=False, trace_flags=flags)
+        state = _trace_state(self.trace_state)
+        return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), False, flags, state)
 
     def _add(self) -> Extras:
         if self.extras is None:
@@ -157,6 +182,10 @@ class RecordSpan(Span):
 
     def end(self, end_time: int | None = None) -> None:
         """Do nothing: the span ends when the application asks for the next record, not before."""
+
+
+def _trace_state(value: bytes) -> TraceState | None:
+    return TraceState.from_header([value.decode()]) if value else None
 
 
 def _text(value: AttributeValue | Sequence[Any]) -> str:

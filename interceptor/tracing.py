@@ -47,7 +47,8 @@ class Tracing:
         self.sampler = Sampler(settings.sampling)
         self._takes_all = self.sampler.takes_all
         self.excluded = ExcludedTopics(settings.exclude_topics)
-        self.captured = CapturedHeaders(settings.capture_headers)
+        captured = settings.capture_headers
+        self.captured = CapturedHeaders(captured) if captured else None
         self._default_ring_dir = default_ring_dir()
         self._ring: SpanRing | HttpReporter | None = None
         self._make_http_reporter: Callable[[], HttpReporter] | None = None

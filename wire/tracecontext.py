@@ -1,13 +1,13 @@
-"""W3C Trace Context: the trace context of one span as `traceparent`.
+"""W3C Trace Context: the trace context of one span as `traceparent`, and what goes with it as `tracestate`.
 
-Source: W3C Recommendation "Trace Context", level 1, section 3.2.
+Source: W3C Recommendation "Trace Context", level 1, sections 3.2 and 3.3.
 """
 
 from __future__ import annotations
 
 import re
 
-from kaspan.wire.context import Extracted
+from kaspan.wire.context import Extracted, Headers, last_value
 
 HEADER = "traceparent"
 STATE_HEADER = "tracestate"
@@ -15,6 +15,12 @@ STATE_HEADER = "tracestate"
 # A later version may append fields after the flags; version ff is never valid.
 _TRACEPARENT = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+).fullmatch
+
+_MAX_STATE_MEMBERS = 32
+_STATE_MEMBER = re.compile(
+    rb"[ \t]*(?:([a-z0-9][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    rb"=[ -+\--<>-~]{0,255}[!-+\--<>-~])?[ \t]*"
 ).fullmatch
 
 
@@ -32,3 +38,22 @@ def parse(value: bytes) -> Extracted | None:
 def format_traceparent(trace_id: bytes, span_id: bytes, sampled: bool) -> bytes:
     """Make the value of a `traceparent` header; a 64-bit trace id is padded with zeros on the left."""
     return b"00-%b-%b-%b" % (trace_id.rjust(32, b"0"), span_id, b"01" if sampled else b"00")
+
+
+def state_of(headers: Headers, trace_id: bytes) -> bytes:
+    """Read the `tracestate` that goes with a trace: with the `traceparent` of the same trace, or not at all.
+
+    One that is malformed in any part is given up whole. Returns the header's value, empty if there is none.
+    """
+    values = [value for key, value in headers if key == STATE_HEADER and value is not None]
+    parent = last_value(headers, HEADER) if values else None
+    found = None if parent is None else parse(parent)
+    if found is None or found[0] != trace_id.rjust(32, b"0"):
+        return b""
+    # A list may be spread over several headers.
+    state = b",".join(values)
+    matches = [_STATE_MEMBER(member) for member in state.split(b",")]
+    keys = [match[1] for match in matches if match is not None and match[1] is not None]
+    if None in matches or len(keys) > _MAX_STATE_MEMBERS or len(set(keys)) < len(keys):
+        return b""
+    return state.strip() if keys else b""
