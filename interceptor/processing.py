@@ -7,6 +7,7 @@ from typing import Any
 
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.records import RecordList
+from kaspan.interceptor.scope import SPAN_KEY
 from kaspan.interceptor.span import PassedSpan, RecordSpan
 from kaspan.interceptor.templates import (
     Tags,
@@ -62,6 +63,9 @@ class Processing:
     def __init__(self, consumer: Any, record_class: type, tracing: Tracing) -> None:
         self.tracing = tracing
         self.record_class: Any = record_class
+        self.excluded = tracing.excluded
+        self.get_context = tracing.scope.get
+        self.set_context = tracing.scope.set
         # Not the consumer: what lives as long as a list of records must not keep a consumer alive.
         self._subscription = consumer._subscription
         tags = {
@@ -92,12 +96,16 @@ class Processing:
         headers = record.headers
         parent = tracing.propagation.extract(headers) if headers else None
         span = tracing.child_of(parent or tracing.current(), "receive", record.topic)
-        if tracing.captured and headers and span.sampled:
+        if tracing.captured is not None and headers and span.sampled:
             span.set_attributes(dict(tracing.captured.tags(headers)))
         if parent is not None and len(headers) > 1:
             span.headers = headers
         record.kaspan_span = span
         return span
+
+    def pass_on(self, record: Any) -> PassedSpan | None:
+        """Make what is current while a record of an excluded topic is worked on; None if nothing need be."""
+        return PassedSpan(self.tracing.propagation.extract, record.headers) if record.headers else None
 
     def received(self, record: Any) -> None:
         """Record that poll() returned a record whose processing cannot be seen. Never raises."""
@@ -188,7 +196,6 @@ class Cursor:
         "_during",
         "_processing",
         "_record",
-        "_reported",
         "_span",
         "_started_ns",
         "_timestamp_ns",
@@ -210,17 +217,23 @@ class Cursor:
             if type(record) is not processing.record_class:
                 return record
             span = record.kaspan_span
-            self._reported = span is not None
             if span is None:
-                excluded = processing.tracing.excluded
+                excluded = processing.excluded
                 if excluded.known.get(record.topic) is not False and record.topic in excluded:
-                    if not record.headers:
+                    span = processing.pass_on(record)
+                    if span is None:
                         return record
-                    self._reported = True
-                    span = PassedSpan(processing.tracing.propagation.extract, record.headers)
                 else:
                     span = processing.start(record)
-            self._before, self._during = processing.tracing.scope.enter(span)
+            before = processing.get_context()
+            if before:
+                self._before, self._during = processing.tracing.scope.enter(span)
+            else:
+                # What Scope.enter does outside of any span, without the call.
+                self._before = before
+                self._during = during = {SPAN_KEY: span}
+                span.is_current = True
+                processing.set_context(during)
             self._record = record
             self._timestamp_ns = time_ns()
             self._started_ns = perf_counter_ns()
@@ -241,7 +254,7 @@ class Cursor:
             tracing = processing.tracing
             tracing.scope.leave(self._before, self._during, span)
             started_ns = self._started_ns
-            if started_ns >= tracing.born_ns and not self._reported:
+            if not span.ended and started_ns >= tracing.born_ns:
                 duration_us = (ended_ns - started_ns) // 1000 or 1
                 processing.report("process", self._record, span, self._timestamp_ns // 1000, duration_us)
         except Exception as error:  # noqa: BLE001

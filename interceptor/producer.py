@@ -93,7 +93,7 @@ class ProducerState:
         span = tracing.child_of(parent, "send", topic)
         sending = None
         if span.sampled:
-            if tracing.captured and headers:
+            if tracing.captured is not None and headers:
                 span.set_attributes(dict(tracing.captured.tags(headers)))
             value = args[_VALUE] if given > _VALUE else kwargs.get("value")
             key = args[_KEY] if given > _KEY else kwargs.get("key")

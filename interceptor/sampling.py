@@ -87,9 +87,6 @@ class CapturedHeaders:
     def __init__(self, globs: Iterable[str]) -> None:
         self._globs = tuple(globs)
 
-    def __bool__(self) -> bool:
-        return bool(self._globs)
-
     def tags(self, headers: Headers) -> list[tuple[str, str]]:
         """The tags `messaging.header.NAME` for these headers; values that are no text are left out."""
         tags = []
