@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import shutil
 import struct
-import subprocess
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from deployment import Deployment, python
+from disks import fill
 from kaspan.wire import ring
 from servers.process import free_port
 from waiting import wait_until
@@ -138,26 +136,6 @@ def test_ring_truncated_while_it_is_written_harms_neither_agent_nor_other_applic
     wait_until(lambda: agent.stdout.count(f"send {second}") == SENT, f"{SENT} more spans are printed")
 
     assert agent.terminate() == 0, agent.stderr
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """Give a file system of 4 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "kaspan-tests", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
-
-
-def fill(path: Path) -> None:
-    with open(path, "wb", buffering=0) as filler, contextlib.suppress(OSError):
-        while True:
-            filler.write(bytes(4096))
-    assert shutil.disk_usage(path.parent).free == 0
 
 
 def test_full_disk_under_the_spool_delays_spans_and_loses_none(

@@ -1,0 +1,255 @@
+"""The agent as a process that takes spans by HTTP, while things go wrong and clients do as they like."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bodies import BODIES, mutated
+from deployment import Deployment, Running
+from disks import fill
+from http_client import Client, request
+from rings import span
+from sink import Answer, Report, Sink
+from waiting import wait_until
+
+KILLS = int(os.environ.get("KASPAN_TEST_KILLS", "15"))
+FUZZED_BODIES = int(os.environ.get("KASPAN_TEST_FUZZED_BODIES", "2000"))
+"""More of both on demand: the variables are for a long run by hand."""
+PEAK_MB = 128
+"""Above what a quiet agent takes, twice the largest body and what reading one of them needs."""
+LOST_ANSWER = (OSError, EOFError)
+
+
+class Agent:
+    """An agent process that listens on a unix socket, and can be started again where it was."""
+
+    def __init__(self, deployment: Deployment, sink: Sink, **variables: str) -> None:
+        self.socket = str(deployment.directory / "agent.sock")
+        self._deployment = deployment
+        self._sink = sink
+        self._variables = {"KASPAN_AGENT__SOCKET": self.socket, **variables}
+        self.start()
+
+    def start(self) -> None:
+        self.process: Running = self._deployment.start_agent("--zipkin", self._sink.url, **self._variables)
+        wait_until(
+            lambda: "listens on" in self.process.stderr or self.process.process.poll() is not None,
+            "the agent's start",
+        )
+        assert self.process.process.poll() is None, self.process.stderr
+
+    def client(self) -> Client:
+        return Client(self.socket)
+
+    def peak_mb(self) -> float:
+        status = Path(f"/proc/{self.process.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+class Reporter:
+    """A client in a thread that posts numbered spans and remembers which were answered 202."""
+
+    def __init__(self, agent: Agent, first: int, in_body: int = 5) -> None:
+        self._agent = agent
+        self._first = first
+        self._in_body = in_body
+        self._ending = threading.Event()
+        self.statuses: Counter[int] = Counter()
+        self.acknowledged: set[str] = set()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            # A connection that the agent's death has closed, or none because it is not up again yet.
+            with contextlib.suppress(*LOST_ANSWER):
+                client = self._agent.client()
+                try:
+                    self._post(client)
+                finally:
+                    client.close()
+
+    def _post(self, client: Client) -> None:
+        while not self._ending.is_set():
+            numbers = range(self._first, self._first + self._in_body)
+            self._first += self._in_body
+            answer = client.post(b"[" + b",".join(map(span, numbers)) + b"]")
+            self.statuses[answer.status] += 1
+            if answer.status == 202:
+                self.acknowledged.update(f"{number:016x}" for number in numbers)
+
+    def end(self) -> set[str]:
+        """Stop, and give the ids of what the agent has answered for."""
+        self._ending.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        return self.acknowledged
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    sink = Sink()
+    yield sink
+    sink.close()
+
+
+def arrive(sink: Sink, acknowledged: set[str]) -> None:
+    """Wait until everything that was acknowledged has been stored."""
+    wait_until(lambda: acknowledged <= set(sink.stored), f"{len(acknowledged)} spans at the collector", 90.0)
+
+
+def test_nothing_acknowledged_is_lost_when_the_agent_is_killed(deployment: Deployment, sink: Sink) -> None:
+    """SIGKILL at random moments under load, a collector that fails: each id answered 202 arrives."""
+    rng = random.Random(9)
+    faults = (Answer(500), Answer(503), Answer(429, "", (("Retry-After", "0"),)))
+
+    def unreliable(report: Report) -> Answer:
+        return rng.choice(faults) if rng.random() < 0.3 else Answer()
+
+    sink.answer = unreliable
+    agent = Agent(deployment, sink)
+    reporters = [Reporter(agent, (number + 1) << 32) for number in range(4)]
+    for _ in range(KILLS):
+        threading.Event().wait(rng.uniform(0.0, 0.3))
+        agent.process.kill()
+        agent.start()
+    acknowledged = set().union(*(reporter.end() for reporter in reporters))
+    arrive(sink, acknowledged)
+    assert agent.process.terminate() == 0, agent.process.stderr
+    assert len(acknowledged) > 100
+    repeated = sum(count - 1 for count in sink.stored.values())
+    print(f"{len(acknowledged)} spans acknowledged, {KILLS} kills, 0 lost, {repeated} repeated")
+
+
+def test_full_spool_is_429_and_drains_when_the_collector_is_back(deployment: Deployment, sink: Sink) -> None:
+    """With the collector away the spool fills to its limit, clients are told, and nothing of it is lost."""
+    sink.answer = lambda report: Answer(503)
+    agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__MAX_BYTES=str(1 << 20))
+    reporter = Reporter(agent, 1, in_body=50)
+    wait_until(lambda: reporter.statuses[429], "429")
+    sink.answer = lambda report: Answer()
+    before = reporter.statuses[202]
+    wait_until(lambda: reporter.statuses[202] > before + 10, "room again")
+    arrive(sink, reporter.end())
+    assert set(reporter.statuses) == {202, 429}
+    assert "agent.spool.max_bytes" in agent.process.stderr
+
+
+def test_full_disk_is_429_and_taken_again_without_a_restart(
+    deployment: Deployment, sink: Sink, disk: Path
+) -> None:
+    """A disk without room refuses clients for as long, and what was acknowledged before and after arrives."""
+    agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
+    reporter = Reporter(agent, 1)
+    wait_until(lambda: reporter.statuses[202], "202")
+    sink.answer = lambda report: Answer(503)
+    fill(disk / "filler")
+    wait_until(lambda: reporter.statuses[429], "429")
+    (disk / "filler").unlink()
+    sink.answer = lambda report: Answer()
+    before = reporter.statuses[202]
+    wait_until(lambda: reporter.statuses[202] > before + 10, "room again")
+    arrive(sink, reporter.end())
+    assert set(reporter.statuses) == {202, 429}
+    assert agent.process.terminate() == 0, agent.process.stderr
+    assert "Traceback" not in agent.process.stderr
+
+
+def test_fuzzed_bodies_and_requests_harm_nobody(deployment: Deployment, sink: Sink) -> None:
+    """Thousands of damaged bodies and requests: each is answered or cut off, others are served."""
+    rng = random.Random(7)
+    agent = Agent(deployment, sink)
+    reporter = Reporter(agent, 1 << 40)
+    bodies = list(BODIES.values())
+    statuses: Counter[int | str] = Counter()
+    client = agent.client()
+    for _ in range(FUZZED_BODIES):
+        body = rng.choice(bodies)
+        headers = {name.lower().replace("-", "_"): value for name, value in body.headers.items()}
+        raw = request(mutated(body.content, rng), **headers)
+        if rng.random() < 0.1:
+            raw = mutated(raw, rng)
+        try:
+            client.send(raw)
+            client.socket.settimeout(0.3)
+            statuses[client.answer().status] += 1
+        except (*LOST_ANSWER, ValueError) as error:
+            # A request whose damage makes it longer is waited for, and that is right.
+            statuses[type(error).__name__] += 1
+            client.close()
+            client = agent.client()
+    client.close()
+    print(f"{FUZZED_BODIES} fuzzed: {dict(statuses)}; peak {agent.peak_mb():.0f} MB")
+    arrive(sink, reporter.end())
+    assert set(reporter.statuses) == {202}
+    assert statuses[202] > 0
+    assert statuses[400] > 0
+    assert statuses[500] == 0
+    assert agent.peak_mb() < PEAK_MB
+    assert agent.process.terminate() == 0, agent.process.stderr
+    assert "Traceback" not in agent.process.stderr
+
+
+def test_slow_clients_in_any_number_do_not_hold_the_agent(deployment: Deployment, sink: Sink) -> None:
+    """Hundreds of connections that send a byte of a request now and then: others are served as ever."""
+    agent = Agent(deployment, sink, KASPAN_AGENT__MAX_CONNECTIONS="50")
+    slow = []
+    for number in range(300):
+        client = agent.client()
+        with contextlib.suppress(OSError):
+            client.send(
+                b"POST /api/v2/spans HTTP/1.1\r\nhost: agent\r\ncontent-length: 1000\r\n"[: number % 70]
+            )
+        slow.append(client)
+        if number % 30 == 0:
+            assert agent.client().post(b"[" + span(number + 1) + b"]").status == 202
+    for client in slow:
+        client.close()
+    arrive(sink, {f"{number + 1:016x}" for number in range(0, 300, 30)})
+    assert "more than 50 connections" in agent.process.stderr
+
+
+def test_decompression_bombs_are_refused_within_bounds(deployment: Deployment, sink: Sink) -> None:
+    """Bodies that unpack to a gigabyte, from many clients at once, cost no more memory than a large body."""
+    bomb = gzip.compress(b"[" + b" " * (1 << 30), 6)
+    agent = Agent(deployment, sink)
+    clients = [agent.client() for _ in range(10)]
+    for client in clients:
+        client.send(request(bomb, content_encoding="gzip"))
+    assert {client.answer().status for client in clients} <= {413, 429}
+    assert agent.peak_mb() < PEAK_MB
+    assert agent.client().post(b"[" + span(1) + b"]").status == 202
+
+
+@pytest.mark.parametrize(
+    "spans", [b"[%b]" % b",".join([b'{"traceId":"1","id":"2"}'] * 600_000), b"[" * 16_000_000]
+)
+def test_largest_bodies_are_read_within_bounds(deployment: Deployment, sink: Sink, spans: bytes) -> None:
+    """A body of the largest size, full of the smallest spans or of brackets, does not burst the memory."""
+    agent = Agent(deployment, sink)
+    client, other = agent.client(), agent.client()
+    sending = threading.Thread(target=client.send, args=(request(spans),), daemon=True)
+    sending.start()
+    assert other.post(b"[" + span(1) + b"]").status == 202
+    assert client.answer().status == (202 if spans[-1:] == b"]" else 400)
+    assert agent.peak_mb() < 2 * PEAK_MB
+
+
+def test_agent_whose_address_is_taken_does_not_start(deployment: Deployment, sink: Sink) -> None:
+    """It ends with 2 and one line that names the setting, the address and the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        agent = deployment.start_agent("--zipkin", sink.url, "--listen", address)
+        assert agent.wait() == 2
+    assert agent.stderr.startswith(f"kaspan agent: agent.listen: {address} cannot be listened on: Address ")
+    assert agent.stderr.count("\n") == 1
