@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from kaspan.agent.processors.build import build
+from kaspan.agent.processors.build import build as build_processors
 from kaspan.agent.processors.chain import Chain
 from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.ring import RingReceiver
-from kaspan.agent.senders.base import Sender
+from kaspan.agent.senders.build import build as build_senders
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.spool import Spool
 from kaspan.config import schema
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SUPERVISION_S = 1.0
 _SHUTDOWN_STEP_S = 0.02
-_QUIET_AFTER_FLUSH_S = 0.5
 _MAX_LINGER_S = 0.2
 # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX; source: mallopt(3) and malloc.h of glibc.
 _MALLOC_OPTIONS = ((-1, 32 << 20), (-3, 32 << 20), (-8, 1))
@@ -71,12 +70,12 @@ class Agent:
     def __init__(self, settings: schema.Agent) -> None:
         self._settings = settings
         batch = settings.batch
-        self.chain = build(settings.processors, os.environ) if settings.processors else None
+        self.chain = build_processors(settings.processors, os.environ) if settings.processors else None
+        senders = build_senders(settings.senders, batch, os.environ)
         directories = [RingDirectory(path) for path in dict.fromkeys(settings.ring_dirs)]
         for directory in directories:
             directory.open()
         self.spool = Spool(settings.spool.path, settings.spool.max_bytes)
-        senders = [make_sender(sender, batch) for sender in dict.fromkeys(settings.senders)]
         self.spool.register(sender.name for sender in senders)
         self._receiver = RingReceiver(
             directories, self.spool, batch.max_bytes, batch.flush_interval_s, chain=self.chain
@@ -145,18 +144,6 @@ def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) ->
     from kaspan.agent.receivers.collector import Collector
 
     return Collector(settings, spool, chain)
-
-
-def make_sender(settings: schema.Sender, batch: schema.Batch) -> Sender:
-    """Build the sender that an entry of agent.senders asks for."""
-    if isinstance(settings, schema.ZipkinSender):
-        from kaspan.agent.senders.zipkin import ZipkinSender
-
-        return ZipkinSender(settings.url)
-    from kaspan.agent.senders.console import ConsoleSender
-
-    # Spans of one trace come with the flushes of several rings: wait for the one after.
-    return ConsoleSender(batch.flush_interval_s + _QUIET_AFTER_FLUSH_S)
 
 
 def keep_freed_memory() -> None:

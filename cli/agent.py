@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from kaspan.agent.senders.installed import InstalledSenders
 from kaspan.config import ConfigError, load
 
 
@@ -14,7 +15,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
     config_file = _parser().parse_args(arguments).config
     try:
-        loaded = load(config_file, arguments=parse_settings(arguments))
+        loaded = load(config_file, arguments=parse_settings(arguments), senders=InstalledSenders())
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan agent: {line}\n")
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         # What can only be known here, where the agent's environment and packages are.
         for line in error.errors:
-            sys.stderr.write(f"kaspan agent: {loaded.origins['agent.processors']}: {line}\n")
+            key = "agent.senders" if line.startswith("agent.senders") else "agent.processors"
+            sys.stderr.write(f"kaspan agent: {loaded.origins[key]}: {line}\n")
         return 2
     except (SpoolError, RingDirectoryError, ListenError) as error:
         sys.stderr.write(f"kaspan agent: {error}\n")
@@ -49,9 +51,11 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
     Exits with 2 and a message where it is not understood.
     """
     options = _parser().parse_args(arguments)
-    senders: list[dict[str, str]] = []
+    senders: list[dict[str, object]] = []
     if options.zipkin is not None:
         senders.append({"type": "zipkin", "url": options.zipkin})
+    if options.kafka is not None:
+        senders.append({"type": "kafka", "bootstrap_servers": options.kafka.split(",")})
     if options.console:
         senders.append({"type": "console"})
     return {
@@ -66,12 +70,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent",
         description="Take spans from the applications' rings, keep them on disk, and deliver them.",
-        epilog="Exit code 2: it cannot start; standard error says why. --zipkin and --console replace the "
-        "senders of the settings file.",
+        epilog="Exit code 2: it cannot start; standard error says why. --zipkin, --kafka and --console "
+        "replace the senders of the settings file.",
     )
     parser.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
     parser.add_argument(
         "--zipkin", metavar="URL", help="send to this Zipkin, http://zipkin:9411 or the full address"
+    )
+    parser.add_argument(
+        "--kafka", metavar="HOST:PORT", help="send to this Kafka, topic zipkin; more servers after commas"
     )
     parser.add_argument("--console", action="store_true", help="print each trace as a tree")
     parser.add_argument(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
+from kaspan.agent.senders.installed import InstalledSenders
 from kaspan.config import ConfigError, Loaded, load
 from kaspan.config.display import write
 from kaspan.config.keys import types
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     # A value may hold characters that the terminal's encoding lacks; it is shown escaped then.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        loaded = load(options.config)
+        loaded = load(options.config, senders=InstalledSenders())
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan config: {line}\n")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,35 @@ class Failed:
 Outcome = Delivered | Refused | Failed
 
 
+class SettingError(ValueError):
+    """A sender cannot work with its settings; the agent does not start.
+
+    `key` names the setting, "" if it is none alone; `problem` is what follows the key in the message: what is
+    wrong, the rule, and what to do.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(problem)
+        self.key = key
+        self.problem = problem
+
+
+class NoSettings(msgspec.Struct, frozen=True):
+    """Nothing but `type`."""
+
+
 class Sender(ABC):
     """Takes spans to one target.
 
-    `name` is the key of its cursor in the spool: a new name starts at the oldest span.
+    A sender of another package is made by the agent at its start with one argument, its settings, an instance
+    of `Settings`; raises SettingError if it cannot work with them. `name` is the key of its cursor in the
+    spool and what logs call it: the target, and no secret. A new name starts at the oldest span.
 
-    All methods are called from one thread, the sender's own.
+    All methods are called from one thread, the sender's own. What they raise counts as a failure.
     """
+
+    Settings: ClassVar[type[msgspec.Struct]] = NoSettings
+    """What may stand beside `type` in agent.senders."""
 
     name: str
     idle_s: float = 1.0

@@ -1,33 +1,40 @@
-"""Sends to Zipkin's HTTP collector: POST /api/v2/spans with a JSON list.
+"""Sends to Zipkin's HTTP collector: POST /api/v2/spans with a list in JSON or proto3.
 
-Zipkin answers 202 when it has decoded and queued the spans. The list must start with `[` at the very first
+Zipkin answers 202 when it has decoded and queued the spans. A JSON list must start with `[` at the very first
 byte. Source: zipkin2-api.yaml, and ZipkinHttpCollector.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import select
 import socket
+import ssl
 import time
-from base64 import b64encode
+import zlib
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from urllib.parse import unquote_to_bytes, urlsplit
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
+from kaspan.agent.senders.access import headers_of, tls_of
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
+from kaspan.agent.senders.proto3 import encode
+from kaspan.agent.senders.secrets import Secrets
+from kaspan.config.display import mask
+from kaspan.config.schema import ZipkinSender as Settings
 
 PATH = "/api/v2/spans"
-TIMEOUT_S = 10.0
 _BODY_REFUSED = (400, 413, 422)
 _CONFIGURATION_HINT = {
-    401: "it wants credentials",
+    401: "it wants credentials; see username and token of the sender",
     403: "it forbids this",
     404: "there is no collector at this address; see the url of the sender",
 }
 _MAX_ANSWER_BYTES = 64 * 1024
+_GZIP_LEVEL, _GZIP_WINDOW_BITS = 1, 31  # the fastest level; 15 bits, and 16 for gzip's own head and tail
 _HEADERS = {
-    "Content-Type": "application/json",
     # Zipkin may trace itself; a trace of every report would be reported in its turn.
     "b3": "0",
     "User-Agent": "kaspan-agent",
@@ -35,44 +42,73 @@ _HEADERS = {
 
 
 class ZipkinSender(Sender):
-    """Posts to `url`, a base (http://zipkin:9411) or the collector's full address; keeps one connection."""
+    """Posts to a base (http://zipkin:9411) or the collector's full address; keeps one connection.
 
-    def __init__(
-        self, url: str, timeout_s: float = TIMEOUT_S, wall_clock_s: Callable[[], float] = time.time
-    ) -> None:
-        scheme, self._address, self._path = target(url)
-        self.name = f"zipkin {scheme}://{self._address}{self._path}"
-        kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(self._address, timeout=timeout_s)
-        self._headers = _HEADERS | _authorization(url)
+    Raises SettingError for settings that contradict each other, and for certificates that cannot be used.
+    """
+
+    def __init__(self, settings: Settings, wall_clock_s: Callable[[], float] = time.time) -> None:
+        scheme, address, self._path = target(settings.url)
+        self.name = f"zipkin {scheme}://{address}{_without_query(self._path)}"
+        tls = tls_of(settings)
+        given = headers_of(settings)
+        self._connection = (
+            http.client.HTTPSConnection(address, timeout=settings.timeout_s, context=tls)
+            if tls
+            else http.client.HTTPConnection(address, timeout=settings.timeout_s)
+        )
+        overridden = {name.lower() for name in given}
+        self._headers = {k: v for k, v in _HEADERS.items() if k.lower() not in overridden} | given
+        # Of `Basic abc` and `Bearer abc`, abc.
+        shown_to_it = [text for value in given.values() for text in (value, value.rpartition(" ")[2])]
+        self._secrets = Secrets((settings.password, settings.token, *shown_to_it))
+        self._is_proto3 = settings.format == "proto3"
+        self._is_gzip = not _is_loopback(settings.url) if settings.gzip is None else settings.gzip
         self._wall_clock_s = wall_clock_s
 
     def send(self, spans: bytes, last_id: int) -> Outcome:  # noqa: ARG002 (part of the interface)
         """Post one list and judge the answer; blocks for at most the timeout for each step."""
-        self._drop_stale_connection()
+        body, headers = self._written(spans)
+        headers["Content-Length"] = str(sum(map(len, body)))
         try:
-            # In pieces: put together with its brackets and headers, half a megabyte is copied three times.
-            headers = self._headers | {"Content-Length": str(len(spans) + 2)}
-            self._connection.request("POST", self._path, (b"[", spans, b"]"), headers)
+            self._drop_stale_connection()
+            self._connection.request("POST", self._path, body, headers)
             answer = self._connection.getresponse()
             text = answer.read(_MAX_ANSWER_BYTES)
             if not answer.isclosed():
                 self._connection.close()  # more than anyone needs to read
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            return Failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            return Failed(self._secrets.hidden(_told(error)))
         return self._judge(answer, text)
+
+    def _written(self, spans: bytes) -> tuple[tuple[bytes, ...], dict[str, str]]:
+        """Write a list in the format that is set, with the headers that say so."""
+        encoded = encode(spans) if self._is_proto3 else None
+        headers = self._headers.copy()
+        if encoded is None:
+            # In pieces: put together with its brackets and headers, half a megabyte is copied three times.
+            body: tuple[bytes, ...] = (b"[", spans, b"]")
+            headers["Content-Type"] = "application/json"
+        else:
+            body = (encoded,)
+            headers["Content-Type"] = "application/x-protobuf"
+        if self._is_gzip:
+            zipping = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
+            body = (*map(zipping.compress, body), zipping.flush())
+            headers["Content-Encoding"] = "gzip"
+        return body, headers
 
     def _judge(self, answer: http.client.HTTPResponse, text: bytes) -> Outcome:
         status = answer.status
         if 200 <= status < 300:
             return Delivered()
         said = " ".join(text[:500].decode("utf-8", "replace").split())
-        reason = f"HTTP {status} {answer.reason}" + (f": {said}" if said else "")
+        reason = self._secrets.hidden(f"HTTP {status} {answer.reason}" + (f": {said}" if said else ""))
         if status in _BODY_REFUSED:
             return Refused(reason)
         if 300 <= status < 400:
-            where = answer.headers.get("Location", "elsewhere")
+            where = mask("url", self._secrets.hidden(answer.headers.get("Location", "elsewhere")))
             return Failed(f"HTTP {status}: it sends reports to {where}; set the url of the sender to that")
         if status in _CONFIGURATION_HINT:
             return Failed(f"{reason} ({_CONFIGURATION_HINT[status]})")
@@ -103,10 +139,25 @@ class ZipkinSender(Sender):
         self._connection.close()
 
 
-def _authorization(url: str) -> dict[str, str]:
-    """Basic authorization of a user and password in the url."""
-    user = urlsplit(url).netloc.rpartition("@")[0]
-    return {"Authorization": "Basic " + b64encode(unquote_to_bytes(user)).decode()} if user else {}
+def _told(error: Exception) -> str:
+    hint = ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = " (see ca_file of the sender)"
+    return (f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) + hint
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _without_query(path: str) -> str:
+    """A path that may be shown: a query may hold a secret, and yet two of them are two targets."""
+    path, mark, query = path.partition("?")
+    return f"{path}?{hashlib.sha256(query.encode()).hexdigest()[:8]}" if mark else path
 
 
 def target(url: str) -> tuple[str, str, str]:

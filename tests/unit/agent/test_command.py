@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kaspan.agent.senders.build import make
 from kaspan.agent.senders.console import ConsoleSender
 from kaspan.agent.senders.zipkin import ZipkinSender
-from kaspan.agent.server import make_sender
 from kaspan.cli.agent import parse_settings
 from kaspan.config import schema
 
@@ -66,10 +66,10 @@ def test_agent_that_cannot_start_ends_with_2_and_a_message(
 
 def test_each_entry_of_senders_makes_its_sender() -> None:
     """The type decides, and the console waits for one flush more than an application does."""
-    zipkin = make_sender(schema.ZipkinSender(url="http://z:9411"), schema.Batch())
+    zipkin = make(schema.ZipkinSender(url="http://z:9411"), schema.Batch())
     assert isinstance(zipkin, ZipkinSender)
     assert zipkin.name == "zipkin http://z:9411/api/v2/spans"
-    assert isinstance(make_sender(schema.ConsoleSender(), schema.Batch()), ConsoleSender)
+    assert isinstance(make(schema.ConsoleSender(), schema.Batch()), ConsoleSender)
 
 
 def test_agent_imports_nothing_that_could_trace_it() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from kaspan.agent.senders.base import Delivered, Failed, Refused
 from kaspan.agent.senders.zipkin import ZipkinSender, target
+from kaspan.config.schema import ZipkinSender as Settings
 from rings import span
 from sink import Answer, Sink
 from waiting import wait_until
@@ -28,7 +29,7 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture
 def sender(sink: Sink) -> Iterator[ZipkinSender]:
-    sender = ZipkinSender(sink.url, timeout_s=5.0, wall_clock_s=lambda: NOW_S)
+    sender = ZipkinSender(Settings(url=sink.url, timeout_s=5.0), wall_clock_s=lambda: NOW_S)
     yield sender
     sender.close()
 
@@ -61,7 +62,7 @@ def test_url_is_a_base_or_the_full_address(url: str, expected: tuple[str, str, s
 
 def test_password_of_the_url_is_sent_and_never_named(sink: Sink) -> None:
     """Basic authorization, percent-encoding undone; the name that logs show is without it."""
-    sender = ZipkinSender(f"http://kas:p%40n@127.0.0.1:{sink.port}")
+    sender = ZipkinSender(Settings(url=f"http://kas:p%40n@127.0.0.1:{sink.port}"))
     sender.send(span(1), 1)
     assert sink.reports[0].headers["Authorization"] == "Basic a2FzOnBAbg=="
     assert sender.name == f"zipkin http://127.0.0.1:{sink.port}/api/v2/spans"
@@ -158,7 +159,7 @@ def test_connection_that_the_server_closed_is_not_a_failure(sink: Sink, sender: 
 def test_kept_connection_that_the_server_closed_meanwhile_is_not_a_failure() -> None:
     """A close that came since the last message is seen before the next is sent."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        sender = ZipkinSender(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=5.0)
+        sender = ZipkinSender(Settings(url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=5.0))
         for number in range(2):
             # Connected before it is accepted: the kernel takes the request, and the answer waits with it.
             outcomes = answer_once_and_close(listener, sender, number)
@@ -201,7 +202,7 @@ def is_closed(kept: socket.socket) -> bool:
 def test_server_that_is_away_is_a_failure_that_names_the_reason(sink: Sink) -> None:
     """Nobody listens, and the reason is the system's own."""
     sink.close()
-    sender = ZipkinSender(sink.url)
+    sender = ZipkinSender(Settings(url=sink.url))
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert "Connection refused" in outcome.reason
@@ -210,7 +211,7 @@ def test_server_that_is_away_is_a_failure_that_names_the_reason(sink: Sink) -> N
 def test_server_that_does_not_answer_is_a_failure(sink: Sink) -> None:
     """A hanging server holds the sender no longer than the timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        sender = ZipkinSender(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.2)
+        sender = ZipkinSender(Settings(url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.2))
         outcome = sender.send(span(1), 1)
         assert isinstance(outcome, Failed)
         assert "timed out" in outcome.reason
@@ -236,7 +237,7 @@ def test_answer_that_is_no_http_is_a_failure(answer: bytes) -> None:
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        sender = ZipkinSender(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=5.0)
+        sender = ZipkinSender(Settings(url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=5.0))
         outcome = sender.send(span(1), 1)
         assert isinstance(outcome, Failed)
         sender.close()

@@ -1,0 +1,79 @@
+"""Makes the senders that the settings ask for, with all that is wrong said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from kaspan.agent.senders.base import Sender, SettingError
+from kaspan.agent.senders.installed import InstalledSenders
+from kaspan.agent.senders.secrets import revealed
+from kaspan.config import ConfigError, schema
+
+_QUIET_AFTER_FLUSH_S = 0.5
+
+
+def build(
+    settings: Sequence[msgspec.Struct], batch: schema.Batch, environ: Mapping[str, str]
+) -> list[Sender]:
+    """Make a sender for each entry of `agent.senders`, with the variables of `environ` in their secrets.
+
+    The same entry twice is one. Raises ConfigError with a line for each thing to correct.
+    """
+    errors: list[str] = []
+    senders: dict[str, tuple[str, Sender]] = {}
+    for index, entry in enumerate(settings):
+        if entry in settings[:index]:
+            continue
+        key = f"agent.senders[{index}]"
+        before = len(errors)
+        shown = revealed(entry, key, environ, errors)
+        if len(errors) > before:
+            continue
+        try:
+            sender = make(shown, batch)
+        except SettingError as error:
+            errors.append(f"{key}.{error.key} {error.problem}" if error.key else f"{key} {error.problem}")
+            continue
+        first, _ = senders.setdefault(sender.name, (key, sender))
+        if first != key:
+            errors.append(f"{key} is {sender.name}, as {first} is; the rule is one sender for each target")
+    if errors:
+        for _, sender in senders.values():
+            sender.close()
+        raise ConfigError(errors)
+    return [sender for _, sender in senders.values()]
+
+
+def make(settings: msgspec.Struct, batch: schema.Batch) -> Sender:
+    """Make one sender. Raises SettingError."""
+    if isinstance(settings, schema.ZipkinSender):
+        from kaspan.agent.senders.zipkin import ZipkinSender
+
+        return ZipkinSender(settings)
+    if isinstance(settings, schema.KafkaSender):
+        from kaspan.agent.senders.kafka import KafkaSender
+
+        return KafkaSender(settings)
+    if isinstance(settings, schema.ConsoleSender):
+        from kaspan.agent.senders.console import ConsoleSender
+
+        # Spans of one trace come with the flushes of several rings: wait for the one after.
+        return ConsoleSender(batch.flush_interval_s + _QUIET_AFTER_FLUSH_S)
+    return _make_installed(settings)
+
+
+def _make_installed(settings: msgspec.Struct) -> Sender:
+    name = str(settings.__struct_config__.tag)
+    try:
+        # mypy sees the base's constructor, which takes nothing; what the others take is in their contract.
+        sender: Sender = InstalledSenders().sender(name)(settings)  # type: ignore[call-arg]
+        given = sender.name
+    except SettingError:
+        raise
+    except Exception as error:
+        raise SettingError("", f"({name}) cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(given, str) or not given:
+        raise SettingError("", f"({name}) has no name; the rule is a text, the same for the same target")
+    return sender

@@ -1,0 +1,143 @@
+"""Sends to a Kafka topic that Zipkin's Kafka collector reads: each message a JSON list of spans.
+
+Kafka's acknowledgement says nothing of what Zipkin makes of a message, and Zipkin drops the whole of one that
+it cannot read. So this sender holds spans against Zipkin's rules itself.
+
+Source: KafkaCollectorWorker and SpanBytesDecoderDetector of Zipkin 3.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from kaspan.agent.receivers.reader import InvalidSpansError
+from kaspan.agent.receivers.validation import json_batches
+from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender, SettingError
+from kaspan.agent.senders.secrets import Secrets
+from kaspan.config.schema import KafkaSender as Settings
+
+# Who reads the topic and is traced itself would otherwise report a span for every message of spans.
+_HEADERS = [("b3", b"0")]
+# Zipkin takes a list for v2 only if it sees one of these in it.
+_V2_SIGNS = (b'Endpoint"', b'"tags"')
+_NO_TAGS = b'{"tags":{},'
+_RECORD_BYTES = 1024  # more than what stands around a message in a request
+_CLOSE_S = 5.0
+_PASSED_ON = ("security_protocol", "sasl_", "ssl_")
+
+Connect = Callable[..., Any]
+"""Makes a producer of kafka-python from its settings."""
+
+
+class KafkaSender(Sender):
+    """Sends one message at a time and waits until all replicas in sync have it.
+
+    A producer that failed is closed and another one made for the next attempt, so that nothing of a message
+    stays behind to be sent later. Raises SettingError for what the kafka-python that is installed does not
+    know, and if there is none.
+    """
+
+    def __init__(self, settings: Settings, connect: Connect | None = None) -> None:
+        self.name = f"kafka {','.join(settings.bootstrap_servers)}/{settings.topic}"
+        self._topic = settings.topic
+        self._max_message_bytes = settings.max_message_bytes
+        self._timeout_s = settings.timeout_s
+        self._connect = connect or import_producer()
+        given = _passed_on(settings)
+        known = getattr(self._connect, "DEFAULT_CONFIG", {})
+        for name in given:
+            if name not in known:
+                raise SettingError(name, "is not known to the kafka-python that is installed; update it")
+        self._config = {k: v for k, v in _config(settings).items() if k in known} | given
+        self._secrets = Secrets((settings.sasl_plain_password, settings.ssl_password))
+        self._producer: Any = None
+
+    def send(self, spans: bytes, last_id: int) -> Outcome:  # noqa: ARG002 (part of the interface)
+        """Send one list; blocks until it is acknowledged, for a few times the timeout at most."""
+        if len(spans) + len(_NO_TAGS) > self._max_message_bytes:
+            return Refused(f"larger than max_message_bytes, {self._max_message_bytes}")
+        message = as_list(spans)
+        try:
+            for _ in json_batches(message, len(message)):
+                pass
+        except InvalidSpansError as error:
+            return Refused(f"Zipkin would not take it: {error}")
+        try:
+            if self._producer is None:
+                self._producer = self._connect(**self._config)
+            sent = self._producer.send(self._topic, message, headers=_HEADERS)
+            sent.get(timeout=self._timeout_s)
+        except Exception as error:  # noqa: BLE001 (kafka-python raises what it likes, and spans must not be lost)
+            reason = self._secrets.hidden(f"{type(error).__name__}: {error}")
+            if type(error).__name__ in _TOO_LARGE:
+                return Refused(reason)
+            self._give_up(0)
+            # A producer that could not be made is kept by circles of kafka-python 3, with six descriptors.
+            gc.collect()
+            return Failed(reason)
+        return Delivered()
+
+    def close(self) -> None:
+        """Close the producer; everything it has was acknowledged."""
+        self._give_up(_CLOSE_S)
+
+    def _give_up(self, timeout_s: float) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            producer.close(timeout=timeout_s)
+
+
+# By name: which of them there are depends on kafka-python's version.
+_TOO_LARGE = ("MessageSizeTooLargeError", "RecordListTooLargeError")
+
+
+def import_producer() -> Any:
+    """Return kafka-python's producer, untraced even under `kaspan run`. Raises SettingError without it."""
+    # kaspan's interceptor reads this when kafka is imported. The agent would report spans of its reports.
+    os.environ["KASPAN_INTERCEPTOR__ENABLED"] = "false"
+    try:
+        from kafka import KafkaProducer
+    except ModuleNotFoundError as error:
+        raise SettingError("", "needs kafka-python, which is missing: pip install 'kaspan[agent]'") from error
+    return KafkaProducer
+
+
+def as_list(spans: bytes) -> bytes:
+    """Write joined spans as a list that Zipkin's Kafka collector takes for v2; their bytes stay.
+
+    Only where no span has an endpoint or tags, the first one gets tags, none.
+    """
+    if not any(sign in spans for sign in _V2_SIGNS):
+        before, bracket, rest = spans.partition(b"{")
+        if not before.strip() and bracket:
+            spans = before + _NO_TAGS + rest
+    return b"[" + spans + b"]"
+
+
+def _passed_on(settings: Settings) -> dict[str, Any]:
+    """The settings that are kafka-python's own, by their names there."""
+    given = msgspec.structs.asdict(settings)
+    return {name: value for name, value in given.items() if name.startswith(_PASSED_ON) and value is not None}
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    timeout_ms = int(settings.timeout_s * 1000) + 1
+    return {
+        "bootstrap_servers": list(settings.bootstrap_servers),
+        "client_id": "kaspan-agent",
+        "acks": "all",
+        # The agent repeats what fails. What kafka-python repeated could arrive after a later message.
+        "retries": 0,
+        "enable_idempotence": False,
+        "max_in_flight_requests_per_connection": 1,
+        "max_request_size": settings.max_message_bytes + _RECORD_BYTES,
+        "max_block_ms": timeout_ms,
+        "request_timeout_ms": timeout_ms,
+        "delivery_timeout_ms": timeout_ms,
+        "bootstrap_timeout_ms": timeout_ms,
+    }
