@@ -34,6 +34,9 @@ _PRAGMAS = (
     "pragma secure_delete=off",
 )
 
+ASIDE = ".damaged-"
+"""A damaged file is moved to its own name with this and a time."""
+
 _Result = TypeVar("_Result")
 _log = logging.getLogger("kaspan.agent")
 
@@ -42,12 +45,17 @@ class SpoolFull(Exception):
     """The spool takes nothing for now: its limit is reached or the disk is full; the message says which."""
 
 
+class DiskFull(SpoolFull):
+    """The disk takes nothing for now."""
+
+
 class Database:
     """The file `path`, made with `schema` if it is new.
 
     `load` is called in a transaction whenever a file is opened, also a new one in the place of a damaged one.
-    Every method may be called from any thread, and holds `lock` meanwhile. Raises SpoolError if the file
-    cannot be had, is of a newer `version`, or another agent holds it.
+    Every method may be called from any thread, and holds `lock` meanwhile. `damages` counts the files that
+    were moved aside. Raises SpoolError if the file cannot be had, is of a newer `version`, or another agent
+    holds it.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Database:
         self._version = version
         self._load = load
         self.lock = threading.Lock()
+        self.damages = 0
         self._resources = ExitStack()
         self._resources.callback(os.close, hold(path))
         try:
@@ -135,14 +144,15 @@ class Database:
             if connection.in_transaction:
                 connection.execute("rollback")
             if _is_unwritable(error):
-                raise SpoolFull(f"{self.path} cannot be written: {error}") from error
+                raise DiskFull(f"{self.path} cannot be written: {error}") from error
             raise
         return result
 
     def _start_over(self, error: sqlite3.DatabaseError) -> None:
         """Move a damaged file aside and begin a new one: it must not keep an agent from starting."""
         self._connection.close()
-        aside = f"{self.path}.damaged-{time.time_ns() // 1000}"
+        self.damages += 1
+        aside = f"{self.path}{ASIDE}{time.time_ns() // 1000}"
         for suffix in ("", "-journal"):
             if os.path.exists(self.path + suffix):
                 os.rename(self.path + suffix, aside + suffix)

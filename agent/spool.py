@@ -9,11 +9,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from kaspan.agent.database import Database, SpoolFull
+from kaspan.agent.database import Database, DiskFull, SpoolFull
 
+DAMAGED = "spool_damaged"
+"""The reason for which the spans of a damaged file are dropped: as many as it held when that was found."""
 SEPARATOR = b",\n"
 """Between two spans of a batch. Spans from rings are one line each, so that this also finds their borders."""
 
@@ -59,6 +62,8 @@ class Spool:
     """The spool in the file `path`, holding at most `max_bytes` of spans.
 
     Every method may be called from any thread; each blocks for one transaction, with the disk's flush.
+    `full` is why it takes nothing just now, None while it does. `dropped` counts spans that are gone
+    undelivered, by reason.
     Raises SpoolError if the file cannot be had or another agent holds it.
     """
 
@@ -66,6 +71,10 @@ class Spool:
         self.path = path
         self.max_bytes = max_bytes
         self.arrived = threading.Condition()
+        self.spans = self.bytes = self.dead_bytes = self.dead_spans = 0
+        self.full: str | None = None
+        self.is_disk_full = False
+        self.dropped: Counter[str] = Counter()
         self._next_id = 1
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
@@ -73,13 +82,15 @@ class Spool:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         """Take over what is in the file; also of one that takes the place of a damaged one."""
+        if self.spans:
+            self.dropped[DAMAGED] += self.spans
         self._cursors: dict[str, int] = dict.fromkeys(self._senders, 0)
         self._cursors.update(connection.execute("select name, cursor from senders"))
-        self._newest_id, self.spans, self._bytes = connection.execute(
+        self._newest_id, self.spans, self.bytes = connection.execute(
             "select coalesce(max(id), 0), coalesce(sum(spans), 0), coalesce(sum(bytes), 0) from batches"
         ).fetchone()
-        (self._dead_bytes,) = connection.execute(
-            "select coalesce(sum(length(span)), 0) from dead_letters"
+        self.dead_spans, self.dead_bytes = connection.execute(
+            "select count(*), coalesce(sum(length(span)), 0) from dead_letters"
         ).fetchone()
         # An id is never used twice, although rows go: a cursor must not be ahead of what comes.
         used = (self._newest_id, *self._cursors.values())
@@ -98,6 +109,21 @@ class Spool:
         """The id of the last batch that a sender has passed."""
         return self._cursors[sender]
 
+    def behind(self, sender: str) -> tuple[int, int | None]:
+        """How far a sender is behind: batches not yet passed, and when the oldest came, in microseconds."""
+        cursor = self._cursors[sender]
+        oldest = self._database.run(
+            lambda connection: connection.execute(
+                "select id, received_us from batches where id > ? order by id limit 1", (cursor,)
+            ).fetchone()
+        )
+        return (self._newest_id + 1 - oldest[0], oldest[1]) if oldest else (0, None)
+
+    @property
+    def damages(self) -> int:
+        """How many times the file was found damaged and moved aside."""
+        return self._database.damages
+
     def positions(self) -> dict[str, int]:
         """How far each ring was taken, by path, in bytes ever written."""
         return self._database.run(
@@ -113,9 +139,9 @@ class Spool:
         added = sum(len(batch.body) for batch in batches)
 
         def work(connection: sqlite3.Connection) -> _Gone:
-            if added and self._bytes + added > self.max_bytes:
+            if added and self.bytes + added > self.max_bytes:
                 raise SpoolFull(
-                    f"the spool holds {self._bytes} bytes of undelivered spans, and agent.spool.max_bytes is "
+                    f"the spool holds {self.bytes} bytes of undelivered spans, and agent.spool.max_bytes is "
                     f"{self.max_bytes}"
                 )
             now_us = time.time_ns() // 1000
@@ -133,11 +159,16 @@ class Spool:
         def count(gone: _Gone) -> None:
             self._next_id += len(batches)
             self._newest_id = self._next_id - 1
-            self._bytes += added
+            self.bytes += added
             self.spans += sum(batch.spans for batch in batches)
             self._count_gone(gone)
 
-        self._database.run(work, count)
+        try:
+            self._database.run(work, count)
+        except SpoolFull as full:
+            self.full, self.is_disk_full = str(full), isinstance(full, DiskFull)
+            raise
+        self.full = None
         with self.arrived:
             self.arrived.notify_all()
 
@@ -208,9 +239,11 @@ class Spool:
     def _count_gone(self, gone: _Gone) -> None:
         self._is_unsaved = self._is_unsaved and gone.is_partial
         self.spans -= gone.spans
-        self._bytes -= gone.bytes
-        if gone.bytes and not self._bytes:
-            self._database.shrink()
+        self.bytes -= gone.bytes
+        if gone.bytes:
+            self.full = None  # until somebody finds otherwise
+            if not self.bytes:
+                self._database.shrink()
 
     def bury(self, sender: str, reason: str, span: bytes) -> bool:
         """Put a span that no server will ever take among the dead letters.
@@ -218,12 +251,13 @@ class Spool:
         They may fill a tenth of the spool; beyond that the span is dropped, and False returned.
         """
         died_us = time.time_ns() // 1000
-        if self._dead_bytes + len(span) > self.max_bytes // 10:
+        if self.dead_bytes + len(span) > self.max_bytes // 10:
             return False
         row = (sender, died_us, reason, span)
         statement = "insert into dead_letters (sender, died_us, reason, span) values (?, ?, ?, ?)"
         self._database.run(lambda connection: connection.execute(statement, row))
-        self._dead_bytes += len(span)
+        self.dead_bytes += len(span)
+        self.dead_spans += 1
         return True
 
     def wake(self) -> None:

@@ -17,7 +17,7 @@ PATIENCE_S = 1.0
 """How long a frame may look wrong before it is: its bytes may become visible after the position."""
 _MAX_POSITION = 1 << 62  # what still fits SQLite's integers with room to grow
 
-_POSITIONS = struct.Struct("<QQQ")
+_POSITIONS = struct.Struct("<QQQQQ")
 
 
 class RingFile:
@@ -39,6 +39,7 @@ class RingFile:
         self.position: int = header.read_pos
         self.write_pos: int = header.write_pos
         self.dropped_spans = header.dropped_spans
+        self.suppressed_errors = header.suppressed_errors
         self._suspect: tuple[int, float, str] | None = None
         self._check_positions()
 
@@ -61,7 +62,7 @@ class RingFile:
         raw = os.pread(self.descriptor, _POSITIONS.size, layout.WRITE_POS)
         if len(raw) < _POSITIONS.size:
             raise layout.RingError("was truncated")
-        self.write_pos, _, self.dropped_spans = _POSITIONS.unpack(raw)
+        self.write_pos, _, self.dropped_spans, _, self.suppressed_errors = _POSITIONS.unpack(raw)
         self._check_positions()
 
     @property

@@ -16,6 +16,7 @@ from kaspan.agent.database import SpoolFull
 from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.directory import RingDirectory, RingDirectoryError, is_unlocked
 from kaspan.agent.receivers.file import RingFile
+from kaspan.agent.receivers.services import Meter, Service, Services
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
 from kaspan.wire.ring import RingError
 
@@ -25,6 +26,7 @@ SCAN_S = 1.0
 """How often a directory is listed even though it does not seem to have changed."""
 DROP_WARNING_S = 10.0
 """A ring that keeps dropping is mentioned this often."""
+_SPOOL = "spool"
 _COMMIT_BYTES = 4 * 1024 * 1024  # no more than this is held in memory before it is written
 
 _log = logging.getLogger("kaspan.agent")
@@ -33,8 +35,9 @@ _log = logging.getLogger("kaspan.agent")
 class _Watched:
     """A ring and what the receiver remembers about it."""
 
-    def __init__(self, ring: RingFile, directory: RingDirectory, path: str) -> None:
+    def __init__(self, ring: RingFile, directory: RingDirectory, path: str, meter: Meter) -> None:
         self.ring = ring
+        self.meter = meter
         self.directory = directory
         self.path = path
         self.reported_drops = 0
@@ -46,7 +49,8 @@ class RingReceiver:
 
     `tick` does one round and never blocks but for the disk; `run` calls it until `stop`, and drains all
     rings once more after that. When the spool is full rings are left unread, and their writers count what
-    they drop. `taken_spans` counts what is safe in the spool. Without a `chain` spans are not decoded.
+    they drop. Without a `chain` spans are not decoded. `lost_bytes` counts what stood in damaged rings,
+    and `rejected_rings` the files that are no rings, or no longer. `ticked_s` is when the last round began.
     """
 
     def __init__(
@@ -58,8 +62,9 @@ class RingReceiver:
         clock_s: Callable[[], float] = time.monotonic,
         chain: Chain | None = None,
     ) -> None:
-        self.taken_spans = 0
         self.lost_bytes = 0
+        self.rejected_rings = 0
+        self.ticked_s = clock_s()
         self._directories = directories
         self._spool = spool
         self._batch_bytes = batch_bytes
@@ -67,6 +72,7 @@ class RingReceiver:
         self._clock_s = clock_s
         self._chain = chain
         self._tally = Tally()
+        self._services = Services()
         self._stopping = threading.Event()
         self._watched: dict[str, _Watched] = {}
         self._bad: dict[str, int] = {}
@@ -88,9 +94,22 @@ class RingReceiver:
         """Have `run` take what the rings hold now and return."""
         self._stopping.set()
 
+    @property
+    def taken_spans(self) -> int:
+        """How many spans are safe in the spool, or were dropped by a processor."""
+        return self._services.taken_spans
+
+    def services(self) -> list[Service]:
+        """Return what came from each service and how full its rings are. Any thread may ask."""
+        return self._services.observe([watched.ring for watched in list(self._watched.values())])
+
+    def problems(self) -> list[str]:
+        """Say which directories are not read, and why. Any thread may ask."""
+        return [text for subject, text in list(self._warnings.items()) if subject != _SPOOL]
+
     def tick(self, last: bool = False) -> None:
         """Look at every ring once, and take the spans of those that are due: of all if it is the `last`."""
-        now_s = self._clock_s()
+        now_s = self.ticked_s = self._clock_s()
         self._scan(now_s, last)
         flush = last or now_s >= self._next_flush_s
         if flush:
@@ -106,6 +125,7 @@ class RingReceiver:
         except RingError as error:
             self._reject(watched, str(error))
             return False
+        watched.meter.polled()
         if ring.dropped_spans > watched.reported_drops and now_s >= watched.next_report_s:
             self._report_drops(watched, now_s)
         unread = ring.unread_bytes
@@ -155,6 +175,7 @@ class RingReceiver:
             _log.warning("ring %s of %s is damaged: %s", watched.path, watched.ring.service, lost)
         if watched.ring.position == before:
             return None
+        watched.meter.read(len(payloads))
         return payloads if self._chain is None else self._chain.process(payloads, self._tally)
 
     def _commit(
@@ -167,21 +188,23 @@ class RingReceiver:
         try:
             self._spool.put(batches, positions)
         except SpoolFull as full:
-            self._warn_once("spool", f"rings are left unread: {full}")
+            self._warn_once(_SPOOL, f"rings are left unread: {full}")
             for path, watched in moved.items():
                 watched.ring.position = self._positions[path]
+                watched.meter.left()
             self._tally = Tally()
             self._retry_s = now_s + SCAN_S
             return False
-        if self._warnings.pop("spool", None):
+        if self._warnings.pop(_SPOOL, None):
             _log.info("the spool takes spans again")
-        self.taken_spans += sum(batch.spans for batch in batches)
         if self._chain is not None:
             self._chain.count(self._tally)
             self._tally = Tally()
         self._positions.update(positions)
-        for watched in moved.values():
-            watched.ring.publish()
+        for path, watched in moved.items():
+            watched.meter.stored()
+            if path in self._watched:  # not rejected meanwhile, and its file closed
+                watched.ring.publish()
         return True
 
     def _scan(self, now_s: float, last: bool) -> None:
@@ -241,7 +264,7 @@ class RingReceiver:
             return
         ring.resume(self._positions.get(path, 0))
         self._positions[path] = ring.position
-        self._watched[path] = _Watched(ring, directory, path)
+        self._watched[path] = _Watched(ring, directory, path, self._services.meter(ring))
         _log.debug("reads ring %s of %s", path, ring.service)
 
     def _finish_orphans(self, now_s: float) -> None:
@@ -281,12 +304,14 @@ class RingReceiver:
 
     def _reject(self, watched: _Watched, problem: str) -> None:
         self._warn_bad(watched.path, os.fstat(watched.ring.descriptor).st_ino, problem)
+        self.lost_bytes += min(max(0, watched.ring.unread_bytes), watched.ring.data_bytes)
         watched.ring.close()
         del self._watched[watched.path]
 
     def _warn_bad(self, path: str, inode: int, problem: str) -> None:
         if self._bad.get(path) != inode:
             self._bad[path] = inode
+            self.rejected_rings += 1
             _log.warning("%s is not read: %s", path, problem)
 
     def _warn_once(self, subject: str, text: str) -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.receivers.directory import RingDirectory
-from kaspan.agent.receivers.file import PATIENCE_S
+from kaspan.agent.receivers.file import PATIENCE_S, RingFile
 from kaspan.agent.receivers.ring import DROP_WARNING_S, SCAN_S, RingReceiver
+from kaspan.agent.receivers.services import MAX_SERVICES, OTHER, Service, Services
 from kaspan.agent.senders.delivery import split
 from kaspan.agent.spool import Batch
 from kaspan.wire import ring as layout
@@ -240,6 +241,96 @@ def test_ring_that_is_truncated_is_named_once_and_others_are_read(
         spans = agent.tick(FLUSH_INTERVAL_S)
     assert spans == [span(2)]
     assert warnings(caplog) == [f"{writer.path} is not read: was truncated"]
+
+
+def test_ring_that_is_truncated_between_two_reads_gives_what_is_left(
+    agent: Agent, writer: RingWriter
+) -> None:
+    """What stands before the end is taken, the rest counted as lost, and nothing is written any more."""
+    for number in range(70):
+        assert writer.put(span(number))
+    agent.tick()
+    written = writer.write_pos
+    os.truncate(writer.path, layout.HEADER_BYTES + written * 2 // 3)
+    taken = agent.tick(FLUSH_INTERVAL_S)
+    assert taken == [span(number) for number in range(len(taken))]
+    assert 35 < len(taken) < 60
+    assert writer.read_pos == 0
+    assert agent.receiver.taken_spans == len(taken)
+    assert agent.receiver.rejected_rings == 1
+    assert 0 < agent.receiver.lost_bytes < written // 2
+
+
+def test_spans_are_counted_by_the_service_that_wrote_them(agent: Agent) -> None:
+    """Rings that are gone still count; how full they are is of those that are there."""
+    writers = [
+        RingWriter(agent.path, f"{number}-a.ring", process=b'{"service":"%b"}' % service)
+        for number, service in enumerate((b"orders", b"orders", b"mailer"))
+    ]
+    for writer in writers:
+        writer.put(span(1))
+    agent.tick(FLUSH_INTERVAL_S)
+    writers[0].die()
+    while writers[1].put(span(2)):
+        pass
+    agent.tick(SCAN_S)
+    orders = named(agent, "orders")
+    mailer = named(agent, "mailer")
+    assert (mailer.taken_spans, mailer.rings, mailer.fill) == (1, 1, 0.0)
+    assert (orders.rings, orders.dropped_spans) == (1, 1)
+    assert orders.taken_spans > 2
+    assert agent.receiver.taken_spans == orders.taken_spans + 1
+    for writer in writers[1:]:
+        writer.die()
+
+
+def named(agent: Agent, service: str) -> Service:
+    (found,) = [observed for observed in agent.receiver.services() if observed.name == service]
+    return found
+
+
+def test_drops_of_a_ring_count_once_and_those_before_the_agent_too(agent: Agent) -> None:
+    """The writer's own counts are followed: what it dropped while no agent was there is no less dropped."""
+    writer = RingWriter(agent.path, process=b'{"service":"orders"}')
+    for offset, count in ((layout.DROPPED_SPANS, 7), (layout.SUPPRESSED_ERRORS, 2)):
+        writer.set_header(offset, count)
+    agent.tick(SCAN_S)
+    agent.tick(SCAN_S)
+    assert (named(agent, "orders").dropped_spans, named(agent, "orders").suppressed_errors) == (7, 2)
+    writer.set_header(layout.DROPPED_SPANS, 9)
+    agent.tick(SCAN_S)
+    assert named(agent, "orders").dropped_spans == 9
+    writer.die()
+
+
+def test_spans_left_in_a_ring_by_a_full_spool_are_not_counted(agent: Agent, writer: RingWriter) -> None:
+    """A span counts as taken when it is safe, and once."""
+    writer.put(span(1))
+    agent.spool.full = True
+    agent.tick(FLUSH_INTERVAL_S)
+    assert agent.receiver.taken_spans == 0
+    agent.spool.full = False
+    agent.tick(FLUSH_INTERVAL_S)
+    assert agent.receiver.taken_spans == 1
+
+
+def test_services_are_bounded_in_number(agent: Agent) -> None:
+    """Names come from files: after so many services the others count together."""
+    services = Services()
+    writer = RingWriter(agent.path)
+    descriptor = os.open(writer.path, os.O_RDWR)
+    for number in range(MAX_SERVICES + 5):
+        ring = RingFile("a.ring", os.dup(descriptor), layout.HEADER_BYTES + DATA_BYTES)
+        ring.service = f"service-{number}"
+        meter = services.meter(ring)
+        meter.read(1)
+        meter.stored()
+        ring.close()
+    os.close(descriptor)
+    observed = services.observe([])
+    assert len(observed) == MAX_SERVICES + 1
+    assert next(service.taken_spans for service in observed if service.name == OTHER) == 5
+    writer.die()
 
 
 def test_damaged_frame_costs_only_what_stands_after_it(

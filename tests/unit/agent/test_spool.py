@@ -7,6 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +167,33 @@ def test_full_spool_refuses_until_there_is_room(spool: Spool) -> None:
     assert everything(spool) == [b"y" * 11]
 
 
+def test_full_spool_says_so_for_as_long_as_it_lasts(spool: Spool) -> None:
+    """Somebody who asks is told why nothing is taken, until there is room."""
+    spool.put([batch(b"x" * MAX_BYTES)], {})
+    assert spool.full is None
+    with pytest.raises(SpoolFull) as raised:
+        spool.put([batch(b"y")], {})
+    assert spool.full == str(raised.value)
+    assert not spool.is_disk_full
+    spool.advance("zipkin", 1)
+    spool.save()
+    assert spool.full is None
+
+
+def test_lag_of_a_sender_is_what_it_has_not_passed(opener: Opener) -> None:
+    """Each sender is behind by its own number of batches, and by the age of the oldest of them."""
+    spool = opener.open("fast", "slow")
+    before_us = time.time_ns() // 1000
+    spool.put([batch(b"{1}"), batch(b"{2}"), batch(b"{3}")], {})
+    spool.advance("fast", 3)
+    spool.advance("slow", 1)
+    assert spool.behind("fast") == (0, None)
+    batches, oldest_us = spool.behind("slow")
+    assert batches == 2
+    assert oldest_us is not None
+    assert oldest_us >= before_us
+
+
 def test_room_is_known_after_a_restart(opener: Opener, spool: Spool) -> None:
     """The limit counts what an earlier agent left."""
     spool.put([batch(b"x" * (MAX_BYTES - 10))], {})
@@ -216,22 +244,34 @@ def test_damaged_file_is_moved_aside_by_name(
     spool.close()
 
 
-def test_file_that_is_damaged_while_open_is_moved_aside(spool: Spool, path: str, tmp_path: Path) -> None:
-    """Work goes on in a new file; a sender's place in the old one hides nothing in the new one."""
-    larger_than_the_cache = [batch(bytes(MAX_BYTES // 8)) for _ in range(7)]
+def fill_and_damage(spool: Spool, path: str) -> int:
+    """Put more into the spool than its cache holds, write over every page, and give the number of spans."""
     spool.max_bytes *= 8
     for _ in range(5):
-        spool.put(larger_than_the_cache, {"/rings/a": 8})
+        spool.put([batch(bytes(MAX_BYTES // 8)) for _ in range(7)], {"/rings/a": 8})
     with open(path, "r+b") as file:
         for offset in range(16384, os.path.getsize(path), 16384):
             file.seek(offset)
             file.write(b"\xff" * 1000)
+    return spool.spans
+
+
+def test_file_that_is_damaged_while_open_is_moved_aside(spool: Spool, path: str, tmp_path: Path) -> None:
+    """Work goes on in a new file; a sender's place in the old one hides nothing in the new one."""
+    fill_and_damage(spool, path)
     assert spool.read(0, LARGE) is None
     spool.advance("zipkin", 35)
     spool.put([batch(b"{3}")], {"/rings/a": 16})
     assert everything(spool) == [b"{3}"]
     assert spool.positions() == {"/rings/a": 16}
     assert len(list(tmp_path.glob("state/spool.db.damaged-*[0-9]"))) == 1
+
+
+def test_spans_of_a_damaged_file_are_counted_as_dropped(spool: Spool, path: str) -> None:
+    """What the file held when it was found damaged is gone undelivered, and that is not silent."""
+    spans = fill_and_damage(spool, path)
+    assert spool.read(0, LARGE) is None
+    assert (spool.damages, spool.spans, dict(spool.dropped)) == (1, 0, {"spool_damaged": spans})
 
 
 def test_spool_of_a_newer_version_is_not_touched(opener: Opener, spool: Spool, path: str) -> None:

@@ -1,0 +1,90 @@
+"""What came out of the rings, by the service that wrote it: plain numbers, read when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from kaspan.agent.receivers.file import RingFile
+
+MAX_SERVICES = 200
+OTHER = "(other)"
+"""Stands for every service that comes after so many: their names are text from files, and have no end."""
+
+
+class Service(msgspec.Struct):
+    """One service's numbers since the agent started, those of its rings that are gone included.
+
+    `dropped_spans` and `suppressed_errors` are the writers' own counts, also of the time before the agent.
+    `rings`, `fill` (of the fullest ring, 0 to 1) and `unread_bytes` are of now.
+    """
+
+    name: str
+    taken_spans: int = 0
+    dropped_spans: int = 0
+    suppressed_errors: int = 0
+    rings: int = 0
+    fill: float = 0.0
+    unread_bytes: int = 0
+
+
+class Meter:
+    """Follows the counters of one ring for its service's."""
+
+    def __init__(self, ring: RingFile, service: Service) -> None:
+        self._ring = ring
+        self._service = service
+        self._dropped_spans = self._suppressed_errors = 0
+        self._read_spans = 0
+
+    def polled(self) -> None:
+        """Take over what the writer has counted. What only shrinks was never a count."""
+        dropped, suppressed = self._ring.dropped_spans, self._ring.suppressed_errors
+        self._service.dropped_spans += max(0, dropped - self._dropped_spans)
+        self._service.suppressed_errors += max(0, suppressed - self._suppressed_errors)
+        self._dropped_spans, self._suppressed_errors = dropped, suppressed
+
+    def read(self, spans: int) -> None:
+        """Note spans that were read, and are counted once they are stored."""
+        self._read_spans += spans
+
+    def stored(self) -> None:
+        """Count what was read."""
+        self._service.taken_spans += self._read_spans
+        self._read_spans = 0
+
+    def left(self) -> None:
+        """Forget what was read: it stays in the ring."""
+        self._read_spans = 0
+
+
+class Services:
+    """The services that rings have named."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Service] = {}
+
+    def meter(self, ring: RingFile) -> Meter:
+        """Begin to count for a ring."""
+        name = ring.service
+        if name not in self._by_name and len(self._by_name) >= MAX_SERVICES:
+            name = OTHER
+        return Meter(ring, self._by_name.setdefault(name, Service(name)))
+
+    @property
+    def taken_spans(self) -> int:
+        """How many spans of all rings are stored, or were dropped by a processor."""
+        return sum(service.taken_spans for service in list(self._by_name.values()))
+
+    def observe(self, rings: Iterable[RingFile]) -> list[Service]:
+        """Return all services as they are now with these rings. Any thread may ask."""
+        observed = {name: msgspec.structs.replace(service) for name, service in list(self._by_name.items())}
+        for ring in rings:
+            service = observed.get(ring.service) or observed.get(OTHER)
+            if service is not None:
+                unread_bytes = ring.unread_bytes
+                service.rings += 1
+                service.unread_bytes += unread_bytes
+                service.fill = max(service.fill, unread_bytes / ring.data_bytes)
+        return sorted(observed.values(), key=lambda service: service.name)
