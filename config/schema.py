@@ -270,6 +270,13 @@ class Tls(_Section, frozen=True):
     key: OptionalPath = ""
 
 
+class Log(_Section, frozen=True):
+    """What the agent writes to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
 class Agent(_Section, frozen=True):
     """What the agent beside the application does."""
 
@@ -290,6 +297,7 @@ class Agent(_Section, frozen=True):
         tuple[Processor, ...], Meta(description="a list of processors, each with its type")
     ] = ()
     shutdown_timeout_s: Seconds = 10.0
+    log: Log = Log()
 
 
 class Settings(_Section, frozen=True):
