@@ -139,6 +139,19 @@ class Propagation(_Section, frozen=True):
     extract: tuple[Propagator, ...] = ("b3", "b3multi", "tracecontext")
 
 
+class Function(_Section, frozen=True):
+    """A function of the application whose calls are spans; `name` is the spans', else the function's own."""
+
+    call: Annotated[
+        str,
+        Meta(
+            pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z",
+            description="a module and a function in it, such as shop.handlers:handle or shop:Orders.handle",
+        ),
+    ]
+    name: str = ""
+
+
 class Interceptor(_Section, frozen=True):
     """What happens inside the application."""
 
@@ -152,6 +165,7 @@ class Interceptor(_Section, frozen=True):
     exclude_topics: tuple[Glob, ...] = ("__*",)
     capture_headers: tuple[Glob, ...] = ()
     remote_service: TopicTemplate = "kafka"
+    functions: tuple[Function, ...] = ()
 
 
 class Spool(_Section, frozen=True):

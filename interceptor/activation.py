@@ -61,12 +61,25 @@ def _activate() -> None:
     from kafka.future import Future
     from kafka.producer.kafka import KafkaProducer
 
-    from kaspan.interceptor import consumer, producer
+    from kaspan.interceptor import consumer, peer, producer
+    from kaspan.interceptor.calls import Calls
+    from kaspan.interceptor.functions import follow_calls
+    from kaspan.interceptor.imports import Imports
+    from kaspan.interceptor.named import NamedFunctions
+    from kaspan.interceptor.provider import provide_tracers
     from kaspan.interceptor.tracing import Tracing
 
+    imports = Imports()
+    peer.displace(imports)  # first, since its patches would be taken for ours
     tracing = Tracing(settings.service or program_name(), settings.interceptor)
     producer.instrument(KafkaProducer, Future, tracing)
     consumer.instrument(KafkaConsumer, fetcher, tracing)
+    provide_tracers(tracing)
+    follow_calls(Calls(tracing))
+    if settings.interceptor.functions:
+        named = NamedFunctions(settings.interceptor.functions, imports)
+        tracing.at_client = named.settle
+        named.watch()
 
 
 def program_name() -> str:

@@ -24,6 +24,8 @@ class ConsumerState:
         """The record that `next(consumer)` returned last."""
         self.loop: weakref.ref[Cursor] | None = None
         self.polled: list[weakref.ref[RecordList]] = []
+        if tracing.at_client is not None:
+            tracing.at_client()
 
     def settle(self) -> None:
         """End what is open because the application has gone back to the consumer."""

@@ -57,14 +57,18 @@ class Lane:
 class ProducerState:
     """What is constant for one producer: whether its broker takes headers, and a lane per topic."""
 
-    __slots__ = ("_client_id", "_lanes", "takes_headers", "tracing")
+    __slots__ = ("_client_id", "_lanes", "is_answered", "takes_headers", "tracing")
 
     def __init__(self, producer: Any, tracing: Tracing) -> None:
         api_version = producer.config.get("api_version")
         self.takes_headers = api_version is None or api_version >= _HEADERS_SINCE
+        self.is_answered = producer.config.get("acks") != 0
+        """Whether a send's future is done by the broker's answer, which has the record's offset."""
         self.tracing = tracing
         self._client_id = producer.config.get("client_id")
         self._lanes: dict[str, Lane] = {}
+        if tracing.at_client is not None:
+            tracing.at_client()
 
     def _lane(self, topic: str) -> Lane:
         if len(self._lanes) >= _MAX_LANES:
@@ -180,6 +184,10 @@ class Sending:
         except Exception as failure:  # noqa: BLE001
             suppress("recording a send", failure)
 
+    def written(self, metadata: Any) -> None:
+        """End the span: the record went out with acks=0; kafka-python 3.0 calls its offset 0."""
+        self._end(metadata._replace(offset=-1), None)
+
     def failed(self, error: BaseException) -> None:
         """End the span as failed."""
         self._end(None, error)
@@ -262,7 +270,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             raise
         try:
             sending.enqueued_ns = perf_counter_ns()
-            follow(future, sending.acknowledged, sending.failed)
+            follow(future, sending.acknowledged if state.is_answered else sending.written, sending.failed)
             if not locked_futures:
                 sending.settle(future)
         except Exception as error:  # noqa: BLE001

@@ -56,6 +56,8 @@ class Tracing:
             from kaspan.interceptor.reporter import reporter_maker
 
             self._make_http_reporter = reporter_maker(settings)
+        self.at_client: Callable[[], None] | None = None
+        """Called when the application uses a producer or consumer for the first time."""
         self._begin_life()
         os.register_at_fork(after_in_child=self._after_fork)
 

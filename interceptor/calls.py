@@ -1,0 +1,288 @@
+"""Spans of the application's own functions, each in the trace of the record that the function was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from time import perf_counter_ns, time_ns
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.functions import Site
+from kaspan.interceptor.span import Extras, PassedSpan, RecordSpan
+from kaspan.interceptor.templates import annotations_part, parent_part, quote
+from kaspan.interceptor.tracing import Tracing
+from kaspan.wire.context import Extracted
+
+MAX_OTHER_TRACES = 10
+"""Zipkin knows no links between traces: a batch names so many traces beside its own in a tag."""
+
+_BATCH_SIZE = "messaging.batch.message_count"
+_OTHER_TRACES = "kafka.batch.trace_ids"
+_MAX_TEXT = 4096
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value is a record of a traced consumer. Calls nothing of the value's own."""
+    return isinstance(value, tuple) and hasattr(type(value), "kaspan_span")
+
+
+def records_in(value: Any) -> list[list[Any]]:
+    """The records in a list, or in a dict of lists as poll() returns it; nothing for every other value.
+
+    What poll() returned is looked at without taking a record out of it, which would count as its processing.
+    """
+    if isinstance(value, dict):
+        lists = list(dict.values(value))
+        found = [records for records in lists if isinstance(records, list) and _starts_with_record(records)]
+        return found if lists and isinstance(lists[0], list) else []
+    if isinstance(value, (list, tuple)) and _starts_with_record(value):
+        return [value]  # type: ignore[list-item]
+    return []
+
+
+def _starts_with_record(records: Any) -> bool:
+    first = next(_plain_iter(records), None)
+    return first is not None and is_record(first)
+
+
+def _plain_iter(records: Any) -> Iterator[Any]:
+    return list.__iter__(records) if isinstance(records, list) else tuple.__iter__(records)
+
+
+class Calls:
+    """Makes the spans of calls, for one process's tracing. Nothing here raises."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self.tracing = tracing
+        self._endpoint = b'"localEndpoint":{"serviceName":' + quote(tracing.service) + b"}"
+
+    def begin(self, site: Site, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
+        """Start the span of a call with these arguments; None if the call makes no difference."""
+        try:
+            record, batch = self._subject((*args, *kwargs.values()))
+            if record is not None:
+                return self._of_record(site, record, batch)
+            current = self.tracing.scope.current_span()
+            if isinstance(current, PassedSpan) or (current is not None and not _is_sampled(current)):
+                return None
+            return Call(self, site, self._child(self.tracing.current(), None, current))
+        except Exception as error:  # noqa: BLE001
+            suppress("tracing a call", error)
+            return None
+
+    def next_span(self, record: object, site: Site) -> Span:
+        """Start a span that ends when its `end()` is called."""
+        call = self.begin(site, (record,), {})
+        if call is None or not isinstance(call.span, RecordSpan):
+            current = self.tracing.scope.current_span()
+            return PassedSpan(self.tracing.propagation.extract, ()) if current is None else current
+        return OpenSpan(call)
+
+    @staticmethod
+    def name_of(record: Any) -> str:
+        """What a record's processing is called that nobody gave a name."""
+        lists = records_in(record)
+        first = next(_plain_iter(lists[0])) if lists else record
+        return f"process {first.topic}" if is_record(first) else "process"
+
+    def _subject(self, values: Iterable[Any]) -> tuple[Any, list[list[Any]]]:
+        """The record that a call is about, and the batch that it is the first of, if it is.
+
+        Of several, as in a join, it is the one that is being worked on, else the first.
+        """
+        found: tuple[Any, list[list[Any]]] | None = None
+        current = self.tracing.scope.current_span()
+        for value in values:
+            if is_record(value):
+                candidate: tuple[Any, list[list[Any]]] = (value, [])
+            elif batch := records_in(value):
+                candidate = (next(_plain_iter(batch[0])), batch)
+            else:
+                continue
+            if current is not None and current is candidate[0].kaspan_span:
+                return candidate
+            found = found or candidate
+        return found or (None, [])
+
+    def _of_record(self, site: Site, record: Any, batch: list[list[Any]]) -> Call | None:
+        tracing = self.tracing
+        current = tracing.scope.current_span()
+        if record.topic in tracing.excluded:
+            if isinstance(current, PassedSpan) or not record.headers:
+                return None
+            return Call(self, site, PassedSpan(tracing.propagation.extract, record.headers))
+        span = record.kaspan_span
+        parent = _context(span) if span is not None else self._sender(record)
+        if current is not None and (parent is None or _belongs(current, span, parent[0])):
+            if not batch and not _is_sampled(current):
+                return None
+            parent = tracing.current() or parent
+        child = self._child(parent, record, span if span is not None else current)
+        child.record = span
+        call = Call(self, site, child)
+        if batch and child.sampled:
+            call.tags[_BATCH_SIZE] = str(sum(map(len, batch)))
+            others = self._other_traces(child.trace_id, batch)
+            if others:
+                call.tags[_OTHER_TRACES] = ",".join(others)
+        return call
+
+    def _child(self, parent: Extracted | None, record: Any, beside: Any) -> RecordSpan:
+        """Make a span under `parent`; it goes on with the trace state of `beside`."""
+        if record is None:
+            span = self.tracing.child_of(parent, None, "")
+        else:
+            span = self.tracing.child_of(parent, "receive", record.topic)
+        span.carry_state(beside)
+        return span
+
+    def _sender(self, record: Any) -> Extracted | None:
+        """Who sent a record that has no span, as when it came from another process."""
+        return self.tracing.propagation.extract(record.headers) if record.headers else None
+
+    def _other_traces(self, own: bytes, batch: list[list[Any]]) -> list[str]:
+        others: dict[bytes, None] = {}
+        for records in batch:
+            for record in _plain_iter(records):
+                if not is_record(record):
+                    continue
+                span = record.kaspan_span
+                trace_id = span.trace_id if span is not None else (self._sender(record) or (None,))[0]
+                if trace_id is not None and trace_id != own:
+                    others[trace_id] = None
+                    if len(others) == MAX_OTHER_TRACES:
+                        return [one.decode() for one in others]
+        return [one.decode() for one in others]
+
+    def report(self, call: Call, span: RecordSpan, duration_us: int) -> None:
+        """Put a call's span into the ring."""
+        name, tags = call.site.literals or self._literals(call.site)
+        extras = span.extras
+        annotations = b""
+        if extras is not None:
+            if extras.name is not None:
+                name = quote(extras.name)
+            if extras.annotations:
+                annotations = annotations_part(extras.annotations)
+        if call.tags or (extras is not None and extras.tags):
+            own = {"code.function.name": call.site.code_name} if call.site.code_name else {}
+            merged = {**own, **call.tags, **(extras.tags if extras is not None else {})}
+            tags = b",".join([quote(key) + b":" + quote(value) for key, value in merged.items()])
+        self.tracing.report(
+            b'{"traceId":"%b","id":"%b"%b,"name":%b,"timestamp":%d,"duration":%d,%b%b,"tags":{%b}}'
+            % (
+                span.trace_id,
+                span.span_id,
+                parent_part(span.parent_id, span.debug),
+                name,
+                call.timestamp_ns // 1000,
+                duration_us,
+                self._endpoint,
+                annotations,
+                tags,
+            )
+        )
+
+    @staticmethod
+    def _literals(site: Site) -> tuple[bytes, bytes]:
+        tags = b'"code.function.name":' + quote(site.code_name) if site.code_name else b""
+        site.literals = quote(site.name), tags
+        return site.literals
+
+
+class Call:
+    """One call of a function and its open span; entered and left as often as the function runs."""
+
+    __slots__ = ("_before", "_calls", "_during", "_started_ns", "site", "span", "tags", "timestamp_ns")
+
+    def __init__(self, calls: Calls, site: Site, span: RecordSpan | PassedSpan) -> None:
+        self._calls = calls
+        self.site = site
+        self.span = span
+        self.tags: dict[str, str] = {}
+        self._during: Any = None
+        self.timestamp_ns = time_ns()
+        self._started_ns = perf_counter_ns()
+
+    def enter(self) -> None:
+        """Make the span current. Never raises."""
+        try:
+            self._before, self._during = self._calls.tracing.scope.enter(self.span)
+        except Exception as error:  # noqa: BLE001
+            suppress("entering a call's span", error)
+
+    def leave(self) -> None:
+        """Make current again what was. Never raises."""
+        try:
+            if self._during is not None:
+                self._calls.tracing.scope.leave(self._before, self._during, self.span)
+                self._during = None
+        except Exception as error:  # noqa: BLE001
+            suppress("leaving a call's span", error)
+
+    def fail(self, error: BaseException) -> None:
+        """Mark the span as failed, unless the application has done so itself. Never raises."""
+        try:
+            if isinstance(self.span, RecordSpan) and self.span.sampled:
+                extras = self.span.extras = self.span.extras or Extras()
+                name = type(error).__name__
+                extras.tags.setdefault("error", (str(error) or name)[:_MAX_TEXT])
+                extras.tags.setdefault("error.type", name)
+        except Exception as failure:  # noqa: BLE001
+            suppress("recording a call's error", failure)
+
+    def end(self, ended_us: int | None = None) -> None:
+        """Report the span, ended now or at `ended_us` since the epoch. Never raises."""
+        span = self.span
+        if not isinstance(span, RecordSpan) or span.ended:
+            return
+        span.ended = True
+        if not span.sampled or self._started_ns < self._calls.tracing.born_ns:
+            return
+        try:
+            if ended_us is None:
+                duration_us = (perf_counter_ns() - self._started_ns) // 1000
+            else:
+                duration_us = ended_us - self.timestamp_ns // 1000
+            self._calls.report(self, span, max(duration_us, 1))
+        except Exception as error:  # noqa: BLE001
+            suppress("recording a call", error)
+
+
+class OpenSpan(RecordSpan):
+    """A span that the application ends itself."""
+
+    def __init__(self, call: Call) -> None:
+        inner: Any = call.span
+        super().__init__(inner.trace_id, inner.span_id, inner.parent_id, inner.sampled)
+        self.__dict__.update(inner.__dict__)
+        call.span = self
+        self._call = call
+
+    def end(self, end_time: int | None = None) -> None:
+        """Report the span, ended now or at `end_time` in nanoseconds since the epoch; once."""
+        self._call.end(None if end_time is None else end_time // 1000)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, Exception):
+            self._call.fail(error)
+        self.end()
+
+
+def _context(span: RecordSpan) -> Extracted:
+    return span.trace_id, span.span_id, span.sampled, span.debug
+
+
+def _belongs(current: Span, record_span: RecordSpan | None, trace_id: bytes | None) -> bool:
+    """Whether the current span is the record's or one under it, so that the call nests in it."""
+    if record_span is not None and isinstance(current, RecordSpan):
+        return current is record_span or current.record is record_span
+    found = current.get_span_context().trace_id
+    return trace_id is not None and found == int(trace_id, 16)
+
+
+def _is_sampled(span: Span) -> bool:
+    context = span.get_span_context()
+    return context.trace_flags.sampled or not context.is_valid

@@ -1,0 +1,41 @@
+"""opentelemetry-instrumentation-kafka-python, active in the same process: kaspan takes its place.
+
+Both would make a span of each record, and both would write headers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kaspan.interceptor.failures import log
+from kaspan.interceptor.imports import Imports
+
+MODULE = "opentelemetry.instrumentation.kafka"
+
+
+def displace(imports: Imports) -> None:
+    """Take the peer's patches away, and let it make none from now on; each with one warning."""
+    imports.after(MODULE, _displace)
+
+
+def _displace(module: Any) -> None:
+    instrumentor: Any = module.KafkaInstrumentor
+    if getattr(instrumentor._instrument, "__module__", None) == __name__:
+        return
+    instance = instrumentor()
+    if instance.is_instrumented_by_opentelemetry:
+        instance._uninstrument()
+        _warn()
+    instrumentor._instrument = _leave_it_to_kaspan
+
+
+def _leave_it_to_kaspan(self: Any, **kwargs: Any) -> None:  # noqa: ARG001 (the instrumentor's own signature)
+    _warn()
+
+
+def _warn() -> None:
+    log.warning(
+        "kaspan: opentelemetry-instrumentation-kafka-python is switched on too; kaspan traces kafka-python "
+        "in its place, so that no record has two spans (to have that one instead, set interceptor.enabled to "
+        "false)"
+    )

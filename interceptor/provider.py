@@ -1,0 +1,86 @@
+"""A tracer for everybody who asks OpenTelemetry's API for one while the application has set no provider.
+
+Those who ask are given a proxy by the API, which looks for the real provider at each span until there is
+one. There, and not in the application's place for its provider, kaspan's stands: an application that sets
+its own, before or after, has it from then on. The SDK is loaded at the first span, since it costs more than
+all the rest of kaspan.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import ProxyTracer, Tracer
+
+from kaspan.interceptor.failures import suppress
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from kaspan.interceptor.tracing import Tracing
+
+_TRACER = "_kaspan_tracer"
+
+
+class LazyProvider:
+    """Makes the SDK's provider when a tracer is needed; `tracer` gives None if it cannot be had."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._provider: TracerProvider | None = None
+        self._failed = False
+        self._making = threading.RLock()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def _after_fork(self) -> None:
+        # Another thread of the parent's may have been holding it.
+        self._making = threading.RLock()
+        if self._provider is None:
+            self._failed = False
+
+    def tracer(self, name: str, *more: Any) -> Tracer | None:
+        """Return the tracer of an instrumentation. Blocks while the SDK is being loaded; never raises."""
+        try:
+            if self._provider is None:
+                self._make()
+            return None if self._provider is None else self._provider.get_tracer(name, *more)
+        except Exception as error:  # noqa: BLE001
+            self._failed = True
+            suppress("providing OpenTelemetry's tracers (their spans are not recorded)", error)
+            return None
+
+    def _make(self) -> None:
+        with self._making:
+            if self._provider is None and not self._failed:
+                self._failed = True  # until it is done, for whoever asks from within the import
+                from kaspan.interceptor.sdk import make_provider
+
+                self._provider = make_provider(self._tracing)
+                self._failed = False
+
+
+def provide_tracers(tracing: Tracing) -> None:
+    """Let the API's proxies find kaspan's provider where there is no other."""
+    own: Any = ProxyTracer.__dict__.get("_tracer")
+    if not isinstance(own, property) or own.fget is None:
+        suppress("providing OpenTelemetry's tracers", TypeError("this version's proxy is not known"))
+        return
+    find, lazy = own.fget, LazyProvider(tracing)
+
+    def _tracer(self: Any) -> Tracer:
+        found: Tracer = find(self)
+        if found is not getattr(self, "_noop_tracer", None):
+            return found  # of the application's provider
+        made: Tracer | None = self.__dict__.get(_TRACER)
+        if made is None:
+            made = self.__dict__[_TRACER] = lazy.tracer(
+                self._instrumenting_module_name,
+                self._instrumenting_library_version,
+                self._schema_url,
+                *((self._attributes,) if hasattr(self, "_attributes") else ()),
+            )
+        return found if made is None else made
+
+    ProxyTracer._tracer = property(_tracer)  # type: ignore[assignment, method-assign]
