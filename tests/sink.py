@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -25,14 +27,25 @@ class Report(NamedTuple):
     headers: dict[str, str]
     body: bytes
 
+    @property
+    def content(self) -> bytes:
+        """The body, unpacked."""
+        return gzip.decompress(self.body) if self.headers.get("Content-Encoding") == "gzip" else self.body
+
 
 class Sink:
     """Listens on a free port of the loopback until `close`; `port` starts it again where one has been.
 
-    `answer` decides on each report; the spans of those answered 2xx count as stored, by id.
+    `answer` decides on each report; the spans of those answered 2xx count as stored, by id, if they are JSON.
+    With `tls` it speaks HTTPS.
     """
 
-    def __init__(self, answer: Callable[[Report], Answer] | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        answer: Callable[[Report], Answer] | None = None,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.answer = answer or (lambda report: Answer())
         self.reports: list[Report] = []
         self.stored: Counter[str] = Counter()
@@ -64,8 +77,10 @@ class Sink:
                 """A killed agent breaks off; that is what the tests are for."""
 
         self._server = Server(("127.0.0.1", port), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -73,8 +88,8 @@ class Sink:
         answer = self.answer(report)
         with self._lock:
             self.reports.append(report)
-            if 200 <= answer.status < 300:
-                self.stored.update(span["id"] for span in json.loads(report.body))
+            if 200 <= answer.status < 300 and report.headers.get("Content-Type") != "application/x-protobuf":
+                self.stored.update(span["id"] for span in json.loads(report.content))
         return answer
 
     def close(self) -> None:
