@@ -100,11 +100,12 @@ def test_error_without_a_message_is_named_by_its_type(application: Any) -> None:
     assert (span.tags["error"], span.tags["error.type"]) == ("ValueError", "ValueError")
 
 
-def test_send_without_acknowledgement_asked_for_has_no_offset(application: Any) -> None:
-    """With acks=0 kafka-python answers -1, which is no offset."""
+@pytest.mark.parametrize("offset", [-1, 0], ids=["before 3.0", "3.0"])
+def test_send_without_acknowledgement_asked_for_has_no_offset(application: Any, offset: int) -> None:
+    """With acks=0 kafka-python answers -1, and 3.0 answers 0 to each record: neither is an offset."""
     producer = application.producer(acks=0)
     producer.send("orders", b"value", partition=1)
-    producer.last.acknowledge(offset=-1)
+    producer.last.acknowledge(offset=offset)
 
     (span,) = application.take()
 
