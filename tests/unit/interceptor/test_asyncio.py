@@ -1,0 +1,138 @@
+"""kafka-python, which blocks, under asyncio and in pools of threads: each task sees its own record's span."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+
+from spans import current, offsets
+
+
+def send(producer: Any, topic: str) -> None:
+    producer.send(topic, b"value")
+    producer.last.acknowledge()
+
+
+def assert_sent_under(spans: list[Any], suffix: str = "-out") -> None:
+    """Hold each send to being the child of the record of the topic that it is named after."""
+    processed = {span.id: span for span in spans if span.kind == "CONSUMER"}
+    sent = [span for span in spans if span.kind == "PRODUCER"]
+    assert len(sent) == len(processed)
+    for span in sent:
+        parent = processed.pop(span.parent_id)
+        assert span.tags["kafka.topic"] == parent.tags["kafka.topic"] + suffix
+
+
+async def poll_in_executor(consumer: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    while polled := await asyncio.get_running_loop().run_in_executor(None, consumer.poll):
+        for records in polled.values():
+            for record in records:
+                await work(record)
+
+
+async def loop_in_the_event_loop(consumer: Any, work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+    for record in consumer:
+        await work(record)
+
+
+@pytest.mark.parametrize("consume", [poll_in_executor, loop_in_the_event_loop])
+def test_record_in_work_stays_current_over_await(consume: Any, application: Any) -> None:
+    """Tasks that take turns each send under their own record, before and after they wait."""
+
+    async def main() -> None:
+        async def consume_topic(topic: str) -> None:
+            producer = application.producer()
+
+            async def work(record: Any) -> None:
+                mine = current()
+                assert mine is not None
+                await asyncio.sleep(0)
+                assert current() == mine
+                await asyncio.to_thread(send, producer, f"{topic}-out")
+                assert current() == mine
+
+            batches = [[application.record(n, topic=topic)] for n in range(3)]
+            await consume(application.consumer(*batches), work)
+            assert trace.get_current_span() is trace.INVALID_SPAN
+
+        await asyncio.gather(*(consume_topic(f"topic-{number}") for number in range(4)))
+
+    asyncio.run(main())
+
+    spans = application.take()
+    assert len(spans) == 24
+    assert_sent_under(spans)
+
+
+def test_task_started_in_the_body_works_under_its_record(application: Any) -> None:
+    """A task inherits the span of the record in whose body it was created, and keeps it after that body."""
+
+    async def main() -> None:
+        producer = application.producer()
+
+        async def later(topic: str) -> None:
+            await asyncio.sleep(0)
+            send(producer, topic)
+
+        topics = [f"topic-{number}" for number in range(3)]
+        consumer = application.consumer([application.record(0, topic=topic) for topic in topics])
+        await asyncio.gather(*[asyncio.ensure_future(later(f"{record.topic}-out")) for record in consumer])
+
+    asyncio.run(main())
+
+    assert_sent_under(application.take())
+
+
+def test_thread_that_ran_a_loop_is_left_without_a_span(application: Any) -> None:
+    """After a whole loop has run in a thread of a pool, the pool's next job there is nobody's child."""
+    producer = application.producer()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(list, application.consumer(application.records(3))).result()
+        pool.submit(send, producer, "orders").result()
+
+    *processed, sent = application.take()
+    assert offsets(processed) == [0, 1, 2]
+    assert sent.parent_id is None
+
+
+def test_loop_cancelled_while_it_waits_ends_its_span(application: Any) -> None:
+    """A task that is cancelled in the body of its loop leaves no span open."""
+
+    async def main() -> None:
+        async def consume() -> None:
+            for _ in application.consumer(application.records(3)):
+                await asyncio.sleep(3600)
+
+        task = asyncio.ensure_future(consume())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+    assert offsets(application.take()) == [0]
+
+
+def test_asynchronous_generator_around_a_loop_is_one_span_a_record(application: Any) -> None:
+    """Records handed on by `yield` of a coroutine have their spans while the reader works on them."""
+    seen = []
+
+    async def records(consumer: Any) -> Any:
+        for record in consumer:
+            yield record
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async for _ in records(application.consumer(application.records(3))):
+            seen.append(current())
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+    assert seen == [(span.trace_id, span.id) for span in application.take()]
