@@ -65,7 +65,6 @@ def _activate() -> None:
     from kaspan.interceptor.calls import Calls
     from kaspan.interceptor.functions import follow_calls
     from kaspan.interceptor.imports import Imports
-    from kaspan.interceptor.named import NamedFunctions
     from kaspan.interceptor.provider import provide_tracers
     from kaspan.interceptor.tracing import Tracing
 
@@ -77,6 +76,8 @@ def _activate() -> None:
     provide_tracers(tracing)
     follow_calls(Calls(tracing))
     if settings.interceptor.functions:
+        from kaspan.interceptor.named import NamedFunctions
+
         named = NamedFunctions(settings.interceptor.functions, imports)
         tracing.at_client = named.settle
         named.watch()
