@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from time import perf_counter_ns, time_ns
 from typing import Any
 
-from opentelemetry.trace import Span
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span
 
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.functions import Site
@@ -34,17 +34,15 @@ def records_in(value: Any) -> list[list[Any]]:
     What poll() returned is looked at without taking a record out of it, which would count as its processing.
     """
     if isinstance(value, dict):
-        lists = list(dict.values(value))
-        found = [records for records in lists if isinstance(records, list) and _starts_with_record(records)]
-        return found if lists and isinstance(lists[0], list) else []
-    if isinstance(value, (list, tuple)) and _starts_with_record(value):
-        return [value]  # type: ignore[list-item]
-    return []
+        lists = dict.values(value)
+        if not _starts_with_record(next(iter(lists), None)):
+            return []
+        return [records for records in lists if _starts_with_record(records)]
+    return [value] if _starts_with_record(value) else []
 
 
 def _starts_with_record(records: Any) -> bool:
-    first = next(_plain_iter(records), None)
-    return first is not None and is_record(first)
+    return isinstance(records, (list, tuple)) and is_record(next(_plain_iter(records), None))
 
 
 def _plain_iter(records: Any) -> Iterator[Any]:
@@ -65,7 +63,7 @@ class Calls:
             if record is not None:
                 return self._of_record(site, record, batch)
             current = self.tracing.scope.current_span()
-            if isinstance(current, PassedSpan) or (current is not None and not _is_sampled(current)):
+            if current is not None and not _is_recorded(current):
                 return None
             return Call(self, site, self._child(self.tracing.current(), None, current))
         except Exception as error:  # noqa: BLE001
@@ -75,10 +73,10 @@ class Calls:
     def next_span(self, record: object, site: Site) -> Span:
         """Start a span that ends when its `end()` is called."""
         call = self.begin(site, (record,), {})
-        if call is None or not isinstance(call.span, RecordSpan):
-            current = self.tracing.scope.current_span()
-            return PassedSpan(self.tracing.propagation.extract, ()) if current is None else current
-        return OpenSpan(call)
+        if call is None:
+            current = self.tracing.scope.current_span() or INVALID_SPAN
+            return NonRecordingSpan(current.get_span_context())
+        return OpenSpan(call) if isinstance(call.span, RecordSpan) else call.span
 
     @staticmethod
     def name_of(record: Any) -> str:
@@ -101,7 +99,8 @@ class Calls:
                 candidate = (next(_plain_iter(batch[0])), batch)
             else:
                 continue
-            if current is not None and current is candidate[0].kaspan_span:
+            span = candidate[0].kaspan_span
+            if span is not None and current is not None and _belongs(current, span, span.trace_id):
                 return candidate
             found = found or candidate
         return found or (None, [])
@@ -116,7 +115,7 @@ class Calls:
         span = record.kaspan_span
         parent = _context(span) if span is not None else self._sender(record)
         if current is not None and (parent is None or _belongs(current, span, parent[0])):
-            if not batch and not _is_sampled(current):
+            if not _is_recorded(current):
                 return None
             parent = tracing.current() or parent
         child = self._child(parent, record, span if span is not None else current)
@@ -283,6 +282,9 @@ def _belongs(current: Span, record_span: RecordSpan | None, trace_id: bytes | No
     return trace_id is not None and found == int(trace_id, 16)
 
 
-def _is_sampled(span: Span) -> bool:
+def _is_recorded(span: Span) -> bool:
+    """Whether what is done in a span's scope is recorded; OpenTelemetry's invalid span stands for none."""
+    if isinstance(span, RecordSpan):
+        return span.sampled
     context = span.get_span_context()
-    return context.trace_flags.sampled or not context.is_valid
+    return not isinstance(span, PassedSpan) and (context.trace_flags.sampled or not context.is_valid)
