@@ -450,3 +450,17 @@ def test_random_seed_of_the_application_repeats_no_trace(application: Any) -> No
         random.setstate(state)
 
     assert len({span.trace_id for span in application.take()}) == 3
+
+
+def test_send_of_a_subclass_is_one_span(application: Any) -> None:
+    """An application's own producer, whose send() calls kafka-python's, makes one span for a record."""
+
+    class Till(application.producer_class):  # type: ignore[misc]
+        def send(self, topic: str, value: Any = None, **kwargs: Any) -> Any:
+            return super().send(topic, value, **kwargs)
+
+    producer = Till()
+    producer.send("orders", b"value")
+    producer.last.acknowledge()
+
+    assert len(application.take()) == 1

@@ -275,3 +275,15 @@ def test_no_header_is_a_tag_unless_it_is_asked_for(application: Any) -> None:
         pass
 
     assert not any("tenant" in tag for tag in application.take()[0].tags)
+
+
+def test_loop_over_an_excluded_topic_leaves_the_record_around_it_current(configured: Any) -> None:
+    """After an inner loop of which nothing is recorded, the outer record is current as before."""
+    application = configured(exclude_topics=["noise"])
+    for _ in application.consumer(application.records(1)):
+        outer_span = current()
+        for _ in application.consumer(application.records(2, topic="noise")):
+            pass
+        assert current() == outer_span
+
+    assert len(application.take()) == 1
