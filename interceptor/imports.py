@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -121,9 +121,3 @@ def _run(task: Task, module: ModuleType) -> None:
         task(module)
     except Exception as error:  # noqa: BLE001
         suppress(f"patching {module.__name__}", error)
-
-
-def file_of(module: Any) -> str:
-    """The file that a module was loaded from, for people; its name where there is none."""
-    found: Sequence[Any] = (getattr(module, "__file__", None), getattr(module, "__name__", None))
-    return next((str(one) for one in found if one), "?")

@@ -12,7 +12,7 @@ from typing import Any
 from kaspan.config.schema import Function
 from kaspan.interceptor.failures import log, suppress
 from kaspan.interceptor.functions import Site, wrap
-from kaspan.interceptor.imports import Imports, file_of, first_missing, is_loading
+from kaspan.interceptor.imports import Imports, first_missing, is_loading
 
 _MAX_NAMES = 10
 
@@ -77,9 +77,9 @@ def _is_program(name: str, program: ModuleType) -> bool:
     `shop/worker.py` is shop.worker, and worker, however it was started.
     """
     spec = getattr(program, "__spec__", None)
-    if name == "__main__" or (spec is not None and name in (spec.name, spec.name.removesuffix(".__main__"))):
+    if name == "__main__" or (spec is not None and name == spec.name):
         return True
-    file = (getattr(program, "__file__", None) or "").replace("\\", "/").removesuffix(".py")
+    file = (getattr(program, "__file__", None) or "").removesuffix(".py")
     return f"/{file}".endswith(f"/{name.replace('.', '/')}")
 
 
@@ -149,7 +149,8 @@ def _found(owner: Any, name: str) -> Any:
 
 def _described(owner: Any) -> str:
     if isinstance(owner, ModuleType):
-        return f"module {owner.__name__} ({file_of(owner)})"
+        file = getattr(owner, "__file__", None)
+        return f"module {owner.__name__} ({file})" if file else f"module {owner.__name__}"
     return f"class {owner.__qualname__}" if isinstance(owner, type) else _kind(owner)
 
 
