@@ -74,7 +74,8 @@ def run_the_next_sitecustomize():
         if getattr(finder, "__name__", "") == "PathFinder":
             spec = finder.find_spec("sitecustomize", others)
             if spec is not None and spec.loader is not None:
-                from importlib.util import module_from_spec
+                # importlib.util has the same function and costs milliseconds; Debian has a sitecustomize.
+                from _frozen_importlib import module_from_spec
 
                 module = sys.modules["sitecustomize"] = module_from_spec(spec)
                 spec.loader.exec_module(module)
