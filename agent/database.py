@@ -50,20 +50,19 @@ class DiskFull(SpoolFull):
 
 
 class Database:
-    """The file `path`, made with `schema` if it is new.
+    """The file `path`. `steps` make it out of nothing: as many as are missing are made when it is opened.
 
     `load` is called in a transaction whenever a file is opened, also a new one in the place of a damaged one.
     Every method may be called from any thread, and holds `lock` meanwhile. `damages` counts the files that
-    were moved aside. Raises SpoolError if the file cannot be had, is of a newer `version`, or another agent
-    holds it.
+    were moved aside. Raises SpoolError if the file cannot be had, has more steps than are known here, or
+    another agent holds it.
     """
 
     def __init__(
-        self, path: str, schema: Sequence[str], version: int, load: Callable[[sqlite3.Connection], None]
+        self, path: str, steps: Sequence[Sequence[str]], load: Callable[[sqlite3.Connection], None]
     ) -> None:
         self.path = path
-        self._schema = schema
-        self._version = version
+        self._steps = steps
         self._load = load
         self.lock = threading.Lock()
         self.damages = 0
@@ -98,13 +97,13 @@ class Database:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("pragma user_version").fetchone()
-        if version > self._version:
+        if version > len(self._steps):
             raise SpoolError(
                 f"agent.spool.path: {self.path} was made by a newer kaspan (version {version}, "
-                f"and this one writes {self._version}); use that one or another path"
+                f"and this one writes {len(self._steps)}); use that one or another path"
             )
-        if version == 0:
-            for statement in (*self._schema, f"pragma user_version={self._version}"):
+        for number, step in enumerate(self._steps[version:], version + 1):
+            for statement in (*step, f"pragma user_version={number}"):
                 connection.execute(statement)
         self._load(connection)
 

@@ -6,11 +6,12 @@ brackets of the list, so that rows are joined into one message without being rea
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kaspan.agent.database import Database, DiskFull, SpoolFull
@@ -20,16 +21,26 @@ DAMAGED = "spool_damaged"
 SEPARATOR = b",\n"
 """Between two spans of a batch. Spans from rings are one line each, so that this also finds their borders."""
 
-_VERSION = 1
-_ROWS_DELETED_AT_ONCE = 32  # a journal page for each and a few beside must fit the reserve
-_SCHEMA = (
-    "create table batches"
-    " (id integer primary key, spans integer, bytes integer, received_us integer, body blob)",
-    "create table rings (path text primary key, position integer) without rowid",
-    "create table senders (name text primary key, cursor integer) without rowid",
-    "create table dead_letters"
-    " (id integer primary key, sender text, died_us integer, reason text, span blob)",
+EXPIRED = "spool_expired"
+"""The reason for which spans are dropped that waited longer than agent.spool.max_age_s."""
+SENDER_REMOVED = "sender_removed"
+"""The reason for which spans are dropped that nobody but a sender which is no longer there had to pass."""
+ROWS_DELETED_AT_ONCE = 32
+"""A journal page for each and a few beside must fit the reserve."""
+
+_STEPS = (
+    (
+        "create table batches"
+        " (id integer primary key, spans integer, bytes integer, received_us integer, body blob)",
+        "create table rings (path text primary key, position integer) without rowid",
+        "create table senders (name text primary key, cursor integer) without rowid",
+        "create table dead_letters"
+        " (id integer primary key, sender text, died_us integer, reason text, span blob)",
+    ),
+    # For whom a batch is, if not for all senders. Behind the body: a null there takes no reading.
+    ("alter table batches add column sender text",),
 )
+_log = logging.getLogger("kaspan.agent")
 
 
 class Batch(NamedTuple):
@@ -40,22 +51,19 @@ class Batch(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Consecutive batches for a sender, up to and with the row `last_id`."""
+    """Consecutive batches for a sender, up to and with the row `last_id`; no spans if none is for it."""
 
     last_id: int
     spans: int
     body: bytes
 
 
-class _Gone(NamedTuple):
+class Gone(NamedTuple):
     """What a transaction deleted; `is_partial` if there may be more to delete."""
 
-    spans: int
-    bytes: int
-    is_partial: bool
-
-
-_NOTHING = _Gone(0, 0, False)
+    spans: int = 0
+    bytes: int = 0
+    is_partial: bool = False
 
 
 class Spool:
@@ -78,7 +86,7 @@ class Spool:
         self._next_id = 1
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
-        self._database = Database(path, _SCHEMA, _VERSION, self._load)
+        self.database = Database(path, _STEPS, self._load)
 
     def _load(self, connection: sqlite3.Connection) -> None:
         """Take over what is in the file; also of one that takes the place of a damaged one."""
@@ -96,14 +104,50 @@ class Spool:
         used = (self._newest_id, *self._cursors.values())
         self._next_id = max(self._next_id, *(row_id + 1 for row_id in used))
 
+    @property
+    def senders(self) -> tuple[str, ...]:
+        """Those that are registered; before that, those that the file knows."""
+        return self._senders or tuple(self._cursors)
+
     def register(self, senders: Iterable[str]) -> None:
         """Say which senders there are: a batch is kept until all of them have passed it.
 
-        A new one starts at the oldest batch there is.
+        A new one starts at the oldest batch there is. One that is no longer there keeps nothing any more:
+        what only it had not passed is dropped, counted and logged.
         """
         self._senders = tuple(senders)
+        removed = self._cursors.keys() - self._senders
         for name in self._senders:
             self._cursors.setdefault(name, 0)
+        try:
+            lost = self.database.run(lambda connection: self._save_senders(connection, removed))
+        except SpoolFull as full:
+            _log.debug("the senders are noted in memory only: %s", full)
+            return
+        for name, spans in lost.items():
+            self._is_unsaved = True  # there may be batches now that all have passed
+            del self._cursors[name]
+            if spans:
+                self.dropped[SENDER_REMOVED] += spans
+                _log.warning("%s is no longer among the senders: %d spans it had not passed go", name, spans)
+
+    @property
+    def passed_id(self) -> int:
+        """The id of the last batch that all senders have passed."""
+        return min((self._cursors[name] for name in self._senders), default=0)
+
+    def _save_senders(self, connection: sqlite3.Connection, removed: Iterable[str]) -> dict[str, int]:
+        """Save who the senders are; how many spans each that was `removed` takes with it."""
+        lost: dict[str, int] = {}
+        for name in sorted(removed):
+            (lost[name],) = connection.execute(
+                "select coalesce(sum(spans), 0) from batches where id > ?"
+                " and (sender = ? or (sender is null and id <= ?))",
+                (self._cursors[name], name, self.passed_id),
+            ).fetchone()
+            connection.execute("delete from senders where name = ?", (name,))
+        self._write_cursors(connection)
+        return lost
 
     def cursor(self, sender: str) -> int:
         """The id of the last batch that a sender has passed."""
@@ -112,7 +156,7 @@ class Spool:
     def behind(self, sender: str) -> tuple[int, int | None]:
         """How far a sender is behind: batches not yet passed, and when the oldest came, in microseconds."""
         cursor = self._cursors[sender]
-        oldest = self._database.run(
+        oldest = self.database.run(
             lambda connection: connection.execute(
                 "select id, received_us from batches where id > ? order by id limit 1", (cursor,)
             ).fetchone()
@@ -122,11 +166,11 @@ class Spool:
     @property
     def damages(self) -> int:
         """How many times the file was found damaged and moved aside."""
-        return self._database.damages
+        return self.database.damages
 
     def positions(self) -> dict[str, int]:
         """How far each ring was taken, by path, in bytes ever written."""
-        return self._database.run(
+        return self.database.run(
             lambda connection: dict(connection.execute("select path, position from rings"))
         )
 
@@ -136,76 +180,93 @@ class Spool:
         Raises SpoolFull if they do not fit.
         """
         batches = tuple(batches)
-        added = sum(len(batch.body) for batch in batches)
 
-        def work(connection: sqlite3.Connection) -> _Gone:
-            if added and self.bytes + added > self.max_bytes:
-                raise SpoolFull(
-                    f"the spool holds {self.bytes} bytes of undelivered spans, and agent.spool.max_bytes is "
-                    f"{self.max_bytes}"
-                )
-            now_us = time.time_ns() // 1000
-            connection.executemany(
-                "insert into batches values (?, ?, ?, ?, ?)",
-                [
-                    (self._next_id + index, batch.spans, len(batch.body), now_us, batch.body)
-                    for index, batch in enumerate(batches)
-                ],
-            )
+        def work(connection: sqlite3.Connection) -> Gone:
+            self.insert(connection, batches)
             connection.executemany("insert or replace into rings values (?, ?)", positions.items())
             # After the new rows: pages freed before would be written to the journal to be used again.
-            return self._save_cursors(connection) if self._is_unsaved else _NOTHING
+            return self._save_cursors(connection) if self._is_unsaved else Gone()
 
-        def count(gone: _Gone) -> None:
-            self._next_id += len(batches)
-            self._newest_id = self._next_id - 1
-            self.bytes += added
-            self.spans += sum(batch.spans for batch in batches)
-            self._count_gone(gone)
+        def count(gone: Gone) -> None:
+            self.inserted(batches)
+            self._saved(gone)
 
         try:
-            self._database.run(work, count)
+            self.database.run(work, count)
         except SpoolFull as full:
             self.full, self.is_disk_full = str(full), isinstance(full, DiskFull)
             raise
         self.full = None
-        with self.arrived:
-            self.arrived.notify_all()
+        self.wake()
+
+    def insert(
+        self, connection: sqlite3.Connection, batches: Sequence[Batch], sender: str | None = None
+    ) -> None:
+        """Add batches in a transaction, for one sender or for all; `inserted` must follow when it is done.
+
+        Raises SpoolFull if they do not fit.
+        """
+        added = sum(len(batch.body) for batch in batches)
+        if added and self.bytes + added > self.max_bytes:
+            raise SpoolFull(
+                f"the spool holds {self.bytes} bytes of undelivered spans, and agent.spool.max_bytes is "
+                f"{self.max_bytes}"
+            )
+        now_us = time.time_ns() // 1000
+        connection.executemany(
+            "insert into batches values (?, ?, ?, ?, ?, ?)",
+            [
+                (self._next_id + index, batch.spans, len(batch.body), now_us, batch.body, sender)
+                for index, batch in enumerate(batches)
+            ],
+        )
+
+    def inserted(self, batches: Sequence[Batch]) -> None:
+        """Count batches that are safe on disk; called with the database's lock held."""
+        self._next_id += len(batches)
+        self._newest_id = self._next_id - 1
+        self.bytes += sum(len(batch.body) for batch in batches)
+        self.spans += sum(batch.spans for batch in batches)
 
     def forget(self, ring_paths: Iterable[str]) -> None:
         """Delete the positions of rings that are gone."""
         rows = [(path,) for path in ring_paths]
-        self._database.run(
-            lambda connection: connection.executemany("delete from rings where path = ?", rows)
-        )
+        self.database.run(lambda connection: connection.executemany("delete from rings where path = ?", rows))
 
-    def read(self, after_id: int, max_bytes: int) -> Message | None:
-        """The next batches after a row, joined: one, and more while they fit; None if there is none."""
+    def read(self, after_id: int, max_bytes: int, sender: str | None = None) -> Message | None:
+        """The next batches after a row, joined: one, and more while they fit; None if there is none.
+
+        Those that are for another sender than `sender` are passed over.
+        """
 
         def work(connection: sqlite3.Connection) -> Message | None:
             last_id, spans, room = 0, 0, max_bytes
-            for row in connection.execute(
-                "select id, spans, bytes from batches where id > ? order by id", (after_id,)
+            for row_id, row_spans, size, only_for in connection.execute(
+                "select id, spans, bytes, sender from batches where id > ? order by id", (after_id,)
             ):
-                room -= row[2] + len(SEPARATOR)
-                if last_id and room < 0:
-                    break
-                last_id, spans = row[0], spans + row[1]
+                if only_for is None or only_for == sender:
+                    room -= size + len(SEPARATOR)
+                    if spans and room < 0:
+                        break
+                    spans += row_spans
+                last_id = row_id
             if not last_id:
                 return None
             bodies = connection.execute(
-                "select body from batches where id > ? and id <= ? order by id", (after_id, last_id)
+                "select body from batches where id > ? and id <= ? and (sender is null or sender = ?)"
+                " order by id",
+                (after_id, last_id, sender),
             )
             return Message(last_id, spans, SEPARATOR.join([body for (body,) in bodies]))
 
-        return self._database.run(work)
+        return self.database.run(work)
 
     def advance(self, sender: str, last_id: int) -> None:
         """Note in memory that a sender has passed all batches up to `last_id`.
 
         The next `put` saves it in its own transaction, or `save` does; a kill before that repeats them.
         """
-        with self._database.lock:  # between its work and its count nothing may be noted
+        with self.database.lock:  # between its work and its count nothing may be noted
             if last_id > self._cursors[sender]:
                 self._cursors[sender] = last_id
                 self._is_unsaved = True
@@ -216,49 +277,58 @@ class Spool:
         Raises SpoolFull if the disk is: it stays noted in memory.
         """
         while self._is_unsaved:
-            self._database.run(self._save_cursors, self._count_gone)
+            self.database.run(self._save_cursors, self._saved)
 
-    def _save_cursors(self, connection: sqlite3.Connection) -> _Gone:
+    def _save_cursors(self, connection: sqlite3.Connection) -> Gone:
         """Save all cursors and delete what all have passed, but not too much of it at once."""
-        connection.executemany(
-            "insert or replace into senders values (?, ?)",
-            [(name, self._cursors[name]) for name in self._senders],
-        )
-        passed = min(self._cursors[name] for name in self._senders)
+        self._write_cursors(connection)
         rows = connection.execute(
             "select id, spans, bytes from batches where id <= ? order by id limit ?",
-            (passed, _ROWS_DELETED_AT_ONCE),
+            (self.passed_id, ROWS_DELETED_AT_ONCE),
         ).fetchall()
         if not rows:
-            return _NOTHING
+            return Gone()
         connection.execute("delete from batches where id <= ?", (rows[-1][0],))
-        return _Gone(
-            sum(row[1] for row in rows), sum(row[2] for row in rows), len(rows) == _ROWS_DELETED_AT_ONCE
+        return Gone(
+            sum(row[1] for row in rows), sum(row[2] for row in rows), len(rows) == ROWS_DELETED_AT_ONCE
         )
 
-    def _count_gone(self, gone: _Gone) -> None:
+    def _write_cursors(self, connection: sqlite3.Connection) -> None:
+        rows = [(name, self._cursors[name]) for name in self._senders]
+        connection.executemany("insert or replace into senders values (?, ?)", rows)
+
+    def _saved(self, gone: Gone) -> None:
         self._is_unsaved = self._is_unsaved and gone.is_partial
+        self.deleted(gone)
+
+    def deleted(self, gone: Gone) -> None:
+        """Count batches that are no longer on disk; called with the database's lock held."""
         self.spans -= gone.spans
         self.bytes -= gone.bytes
         if gone.bytes:
             self.full = None  # until somebody finds otherwise
             if not self.bytes:
-                self._database.shrink()
+                self.database.shrink()
 
     def bury(self, sender: str, reason: str, span: bytes) -> bool:
         """Put a span that no server will ever take among the dead letters.
 
         They may fill a tenth of the spool; beyond that the span is dropped, and False returned.
         """
-        died_us = time.time_ns() // 1000
-        if self.dead_bytes + len(span) > self.max_bytes // 10:
-            return False
-        row = (sender, died_us, reason, span)
+        row = (sender, time.time_ns() // 1000, reason, span)
         statement = "insert into dead_letters (sender, died_us, reason, span) values (?, ?, ?, ?)"
-        self._database.run(lambda connection: connection.execute(statement, row))
-        self.dead_bytes += len(span)
-        self.dead_spans += 1
-        return True
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if self.dead_bytes + len(span) > self.max_bytes // 10:
+                return False
+            connection.execute(statement, row)
+            return True
+
+        def count(is_kept: bool) -> None:
+            self.dead_bytes += len(span) if is_kept else 0
+            self.dead_spans += is_kept
+
+        return self.database.run(work, count)
 
     def wake(self) -> None:
         """Wake everyone who waits for spans, so that they see that the agent stops."""
@@ -272,4 +342,4 @@ class Spool:
 
     def close(self) -> None:
         """Close the file and let another agent have it."""
-        self._database.close()
+        self.database.close()

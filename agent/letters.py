@@ -1,0 +1,136 @@
+"""Dead letters: spans that a target refused even alone. They are looked at, sent again, or thrown away.
+
+Statements are put together from fixed parts and numbers; texts are values.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+import msgspec
+
+from kaspan.agent.spool import ROWS_DELETED_AT_ONCE, Batch, Spool
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """One dead letter; `died_us` is when, in microseconds since the epoch. `span` is empty in lists."""
+
+    id: int
+    sender: str
+    died_us: int
+    reason: str
+    size_bytes: int
+    span: bytes = b""
+
+
+class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which letters: those with one of the `ids`, of a `sender`, that died before then; all that is given
+    must fit, and nothing given fits all.
+    """
+
+    ids: tuple[int, ...] | None = None
+    sender: str | None = None
+    died_before_us: int | None = None
+
+
+class DeadLetters:
+    """The dead letters in a spool. Every method blocks for transactions, and raises SpoolFull like `put`."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    def find(self, selection: Selection, after_id: int = 0, limit: int = 100) -> list[Letter]:
+        """Return letters without their spans, oldest first: at most `limit` of those after an id."""
+        where, values = _where(selection)
+        columns = "id, sender, died_us, reason, length(span)"
+        statement = f"select {columns} from dead_letters where id > ? and {where} order by id limit ?"  # noqa: S608
+        found = self._spool.database.run(
+            lambda connection: connection.execute(statement, (after_id, *values, limit)).fetchall()
+        )
+        return [Letter(*row) for row in found]
+
+    def get(self, letter_id: int) -> Letter | None:
+        """Return one letter with its span, None if there is none of this id."""
+        statement = "select id, sender, died_us, reason, length(span), span from dead_letters where id = ?"
+        found = self._spool.database.run(
+            lambda connection: connection.execute(statement, (letter_id,)).fetchone()
+        )
+        return Letter(*found) if found else None
+
+    def replay(self, selection: Selection) -> int:
+        """Put letters back among the spans, each for the sender that refused it; return how many.
+
+        Those of senders that are no longer there stay letters. Raises SpoolFull when the spool is; what was
+        put back before stays so.
+        """
+        replayed = 0
+        for sender in self._spool.senders:
+            if selection.sender in (None, sender):
+                for ids in self._ids(msgspec.structs.replace(selection, sender=sender)):
+                    replayed += self._put_back(ids, sender)
+        return replayed
+
+    def _put_back(self, ids: Sequence[int], sender: str) -> int:
+        def work(connection: sqlite3.Connection) -> list[Batch]:
+            spans = _take(connection, ids)
+            batches = [Batch(1, span) for span in spans]
+            self._spool.insert(connection, batches, sender)
+            return batches
+
+        def count(batches: list[Batch]) -> None:
+            self._spool.inserted(batches)
+            self._count_gone([batch.body for batch in batches])
+
+        batches = self._spool.database.run(work, count)
+        self._spool.wake()
+        return len(batches)
+
+    def purge(self, selection: Selection) -> int:
+        """Throw letters away for good; return how many. Works on a full disk too."""
+        portions = (partial(_take, ids=ids) for ids in self._ids(selection))
+        return sum(len(self._spool.database.run(taking, self._count_gone)) for taking in portions)
+
+    def _count_gone(self, spans: Sequence[bytes]) -> None:
+        self._spool.dead_spans -= len(spans)
+        self._spool.dead_bytes -= sum(map(len, spans))
+
+    def _ids(self, selection: Selection) -> Iterator[list[int]]:
+        """The ids of the letters that there are now, in portions for a transaction each."""
+        where, values = _where(selection)
+        statement = f"select id from dead_letters where {where} order by id"  # noqa: S608
+        found = self._spool.database.run(
+            lambda connection: [row_id for (row_id,) in connection.execute(statement, values)]
+        )
+        ids = iter(found)
+        while portion := list(islice(ids, ROWS_DELETED_AT_ONCE)):
+            yield portion
+
+
+def _where(selection: Selection) -> tuple[str, list[int | str]]:
+    """Return the condition of a selection in SQL, and the values for it."""
+    conditions = ["1"]
+    values: list[int | str] = []
+    if selection.ids is not None:
+        # Written out: SQLite takes no more than 999 values in some builds.
+        conditions.append(f"id in ({', '.join(map(str, selection.ids))})")
+    if selection.sender is not None:
+        conditions.append("sender = ?")
+        values.append(selection.sender)
+    if selection.died_before_us is not None:
+        conditions.append("died_us < ?")
+        values.append(selection.died_before_us)
+    return " and ".join(conditions), values
+
+
+def _take(connection: sqlite3.Connection, ids: Sequence[int]) -> list[bytes]:
+    """Delete letters and return the spans of those that were still there."""
+    marks = ", ".join("?" * len(ids))
+    taken = connection.execute(
+        f"select span from dead_letters where id in ({marks}) order by id",  # noqa: S608
+        ids,
+    ).fetchall()
+    connection.execute(f"delete from dead_letters where id in ({marks})", ids)  # noqa: S608
+    return [span for (span,) in taken]

@@ -1,0 +1,100 @@
+"""kaspan.agent.expiry: what waits longer than agent.spool.max_age_s goes, and is counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kaspan.agent.expiry import Expiry
+from kaspan.agent.letters import DeadLetters, Selection
+from kaspan.agent.spool import EXPIRED, Batch, Spool
+from rings import span
+
+MAX_AGE_S = 1000.0
+
+
+class Clock:
+    """Both clocks, as many seconds ahead of the machine's as the test says."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def wall_s(self) -> float:
+        return time.time() + self.ahead_s
+
+    def monotonic_s(self) -> float:
+        return self.ahead_s
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(str(tmp_path / "spool.db"), 1 << 30)
+    spool.register(["zipkin", "kafka"])
+    yield spool
+    spool.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def expiry(spool: Spool, clock: Clock) -> Expiry:
+    return Expiry(spool, MAX_AGE_S, clock.wall_s, clock.monotonic_s)
+
+
+def test_what_is_not_too_old_stays(spool: Spool, expiry: Expiry, clock: Clock) -> None:
+    """Up to the limit nothing is dropped."""
+    spool.put([Batch(1, span(1))], {})
+    spool.bury("zipkin", "HTTP 400", span(2))
+    clock.ahead_s = MAX_AGE_S - 100
+    expiry.check()
+    assert (spool.spans, spool.dead_spans, dict(spool.dropped)) == (1, 1, {})
+
+
+def test_what_is_too_old_goes_and_is_said(
+    spool: Spool, expiry: Expiry, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Spans that some sender has not passed are counted; dead letters go as well; one line says it all."""
+    for number in range(100):
+        spool.put([Batch(2, span(number))], {})
+    spool.bury("zipkin", "HTTP 400", span(2))
+    spool.advance("zipkin", 100)
+    spool.advance("kafka", 40)
+    clock.ahead_s = MAX_AGE_S + 10
+    expiry.check()
+    assert (spool.spans, spool.bytes, spool.dead_spans) == (0, 0, 0)
+    assert spool.dropped == {EXPIRED: 120}
+    assert [record.getMessage() for record in caplog.records] == [
+        "120 spans and 1 dead letters are older than agent.spool.max_age_s, 1000 s, and were dropped"
+    ]
+    assert DeadLetters(spool).find(Selection()) == []
+
+
+def test_senders_go_on_after_what_was_dropped(spool: Spool, expiry: Expiry, clock: Clock) -> None:
+    """Cursors stay right, and what was noted of them is saved all the same."""
+    spool.put([Batch(1, b"old")], {})
+    spool.advance("zipkin", 1)
+    clock.ahead_s = MAX_AGE_S + 10
+    expiry.check()
+    spool.put([Batch(1, b"new")], {})
+    for sender in ("zipkin", "kafka"):
+        message = spool.read(spool.cursor(sender), 1 << 20, sender)
+        assert message is not None
+        assert message.body == b"new"
+        spool.advance(sender, message.last_id)
+    spool.save()
+    assert spool.spans == 0
+
+
+def test_clock_that_is_set_back_drops_nothing(spool: Spool, expiry: Expiry, clock: Clock) -> None:
+    """Spans of the future are young."""
+    spool.put([Batch(1, span(1))], {})
+    clock.wall_s = lambda: 0.0  # type: ignore[method-assign]
+    clock.ahead_s = 100
+    expiry.check()
+    assert spool.spans == 1
