@@ -49,6 +49,10 @@ class Delivery:
         self._is_failing = False
         self._is_unsaved = False
 
+    def adjust(self, max_bytes: int, linger_s: float) -> None:
+        """Work with other settings from the next message on. Any thread may call it."""
+        self._max_bytes, self._linger_s = max_bytes, linger_s
+
     def drain(self) -> None:
         """Have `run` return as soon as everything is delivered, or cannot be."""
         self._draining.set()
