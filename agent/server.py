@@ -1,21 +1,21 @@
-"""The agent as a process: builds the parts from the settings, runs each in a thread, ends them in order."""
+"""The agent: builds the parts from the settings, runs each in a thread, ends them in order."""
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from kaspan.agent.observer import Observer
 from kaspan.agent.processors.build import build as build_processors
-from kaspan.agent.processors.chain import Chain
-from kaspan.agent.receivers.directory import RingDirectory
-from kaspan.agent.receivers.ring import RingReceiver
+from kaspan.agent.processors.chain import Chain, Tally
+from kaspan.agent.receivers.directory import RingDirectory, RingDirectoryError
+from kaspan.agent.receivers.errors import ListenError
+from kaspan.agent.receivers.ring import Adjustment, RingReceiver
+from kaspan.agent.reload import changes
 from kaspan.agent.senders.build import build as build_senders
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.spool import Spool
@@ -24,12 +24,7 @@ from kaspan.config import schema
 if TYPE_CHECKING:
     from kaspan.agent.receivers.collector import Collector
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SUPERVISION_S = 1.0
-_SHUTDOWN_STEP_S = 0.02
 _MAX_LINGER_S = 0.2
-# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX; source: mallopt(3) and malloc.h of glibc.
-_MALLOC_OPTIONS = ((-1, 32 << 20), (-3, 32 << 20), (-8, 1))
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -62,46 +57,102 @@ class _Worker(threading.Thread):
 class Agent:
     """All parts of one agent.
 
-    `collector` is None where agent.listen and agent.socket are empty; until `start`, routes may be added to
-    its server. `chain` is None where agent.processors is empty. Raises SpoolError, RingDirectoryError,
-    ListenError and ConfigError when the agent cannot work with these settings.
+    `collector` is None where agent.listen and agent.socket are empty. `settings` are those in force. Raises
+    SpoolError, RingDirectoryError, ListenError and ConfigError when the agent cannot work with them.
     """
 
     def __init__(self, settings: schema.Agent) -> None:
-        self._settings = settings
-        batch = settings.batch
-        self.chain = build_processors(settings.processors, os.environ) if settings.processors else None
-        senders = build_senders(settings.senders, batch, os.environ)
-        directories = [RingDirectory(path) for path in dict.fromkeys(settings.ring_dirs)]
-        for directory in directories:
-            directory.open()
+        self.settings = settings
+        self._chain = _chain(settings)
+        self._former_chains: list[Chain] = []
+        senders = build_senders(settings.senders, settings.batch, os.environ)
+        self._directories = _opened(settings.ring_dirs, {})
         self.spool = Spool(settings.spool.path, settings.spool.max_bytes)
         self.spool.register(sender.name for sender in senders)
         self._receiver = RingReceiver(
-            directories, self.spool, batch.max_bytes, batch.flush_interval_s, chain=self.chain
+            list(self._directories.values()),
+            self.spool,
+            settings.batch.max_bytes,
+            settings.batch.flush_interval_s,
+            chain=self._chain,
         )
-        linger_s = min(_MAX_LINGER_S, batch.flush_interval_s / 5)
+        linger_s = _linger_s(settings.batch)
         self._deliveries = [
-            Delivery(self.spool, sender, batch.max_bytes, linger_s=linger_s) for sender in senders
+            Delivery(self.spool, sender, settings.batch.max_bytes, linger_s=linger_s) for sender in senders
         ]
-        self.collector = make_collector(settings, self.spool, self.chain)
+        self.collector = make_collector(settings, self.spool, self._chain)
         self._receiving = [_Worker("ring receiver", self._receiver.run)]
         if self.collector is not None:
             self._receiving.append(_Worker("http receiver", self.collector.server.run))
         self._sending = [_Worker(delivery.sender.name, delivery.run) for delivery in self._deliveries]
+        workers = (*self._receiving, *self._sending)
+        self.observer = Observer(
+            self.spool, self._receiver, self.collector, self._deliveries, workers, self._tally
+        )
+        if self.collector is not None:
+            add_operation(self.collector, self.observer)
+
+    def _tally(self) -> Tally:
+        """What the processors have done, those from before a reload included."""
+        total = Tally()
+        for chain in (*self._former_chains, self._chain):
+            if chain is not None:
+                total.add(chain.total)
+        return total
 
     def start(self) -> None:
         """Start all threads and say what the agent does."""
         for worker in (*self._sending, *self._receiving):
             worker.start()
-        _log.info(
-            "reads rings in %s; listens on %s; spool %s (%d spans in it); sends to %s",
-            ", ".join(self._settings.ring_dirs),
-            ", ".join(self.collector.server.names) if self.collector else "nothing",
-            self.spool.path,
-            self.spool.spans,
-            ", ".join(delivery.sender.name for delivery in self._deliveries),
+        _log.info("%s", self.summary)
+
+    @property
+    def summary(self) -> str:
+        """What the agent does, in one line."""
+        listens = ", ".join(self.collector.server.names) if self.collector else "nothing"
+        senders = ", ".join(delivery.sender.name for delivery in self._deliveries)
+        return (
+            f"reads rings in {', '.join(self.settings.ring_dirs)}; listens on {listens}; spool "
+            f"{self.spool.path} ({self.spool.spans} spans in it); sends to {senders}"
         )
+
+    def reload(self, settings: schema.Agent) -> None:
+        """Take over what can be taken over while the agent works, and say what was and what was not.
+
+        Raises ConfigError and RingDirectoryError, and then nothing has changed.
+        """
+        found = changes(self.settings, settings)
+        new = found.in_force
+        chain = _chain(new) if "agent.processors" in found.applied else self._chain
+        self._directories = _opened(new.ring_dirs, self._directories)
+        if chain is not self._chain and self._chain is not None:
+            self._former_chains.append(self._chain)
+        self.settings, self._chain = new, chain
+        self._adjust(new.batch)
+        if self.collector is not None:
+            self.collector.adjust(new, chain)
+            self._renew_certificate(self.collector)
+        if found.applied:
+            _log.info("SIGHUP: taken over: %s", ", ".join(found.applied), extra={"applied": found.applied})
+        if found.pending:
+            keys = ", ".join(found.pending)
+            _log.warning("SIGHUP: needs a restart: %s", keys, extra={"pending": found.pending})
+        if not found.applied and not found.pending:
+            _log.info("SIGHUP: no setting has changed")
+
+    def _adjust(self, batch: schema.Batch) -> None:
+        self.spool.max_bytes = self.settings.spool.max_bytes
+        directories = list(self._directories.values())
+        self._receiver.adjust(Adjustment(directories, batch.max_bytes, batch.flush_interval_s, self._chain))
+        for delivery in self._deliveries:
+            delivery.adjust(batch.max_bytes, _linger_s(batch))
+
+    def _renew_certificate(self, collector: Collector) -> None:
+        """Certificates are renewed in their files: read again whether or not a setting changed."""
+        try:
+            collector.server.renew_certificate(self.settings.tls)
+        except ListenError as error:
+            _log.error("SIGHUP: %s; the old certificate stays in use", error)
 
     @property
     def has_failed(self) -> bool:
@@ -113,7 +164,8 @@ class Agent:
 
         `wait` waits for threads up to a time of the monotonic clock in seconds; False means stop at once.
         """
-        deadline_s = time.monotonic() + self._settings.shutdown_timeout_s
+        deadline_s = time.monotonic() + self.settings.shutdown_timeout_s
+        self.observer.is_stopping = True
         self._receiver.stop()
         if self.collector is not None:
             self.collector.server.stop()
@@ -146,61 +198,30 @@ def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) ->
     return Collector(settings, spool, chain)
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed instead of giving it back and asking again, for every batch.
+def add_operation(collector: Collector, observer: Observer) -> None:
+    """Have the HTTP server answer for the agent itself as well."""
+    from kaspan.agent.operation import Operation
 
-    Measured: 0.7 of 4.3 microseconds CPU a span went into page faults. Other C libraries are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in _MALLOC_OPTIONS:
-            mallopt(option, value)
+    Operation(observer).add_to(collector.server)
 
 
-def serve(agent: Agent) -> int:
-    """Run an agent until SIGTERM or SIGINT, then end it in order; a second signal ends it at once.
+def _chain(settings: schema.Agent) -> Chain | None:
+    return build_processors(settings.processors, os.environ) if settings.processors else None
 
-    Returns the process's exit code: 0, 1 when a part failed, 128 + the signal when it was ended at once.
-    Must be called in the main thread.
-    """
-    # Waited for, not handled: a handler may run while this thread holds the very lock the handler needs.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    at_once: list[int] = []
 
-    def wait(threads: Sequence[threading.Thread], deadline_s: float) -> bool:
-        while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline_s:
-            again = signal.sigtimedwait(STOP_SIGNALS, _SHUTDOWN_STEP_S)
-            if again is not None:
-                at_once.append(again.si_signo)
-                return False
-        return True
-
+def _opened(paths: Sequence[str], there: Mapping[str, RingDirectory]) -> dict[str, RingDirectory]:
+    """Open ring directories, and keep those that are. Raises RingDirectoryError, and then opens none."""
+    directories = {path: there.get(path) or RingDirectory(path) for path in paths}
+    new = [directory for path, directory in directories.items() if path not in there]
     try:
-        agent.start()
-        while not agent.has_failed and signal.sigtimedwait(STOP_SIGNALS, _SUPERVISION_S) is None:
-            pass
-        agent.stop(wait)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if at_once:
-        _log.warning("ended at once by a second signal; undelivered spans stay in the spool and in the rings")
-        return 128 + at_once[0]
-    return 1 if agent.has_failed else 0
+        for directory in new:
+            directory.open()
+    except RingDirectoryError:
+        for directory in new:
+            directory.close()
+        raise
+    return directories
 
 
-class _Formatter(logging.Formatter):
-    """One line for a message: time in UTC, level, text."""
-
-    converter = staticmethod(time.gmtime)
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-
-
-def log_to_stderr() -> None:
-    """Write the agent's log lines to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter())
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
-    _log.propagate = False
+def _linger_s(batch: schema.Batch) -> float:
+    return min(_MAX_LINGER_S, batch.flush_interval_s / 5)

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from kaspan.agent.senders.installed import InstalledSenders
-from kaspan.config import ConfigError, load
+from kaspan.config import ConfigError, Loaded, load
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
-    config_file = _parser().parse_args(arguments).config
     try:
-        loaded = load(config_file, arguments=parse_settings(arguments), senders=InstalledSenders())
+        loaded = _load(arguments)
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan agent: {line}\n")
@@ -23,11 +22,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         # Here and not above: `--help` works without the agent's packages, and this says what to install.
         from kaspan.agent.hold import SpoolError
+        from kaspan.agent.log import write_log
+        from kaspan.agent.process import keep_freed_memory, serve
         from kaspan.agent.receivers.directory import RingDirectoryError
         from kaspan.agent.receivers.errors import ListenError
-        from kaspan.agent.server import Agent, keep_freed_memory, log_to_stderr, serve
+        from kaspan.agent.server import Agent
 
-        log_to_stderr()
+        write_log(loaded.settings.agent.log)
         keep_freed_memory()
         agent = Agent(loaded.settings.agent)
     except ModuleNotFoundError as error:
@@ -42,7 +43,12 @@ def main(arguments: Sequence[str]) -> int:
     except (SpoolError, RingDirectoryError, ListenError) as error:
         sys.stderr.write(f"kaspan agent: {error}\n")
         return 2
-    return serve(agent)
+    return serve(agent, lambda: _load(arguments).settings.agent)
+
+
+def _load(arguments: Sequence[str]) -> Loaded:
+    config_file = _parser().parse_args(arguments).config
+    return load(config_file, arguments=parse_settings(arguments), senders=InstalledSenders())
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, object]:

@@ -34,6 +34,11 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def removed_spans(self) -> int:
+        """How many spans are not passed on."""
+        return self.dropped.total() + self.refused.total()
+
     def add(self, other: Tally) -> None:
         """Add the numbers of another one."""
         self.dropped.update(other.dropped)

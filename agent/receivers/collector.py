@@ -35,14 +35,15 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class Collector:
-    """Takes spans by HTTP into a spool. `taken_spans` counts those that are safe there.
+    """Takes spans by HTTP into a spool. `taken` counts those that are safe there, or dropped by a processor,
+    by the way they came: http or unix.
 
     `server` listens where the settings say; others may add routes to it. Without a `chain` spans are taken
     as they come. Raises ListenError.
     """
 
     def __init__(self, settings: schema.Agent, spool: Spool, chain: Chain | None = None) -> None:
-        self.taken_spans = 0
+        self.taken = {"http": 0, "unix": 0}
         self._chain = chain
         self._row_bytes = settings.batch.max_bytes
         self._max_body_bytes = settings.max_body_bytes
@@ -53,6 +54,18 @@ class Collector:
         )
         self.server.add("POST", PATH, self.take)
         self.server.add("POST", V1_PATH, self.refuse_v1)
+
+    @property
+    def taken_spans(self) -> int:
+        """How many spans came by any way."""
+        return sum(self.taken.values())
+
+    def adjust(self, settings: schema.Agent, chain: Chain | None) -> None:
+        """Work with other settings from the next request on. Any thread may call it."""
+        self._chain = chain
+        self._row_bytes = self._commits.row_bytes = settings.batch.max_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        self.server.adjust(settings.max_body_bytes, settings.max_connections, settings.token)
 
     async def refuse_v1(self, request: Request) -> Answer:
         """Name what is missing: Zipkin still takes its first format."""
@@ -69,19 +82,18 @@ class Collector:
         try:
             body = self._content(request)
             read = proto3_batches if content_type == "application/x-protobuf" else json_batches
-            tally = Tally()
-            batches = await _all(self._processed(read(body, self._row_bytes), tally))
+            tally, chain = Tally(), self._chain
+            batches = await _all(_processed(read(body, self._row_bytes), chain, tally))
         except InvalidSpansError as invalid:
             refusal = {400: "invalid", 413: "too large", 415: "format"}[invalid.status]
             return no(invalid.status, refusal, str(invalid))
-        return await self._store(batches, tally)
-
-    def _processed(self, batches: Iterator[Batch], tally: Tally) -> Iterator[Batch]:
-        for batch in batches:
-            if self._chain is None:
-                yield batch
-            else:
-                yield from self._chain.process_batch(batch, tally)
+        answer = await self._store(batches)
+        if answer is _ACCEPTED:
+            way = "unix" if request.is_trusted else "http"
+            self.taken[way] += sum(batch.spans for batch in batches) + tally.removed_spans
+            if chain is not None:
+                chain.count(tally)
+        return answer
 
     def _content(self, request: Request) -> bytes:
         body = request.body
@@ -101,7 +113,7 @@ class Collector:
             raise InvalidSpansError("Cannot gunzip spans: the body ends too soon")
         return body
 
-    async def _store(self, batches: list[Batch], tally: Tally) -> Answer:
+    async def _store(self, batches: list[Batch]) -> Answer:
         try:
             if batches:
                 await self._commits.put(batches)
@@ -113,10 +125,15 @@ class Collector:
         except Exception as error:
             raise FatalError(f"the spool failed: {error}") from error
         self._is_full = False
-        self.taken_spans += sum(batch.spans for batch in batches)
-        if self._chain is not None:
-            self._chain.count(tally)
         return _ACCEPTED
+
+
+def _processed(batches: Iterator[Batch], chain: Chain | None, tally: Tally) -> Iterator[Batch]:
+    for batch in batches:
+        if chain is None:
+            yield batch
+        else:
+            yield from chain.process_batch(batch, tally)
 
 
 async def _all(batches: Iterator[Batch]) -> list[Batch]:

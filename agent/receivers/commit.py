@@ -19,7 +19,7 @@ class GroupCommit:
     def __init__(self, spool: Spool, row_bytes: int) -> None:
         self.waiting_bytes = 0
         self._spool = spool
-        self._row_bytes = row_bytes
+        self.row_bytes = row_bytes
         self._waiting: list[tuple[list[Batch], asyncio.Future[None]]] = []
         self._is_committing = False
         self._disk = ThreadPoolExecutor(1, "commit")
@@ -42,7 +42,7 @@ class GroupCommit:
 
     def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
         taken, self._waiting = self._waiting, []
-        rows = joined((batch for batches, _ in taken for batch in batches), self._row_bytes)
+        rows = joined((batch for batches, _ in taken for batch in batches), self.row_bytes)
         stored = loop.run_in_executor(self._disk, self._spool.put, rows, {})
         stored.add_done_callback(lambda stored: self._committed(loop, taken, stored))
 

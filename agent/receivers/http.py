@@ -15,6 +15,7 @@ import uvloop
 from kaspan.agent.receivers.connection import Connection
 from kaspan.agent.receivers.exchange import Answer, Handler, Request, no
 from kaspan.agent.receivers.listener import Listener
+from kaspan.config import schema
 
 SWEEP_S = 1.0
 """How often the connections' deadlines are looked at: one timer for all."""
@@ -46,9 +47,7 @@ class HttpServer:
         self.date = formatdate(usegmt=True)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self._listeners = listeners
-        self._max_body_bytes = max_body_bytes
-        self._max_connections = max_connections
-        self._authorization = f"Bearer {token}".encode() if token else b""
+        self.adjust(max_body_bytes, max_connections, token)
         self._routes: dict[str, dict[str, tuple[Handler, bool]]] = {}
         self._connections: dict[Connection, None] = {}  # in the order in which they came
         self._held_bytes = 0
@@ -56,6 +55,17 @@ class HttpServer:
         self._failure: FatalError | None = None
         self._stopped = asyncio.Event()
         self._lock = threading.Lock()
+
+    def adjust(self, max_body_bytes: int, max_connections: int, token: str) -> None:
+        """Work with other settings from the next request on. Any thread may call it."""
+        self._max_body_bytes = max_body_bytes
+        self._max_connections = max_connections
+        self._authorization = f"Bearer {token}".encode() if token else b""
+
+    def renew_certificate(self, settings: schema.Tls) -> None:
+        """Read certificate and key again. Raises ListenError, and then the old ones stay."""
+        for listener in self._listeners:
+            listener.renew(settings)
 
     @property
     def names(self) -> list[str]:

@@ -33,6 +33,15 @@ class Listener:
     tls: ssl.SSLContext | None = None
     path: str = ""
 
+    def renew(self, settings: schema.Tls) -> None:
+        """Read certificate and key again, for clients that come from now on.
+
+        Raises ListenError, and then the old ones stay.
+        """
+        if self.tls is not None:
+            _tls(settings)  # a pair that does not fit would leave this listener without any
+            self.tls.load_cert_chain(settings.cert, settings.key, password="")
+
     def close(self) -> None:
         """Stop listening, and take the unix socket away."""
         self.socket.close()

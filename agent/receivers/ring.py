@@ -11,13 +11,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.directory import RingDirectory, RingDirectoryError, is_unlocked
 from kaspan.agent.receivers.file import RingFile
-from kaspan.agent.receivers.services import Meter, Service, Services
+from kaspan.agent.receivers.services import Meter, Services
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
+from kaspan.agent.status import ServiceStatus
 from kaspan.wire.ring import RingError
 
 TICK_S = 0.05
@@ -42,6 +44,15 @@ class _Watched:
         self.path = path
         self.reported_drops = 0
         self.next_report_s = 0.0
+
+
+class Adjustment(NamedTuple):
+    """Settings of a receiver that may change while it works; the directories are open."""
+
+    directories: Sequence[RingDirectory]
+    batch_bytes: int
+    flush_interval_s: float
+    chain: Chain | None
 
 
 class RingReceiver:
@@ -73,6 +84,7 @@ class RingReceiver:
         self._chain = chain
         self._tally = Tally()
         self._services = Services()
+        self._adjustment: Adjustment | None = None
         self._stopping = threading.Event()
         self._watched: dict[str, _Watched] = {}
         self._bad: dict[str, int] = {}
@@ -84,8 +96,7 @@ class RingReceiver:
 
     def run(self) -> None:
         """Read until `stop` is called, then once more."""
-        tick_s = min(TICK_S, self._flush_interval_s)
-        while not self._stopping.wait(tick_s):
+        while not self._stopping.wait(min(TICK_S, self._flush_interval_s)):
             self.tick()
         self.tick(last=True)
         self._close()
@@ -99,7 +110,7 @@ class RingReceiver:
         """How many spans are safe in the spool, or were dropped by a processor."""
         return self._services.taken_spans
 
-    def services(self) -> list[Service]:
+    def services(self) -> list[ServiceStatus]:
         """Return what came from each service and how full its rings are. Any thread may ask."""
         return self._services.observe([watched.ring for watched in list(self._watched.values())])
 
@@ -110,6 +121,8 @@ class RingReceiver:
     def tick(self, last: bool = False) -> None:
         """Look at every ring once, and take the spans of those that are due: of all if it is the `last`."""
         now_s = self.ticked_s = self._clock_s()
+        if self._adjustment is not None:
+            self._adjust(self._adjustment, now_s)
         self._scan(now_s, last)
         flush = last or now_s >= self._next_flush_s
         if flush:
@@ -117,6 +130,26 @@ class RingReceiver:
         due = [watched for watched in list(self._watched.values()) if self._is_due(watched, flush, now_s)]
         if due and (last or now_s >= self._retry_s):
             self._take(due, now_s)
+
+    def adjust(self, adjustment: Adjustment) -> None:
+        """Work with other settings from the next round on. Any thread may call it."""
+        self._adjustment = adjustment
+
+    def _adjust(self, new: Adjustment, now_s: float) -> None:
+        """Take over new settings; what rings of directories that are left out hold is taken before."""
+        self._adjustment = None
+        leaving = [watched for watched in self._watched.values() if watched.directory not in new.directories]
+        self._take([watched for watched in leaving if self._is_due(watched, True, now_s)], now_s)
+        for watched in leaving:
+            if self._watched.pop(watched.path, None):
+                watched.ring.close()
+        for directory in self._directories:
+            if directory not in new.directories:
+                self._warnings.pop(directory.path, None)
+                directory.close()
+        self._directories, self._chain = new.directories, new.chain
+        self._batch_bytes, self._flush_interval_s = new.batch_bytes, new.flush_interval_s
+        self._next_flush_s = self._next_scan_s = now_s
 
     def _is_due(self, watched: _Watched, flush: bool, now_s: float) -> bool:
         ring = watched.ring

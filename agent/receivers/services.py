@@ -7,32 +7,17 @@ from collections.abc import Iterable
 import msgspec
 
 from kaspan.agent.receivers.file import RingFile
+from kaspan.agent.status import ServiceStatus
 
 MAX_SERVICES = 200
 OTHER = "(other)"
 """Stands for every service that comes after so many: their names are text from files, and have no end."""
 
 
-class Service(msgspec.Struct):
-    """One service's numbers since the agent started, those of its rings that are gone included.
-
-    `dropped_spans` and `suppressed_errors` are the writers' own counts, also of the time before the agent.
-    `rings`, `fill` (of the fullest ring, 0 to 1) and `unread_bytes` are of now.
-    """
-
-    name: str
-    taken_spans: int = 0
-    dropped_spans: int = 0
-    suppressed_errors: int = 0
-    rings: int = 0
-    fill: float = 0.0
-    unread_bytes: int = 0
-
-
 class Meter:
     """Follows the counters of one ring for its service's."""
 
-    def __init__(self, ring: RingFile, service: Service) -> None:
+    def __init__(self, ring: RingFile, service: ServiceStatus) -> None:
         self._ring = ring
         self._service = service
         self._dropped_spans = self._suppressed_errors = 0
@@ -63,21 +48,21 @@ class Services:
     """The services that rings have named."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, Service] = {}
+        self._by_name: dict[str, ServiceStatus] = {}
 
     def meter(self, ring: RingFile) -> Meter:
         """Begin to count for a ring."""
         name = ring.service
         if name not in self._by_name and len(self._by_name) >= MAX_SERVICES:
             name = OTHER
-        return Meter(ring, self._by_name.setdefault(name, Service(name)))
+        return Meter(ring, self._by_name.setdefault(name, ServiceStatus(name)))
 
     @property
     def taken_spans(self) -> int:
         """How many spans of all rings are stored, or were dropped by a processor."""
         return sum(service.taken_spans for service in list(self._by_name.values()))
 
-    def observe(self, rings: Iterable[RingFile]) -> list[Service]:
+    def observe(self, rings: Iterable[RingFile]) -> list[ServiceStatus]:
         """Return all services as they are now with these rings. Any thread may ask."""
         observed = {name: msgspec.structs.replace(service) for name, service in list(self._by_name.items())}
         for ring in rings:

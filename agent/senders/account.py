@@ -55,8 +55,7 @@ class Account:
         self._count(reason)
 
     def failed(self, reason: str, began_s: float) -> None:
-        """Count an attempt that failed, and note since when it fails."""
-        self.send_s.add(self.clock_s() - began_s)
+        """Count an attempt that began then and failed, and note since when it fails."""
         self._count(reason)
         if self.failing_since_s is None:
             self.failing_since_s = began_s
@@ -69,7 +68,7 @@ class Account:
         self.message_bytes.add(size)
 
     def buried(self, is_kept: bool) -> None:
-        """Count a span that is refused even alone: a dead letter, or dropped where there is no room for it."""
+        """Count a span that is refused even alone: a dead letter, or dropped for want of room."""
         if is_kept:
             self.dead_spans += 1
         else:

@@ -1,0 +1,54 @@
+"""Which settings of a running agent have changed, and which of them it can take over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from kaspan.config import schema
+
+_NEED_RESTART = ("agent.listen", "agent.socket", "agent.tls", "agent.spool.path", "agent.senders")
+_TOKEN = "agent.token"  # noqa: S105 (the name of a key)
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """Dotted keys that are taken over and that need a restart; `in_force` is what is right after that."""
+
+    applied: tuple[str, ...]
+    pending: tuple[str, ...]
+    in_force: schema.Agent
+
+
+def changes(old: schema.Agent, new: schema.Agent) -> Changes:
+    """Compare the settings in force with new ones.
+
+    A token may become another one; whether there is one is said at the start, where it is warned of.
+    """
+    differing = tuple(_differing(old, new, "agent."))
+    pending = tuple(
+        key
+        for key in differing
+        if key.startswith(_NEED_RESTART) or (key == _TOKEN and not (old.token and new.token))
+    )
+    in_force = msgspec.structs.replace(
+        new,
+        listen=old.listen,
+        socket=old.socket,
+        tls=old.tls,
+        senders=old.senders,
+        spool=msgspec.structs.replace(new.spool, path=old.spool.path),
+        token=old.token if _TOKEN in pending else new.token,
+    )
+    return Changes(tuple(key for key in differing if key not in pending), pending, in_force)
+
+
+def _differing(old: Any, new: Any, prefix: str) -> Iterator[str]:
+    """The keys of a section whose values differ, in the schema's order; lists are one value."""
+    for field in msgspec.structs.fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if isinstance(before, msgspec.Struct):
+            yield from _differing(before, after, f"{prefix}{field.encode_name}.")
+        elif before != after:
+            yield prefix + field.encode_name
