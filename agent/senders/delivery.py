@@ -11,7 +11,7 @@ import msgspec
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.senders.account import Account
 from kaspan.agent.senders.backoff import Backoff
-from kaspan.agent.senders.base import Failed, Refused, Sender
+from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.spool import SEPARATOR, Message, Spool
 
 _log = logging.getLogger("kaspan.agent")
@@ -61,14 +61,13 @@ class Delivery:
     def run(self) -> None:
         """Deliver until `drain` is called and nothing is left."""
         while True:
-            message = self._spool.read(self._sent_id, self._max_bytes)
+            message = self._spool.read(self._sent_id, self._max_bytes, self.sender.name)
             if message is not None:
                 self._save()  # seldom: the transaction that stored this message has done it
-                if not self._deliver(message):
+                if message.spans and not self._deliver(message):
                     break
                 self._sent_id = message.last_id
-            self.sender.idle()
-            self._spool.advance(self.sender.name, self.sender.passed(self._sent_id))
+            self._advance(self.sender.idle)
             if message is None:
                 if self._draining.is_set():
                     break
@@ -77,9 +76,18 @@ class Delivery:
                 elif self._linger_s:
                     # By HTTP small bodies come one by one, and a message costs as much as 50 spans.
                     self._draining.wait(self._linger_s)
-        self.sender.close()
-        self._spool.advance(self.sender.name, self.sender.passed(self._sent_id))
+        self._advance(self.sender.close)
         self._save()
+
+    def _advance(self, after: Callable[[], None]) -> None:
+        """Call one of the sender's methods, and then note how far it has passed the spool."""
+        try:
+            after()
+            passed = min(self._sent_id, self.sender.passed(self._sent_id))
+        except Exception as error:
+            self._failed(f"{type(error).__name__}: {error}", is_bug=True)
+            return
+        self._spool.advance(self.sender.name, passed)
 
     def _deliver(self, message: Message) -> bool:
         """Send one message, in parts where it is refused. False if it could not be before the agent stops."""
@@ -105,18 +113,33 @@ class Delivery:
         """Send until the target answers: None if it has taken the spans, Failed if the agent stops first."""
         while True:
             began_s = self.account.clock_s()
-            outcome = self.sender.send(spans, last_id)
+            outcome = self._attempt(spans, last_id)
             if not isinstance(outcome, Failed):
                 self.account.answered(began_s)
                 self._recovered()
                 return outcome if isinstance(outcome, Refused) else None
             self.account.failed(outcome.reason, began_s)
-            if not self._is_failing:
-                self._is_failing = True
-                _log.warning("%s: %s; spans wait in the spool", self.sender.name, outcome.reason)
+            self._failed(outcome.reason)
             if self._draining.is_set():
                 return outcome
             self._pause(self._backoff.next_s(outcome.retry_after_s))
+
+    def _attempt(self, spans: bytes, last_id: int) -> Outcome:
+        """Send once. A sender that breaks its contract fails, and neither the agent nor other senders do."""
+        try:
+            outcome = self.sender.send(spans, last_id)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._failed(reason, is_bug=True)
+            return Failed(reason)
+        if isinstance(outcome, Delivered | Refused | Failed):
+            return outcome
+        return Failed(f"send() returned {type(outcome).__name__}; the rule is Delivered, Refused or Failed")
+
+    def _failed(self, reason: str, is_bug: bool = False) -> None:
+        if not self._is_failing:
+            self._is_failing = True
+            _log.warning("%s: %s; spans wait in the spool", self.sender.name, reason, exc_info=is_bug)
 
     def _recovered(self) -> None:
         self._backoff.reset()

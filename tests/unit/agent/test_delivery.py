@@ -127,6 +127,57 @@ def test_failed_message_is_sent_again_until_it_is_taken(
     assert said(caplog, "INFO") == ["fake: works again"]
 
 
+@pytest.mark.parametrize("mistake", [lambda spans: 1 / 0, lambda spans: None])
+def test_sender_that_breaks_its_contract_is_tried_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture, mistake: Callable[[list[bytes]], Outcome]
+) -> None:
+    """What it raises, or what it forgets to return, is a failure: never a delivery, nor the agent's end."""
+    outcomes = iter([mistake] * 3)
+    bench.put(span(1))
+    bench.sender.judge = lambda spans: next(outcomes, lambda spans: Delivered())(spans)
+    bench.run_until(lambda: bench.sender.taken == [span(1)])
+    assert bench.sender.attempts == 4
+    assert len(said(caplog, "WARNING")) == 1
+
+
+def test_sender_whose_other_methods_fail_keeps_its_spans(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A row is given up only by a sender that could say so."""
+
+    def fail(last_id: int) -> int:
+        raise RuntimeError("bug")
+
+    bench.sender.passed = fail  # type: ignore[method-assign]
+    bench.put(span(1))
+    bench.deliver()
+    assert bench.spool.spans == 1
+    assert said(caplog, "WARNING") == ["fake: RuntimeError: bug; spans wait in the spool"]
+
+
+def test_sender_that_is_down_keeps_only_what_it_has_not_passed(tmp_path: Path) -> None:
+    """Each sender has its own cursor: one goes on while another fails, and rows stay until both have them."""
+    spool = Spool(str(tmp_path / "spool.db"), 1 << 30)
+    up, down = FakeSender(), FakeSender()
+    up.name, down.name = "up", "down"
+    down.judge = lambda spans: Failed("Connection refused")
+    spool.register([up.name, down.name])
+    for number in range(5):
+        spool.put([Batch(1, span(number))], {})
+    for sender in (up, down):
+        delivery = Delivery(spool, sender, MAX_BYTES, FixedBackoff(), lambda seconds: None)
+        delivery.drain()
+        delivery.run()
+    assert (len(up.taken), down.taken, spool.spans) == (5, [], 5)
+    down.judge = lambda spans: Delivered()
+    again = Delivery(spool, down, MAX_BYTES)
+    again.drain()
+    again.run()
+    assert down.taken == up.taken
+    assert spool.spans == 0
+    spool.close()
+
+
 def test_target_is_left_alone_for_as_long_as_it_asked(bench: Bench) -> None:
     """Retry-After is honoured."""
     bench.put(span(1))
