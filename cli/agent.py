@@ -13,6 +13,10 @@ from kaspan.config import ConfigError, Loaded, load
 
 def main(arguments: Sequence[str]) -> int:
     """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
+    if arguments[:1] == ["status"]:
+        from kaspan.cli.status import main as status
+
+        return status(arguments[1:])
     try:
         loaded = _load(arguments)
     except ConfigError as error:
@@ -75,7 +79,8 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent",
-        description="Take spans from the applications' rings, keep them on disk, and deliver them.",
+        description="Take spans from the applications' rings, keep them on disk, and deliver them. "
+        "`kaspan agent status` says how the agent that runs is.",
         epilog="Exit code 2: it cannot start; standard error says why. --zipkin, --kafka and --console "
         "replace the senders of the settings file.",
     )

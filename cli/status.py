@@ -1,0 +1,207 @@
+"""`kaspan agent status`: how the agent on this machine is, for people."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from kaspan.agent.senders.installed import InstalledSenders
+from kaspan.agent.status import SenderStatus, ServiceStatus, SpoolStatus, Status
+from kaspan.cli.ask import NoAnswerError, ask
+from kaspan.config import ConfigError, load, schema
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PATH = "/status"
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_MAX_ERROR = 100
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the status: 0 when all is well, 1 when not, 2 when the settings are wrong, 3 without an agent."""
+    options = _parser().parse_args(arguments)
+    try:
+        given = {"agent.listen": options.listen, "agent.socket": options.listen and ""}
+        settings = load(options.config, arguments=given, senders=InstalledSenders()).settings.agent
+    except ConfigError as error:
+        for line in error.errors:
+            sys.stderr.write(f"kaspan agent status: {line}\n")
+        return 2
+    try:
+        raw, status = _ask(settings)
+    except NoAnswerError as error:
+        sys.stderr.write(f"kaspan agent status: {error}\n")
+        return 3
+    if options.format == "json":
+        sys.stdout.write(raw.decode() + "\n")
+    else:
+        _print(status)
+    return 1 if status.problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kaspan agent status",
+        description="Ask the agent on this machine how it is: what came in, what waits, what was sent.",
+        epilog="Exit code 0: all is well; 1: something is wrong; 2: the settings are; 3: no agent answers.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="the agent's YAML file (default: KASPAN_CONFIG)")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="ask there, if the agent was started so")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
+    return parser
+
+
+def _ask(settings: schema.Agent) -> tuple[bytes, Status]:
+    code, body = ask(settings, "GET", PATH)
+    if code == 401:
+        raise NoAnswerError("the agent wants another token than agent.token of the settings used here")
+    try:
+        if code == 200:
+            return body, msgspec.json.decode(body, type=Status)
+    except msgspec.MsgspecError:
+        pass
+    raise NoAnswerError(
+        f"what answers there (HTTP {code}) is no kaspan agent of this version; see agent.listen, agent.socket"
+    )
+
+
+def _print(status: Status) -> None:
+    """Print tables; with colours where somebody looks at them."""
+    console = _console() if sys.stdout.isatty() else None
+    # A name may hold characters that the output's encoding lacks; it is shown escaped then.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for line in lines(status):
+        if console is None:
+            sys.stdout.write(f"{line.text}\n")
+        else:
+            console.print(line.text, style=line.style, markup=False)
+
+
+def _console() -> Console | None:
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return None
+    return Console(highlight=False, soft_wrap=True)
+
+
+class Line(NamedTuple):
+    """A line of the output, and how it stands out on a terminal."""
+
+    text: str
+    style: str = ""
+
+
+def lines(status: Status, now_s: float | None = None) -> list[Line]:
+    """Write a status as lines, in columns; `now_s` is the Unix time in seconds."""
+    up_s = max(0.0, (time.time() if now_s is None else now_s) - status.started_at_s)
+    first = f"{status.state}: kaspan agent {status.version}, pid {status.pid}, up {_duration(up_s)}"
+    shown = [Line(first, "bold red" if status.problems else "bold green")]
+    shown += [Line(f"! {_printable(found.text)} ({found.reason})", "red") for found in status.problems]
+    shown += [Line(""), *_receivers(status), Line("")]
+    if status.receivers.services:
+        head = ("rings of", "rings", "full", "taken", "dropped", "errors")
+        shown += [*_table(head, _rings(status)), Line("")]
+    shown += [*_spool(status.spool), Line("")]
+    shown += _table(("sender", "sent", "refused", "behind", "state", "last error"), _senders(status))
+    drops = [(reason, str(count)) for reason, count in status.dropped_spans.items() if count]
+    if drops:
+        shown += [Line(""), *_table(("dropped", "spans"), drops)]
+    return shown
+
+
+def _receivers(status: Status) -> list[Line]:
+    receivers = status.receivers
+    refused = ", ".join(f"{reason} {count}" for reason, count in receivers.refused_requests.items() if count)
+    rows = [(way, str(count)) for way, count in receivers.taken_spans.items()]
+    notes = [f"requests refused: {refused}"] if refused else []
+    if receivers.lost_ring_bytes or receivers.rejected_rings:
+        lost = _size(receivers.lost_ring_bytes)
+        notes.append(f"rings rejected: {receivers.rejected_rings}; lost in damaged rings: {lost}")
+    return [*_table(("receiver", "spans"), rows), *map(Line, notes)]
+
+
+def _rings(status: Status) -> list[tuple[str, ...]]:
+    def row(service: ServiceStatus) -> tuple[str, ...]:
+        counts = (service.taken_spans, service.dropped_spans, service.suppressed_errors)
+        return (service.name, str(service.rings), f"{service.fill:.0%}", *map(str, counts))
+
+    return [row(service) for service in status.receivers.services]
+
+
+def _spool(spool: SpoolStatus) -> list[Line]:
+    oldest = "-" if spool.oldest_age_s is None else _duration(spool.oldest_age_s)
+    row = (
+        *(spool.path, str(spool.spans), f"{_size(spool.bytes)} of {_size(spool.max_bytes)}", oldest),
+        f"{spool.dead_spans} ({_size(spool.dead_bytes)})",
+    )
+    return _table(("spool", "spans", "size", "oldest", "dead letters"), [row])
+
+
+def _senders(status: Status) -> list[tuple[str, ...]]:
+    return [
+        (
+            sender.name,
+            str(sender.sent_spans),
+            str(sender.dead_spans),
+            "-" if sender.behind_s is None else f"{sender.behind_batches} ({_duration(sender.behind_s)})",
+            _working(sender),
+            _last_error(sender),
+        )
+        for sender in status.senders
+    ]
+
+
+def _working(sender: SenderStatus) -> str:
+    if sender.failing_s is not None:
+        return f"fails for {_duration(sender.failing_s)}"
+    if sender.last_success_age_s is None:
+        return "nothing sent yet"
+    return f"sent {_duration(sender.last_success_age_s)} ago"
+
+
+def _last_error(sender: SenderStatus) -> str:
+    if sender.last_error_age_s is None:
+        return "-"
+    return f"{_duration(sender.last_error_age_s)} ago: {sender.last_error[:_MAX_ERROR]}"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[Line]:
+    """Align cells, the first and the last column to the left; numbers stand to the right."""
+    cells = [head, *(tuple(map(_printable, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    last = len(widths) - 1
+    aligned = (
+        "  ".join(
+            cell.ljust(width) if index in (0, last) else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    )
+    return [Line(text, "" if index else "bold") for index, text in enumerate(aligned)]
+
+
+def _printable(text: str) -> str:
+    """Without control characters: names come from rings and errors from servers."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def _size(size: int) -> str:
+    for unit, name in _UNITS:
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} B"
