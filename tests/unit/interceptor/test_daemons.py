@@ -216,6 +216,7 @@ interpreters.run_string(interpreters.create(), '''
 import kafka
 print(hasattr(kafka.KafkaProducer.send, "__wrapped__"), flush=True)
 ''')
+import os; os._exit(0)  # Python 3.12.1 and 3.13.0 crash at the end, kaspan or not
 """
 
 
@@ -230,7 +231,7 @@ def test_subinterpreter_runs_untraced_and_says_so(desk: Desk) -> None:
 
 def test_main_interpreter_is_traced_beside_a_subinterpreter(desk: Desk) -> None:
     """What is refused to a sub-interpreter is not refused to the main one of the same process."""
-    done = desk.traced(SUBINTERPRETER + SEND)
+    done = desk.traced(SEND + SUBINTERPRETER)
 
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert len(Reader(desk.ring_dir).take()) == 1
