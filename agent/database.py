@@ -155,7 +155,11 @@ class Database:
         for suffix in ("", "-journal"):
             if os.path.exists(self.path + suffix):
                 os.rename(self.path + suffix, aside + suffix)
-        _log.error("spool %s is damaged (%s): moved to %s, and a new one is started", self.path, error, aside)
+        _log.error(
+            "spool %s is damaged (%s): moved to %s, and a new one is started",
+            *(self.path, error, aside),
+            extra={"spool": self.path, "moved_to": aside},
+        )
         self._open()
 
     def shrink(self) -> None:

@@ -205,7 +205,8 @@ class RingReceiver:
             return None
         if lost is not None:
             self.lost_bytes += watched.ring.position - before
-            _log.warning("ring %s of %s is damaged: %s", watched.path, watched.ring.service, lost)
+            fields = {"ring": watched.path, "service": watched.ring.service, "problem": lost}
+            _log.warning("ring %(ring)s of %(service)s is damaged: %(problem)s", fields, extra=fields)
         if watched.ring.position == before:
             return None
         watched.meter.read(len(payloads))
@@ -345,7 +346,7 @@ class RingReceiver:
         if self._bad.get(path) != inode:
             self._bad[path] = inode
             self.rejected_rings += 1
-            _log.warning("%s is not read: %s", path, problem)
+            _log.warning("%s is not read: %s", path, problem, extra={"ring": path, "problem": problem})
 
     def _warn_once(self, subject: str, text: str) -> None:
         if self._warnings.get(subject) is None:
@@ -354,12 +355,12 @@ class RingReceiver:
 
     def _report_drops(self, watched: _Watched, now_s: float) -> None:
         ring = watched.ring
+        fields = {"ring": watched.path, "service": ring.service, "dropped_spans": ring.dropped_spans}
         _log.warning(
-            "ring %s of %s was full: %d spans dropped so far; the agent was away or its spool full, or "
-            "interceptor.ring_bytes is small",
-            watched.path,
-            ring.service,
-            ring.dropped_spans,
+            "ring %(ring)s of %(service)s was full: %(dropped_spans)d spans dropped so far; the agent was "
+            "away or its spool full, or interceptor.ring_bytes is small",
+            fields,
+            extra=fields,
         )
         watched.reported_drops = ring.dropped_spans
         watched.next_report_s = now_s + DROP_WARNING_S

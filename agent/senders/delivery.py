@@ -84,8 +84,10 @@ class Delivery:
         try:
             after()
             passed = min(self._sent_id, self.sender.passed(self._sent_id))
-        except Exception as error:
-            self._failed(f"{type(error).__name__}: {error}", is_bug=True)
+        except Exception as error:  # noqa: BLE001 (said, and the rows stay)
+            reason = f"{type(error).__name__}: {error}"
+            self.account.failed(reason, self.account.clock_s())
+            self._failed(reason, is_bug=True)
             return
         self._spool.advance(self.sender.name, passed)
 
@@ -128,7 +130,7 @@ class Delivery:
         """Send once. A sender that breaks its contract fails, and neither the agent nor other senders do."""
         try:
             outcome = self.sender.send(spans, last_id)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (said, and the spans stay)
             reason = f"{type(error).__name__}: {error}"
             self._failed(reason, is_bug=True)
             return Failed(reason)
@@ -139,13 +141,15 @@ class Delivery:
     def _failed(self, reason: str, is_bug: bool = False) -> None:
         if not self._is_failing:
             self._is_failing = True
-            _log.warning("%s: %s; spans wait in the spool", self.sender.name, reason, exc_info=is_bug)
+            fields = {"sender": self.sender.name, "reason": reason}
+            text = "%(sender)s: %(reason)s; spans wait in the spool"
+            _log.warning(text, fields, exc_info=is_bug, extra=fields)
 
     def _recovered(self) -> None:
         self._backoff.reset()
         if self._is_failing:
             self._is_failing = False
-            _log.info("%s: works again", self.sender.name)
+            _log.info("%s: works again", self.sender.name, extra={"sender": self.sender.name})
 
     def _bury(self, span: bytes, reason: str) -> bool:
         """Make a dead letter of a span that is refused even alone. False if the agent stops before that."""
@@ -162,7 +166,11 @@ class Delivery:
             what = (
                 "kept as a dead letter" if kept else "dropped, since dead letters fill a tenth of the spool"
             )
-            _log.warning("%s refuses a span (%s): %s; it begins %.200r", self.sender.name, reason, what, span)
+            _log.warning(
+                "%s refuses a span (%s): %s; it begins %.200r",
+                *(self.sender.name, reason, what, span),
+                extra={"sender": self.sender.name, "reason": reason, "kept": kept},
+            )
             return True
 
     def _save(self) -> None:
