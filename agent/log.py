@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 import time
 from typing import Any, TextIO
-
-import msgspec
 
 from kaspan.config import schema
 
@@ -44,7 +43,8 @@ class _Objects(_Lines):
         entry |= {name: value for name, value in record.__dict__.items() if name not in _OWN_ATTRIBUTES}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(entry, enc_hook=str).decode()
+        # Not msgspec: a path may hold bytes that are no UTF-8.
+        return json.dumps(entry, default=str)
 
 
 _FORMATTERS: dict[str, type[logging.Formatter]] = {"text": _Lines, "json": _Objects}
