@@ -16,28 +16,26 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class Expiry:
-    """Drops what has waited in a spool for longer than `max_age_s`."""
+    """Drops what has waited in a spool for too long."""
 
     def __init__(
         self,
         spool: Spool,
-        max_age_s: float,
         wall_clock_s: Callable[[], float] = time.time,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spool = spool
         self._letters = DeadLetters(spool)
-        self._max_age_s = max_age_s
         self._wall_clock_s = wall_clock_s
         self._clock_s = clock_s
         self._next_s = clock_s()
 
-    def check(self) -> None:
-        """Drop what is too old, count and log it. Meant to be called often: it looks only now and then."""
-        if self._clock_s() < self._next_s:
+    def check(self, max_age_s: float | None) -> None:
+        """Drop what is older, count and log it; with None nothing is. Looks at most every second."""
+        if max_age_s is None or self._clock_s() < self._next_s:
             return
-        self._next_s = self._clock_s() + max(1.0, min(60.0, self._max_age_s / 100))
-        oldest_us = int((self._wall_clock_s() - self._max_age_s) * 1e6)
+        self._next_s = self._clock_s() + max(1.0, min(60.0, max_age_s / 100))
+        oldest_us = int((self._wall_clock_s() - max_age_s) * 1e6)
         try:
             spans = self._drop_batches(oldest_us)
             letters = self._letters.purge(Selection(died_before_us=oldest_us))
@@ -49,7 +47,7 @@ class Expiry:
                 "%d spans and %d dead letters are older than agent.spool.max_age_s, %g s, and were dropped",
                 spans,
                 letters,
-                self._max_age_s,
+                max_age_s,
             )
 
     def _drop_batches(self, received_before_us: int) -> int:

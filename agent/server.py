@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from kaspan.agent.control import Control
+from kaspan.agent.expiry import Expiry
 from kaspan.agent.observer import Observer
 from kaspan.agent.processors.build import build as build_processors
 from kaspan.agent.processors.chain import Chain, Tally
@@ -91,6 +93,9 @@ class Agent:
         )
         if self.collector is not None:
             add_operation(self.collector, self.observer)
+        self._expiry = Expiry(self.spool)
+        self._control = Control(self.spool)
+        self._controlling = _Worker("control", self._control.run)
 
     def _tally(self) -> Tally:
         """What the processors have done, those from before a reload included."""
@@ -102,9 +107,13 @@ class Agent:
 
     def start(self) -> None:
         """Start all threads and say what the agent does."""
-        for worker in (*self._sending, *self._receiving):
+        for worker in (*self._sending, *self._receiving, self._controlling):
             worker.start()
         _log.info("%s", self.summary)
+
+    def supervise(self) -> None:
+        """Do what is to be done now and then; meant to be called about every second."""
+        self._expiry.check(self.settings.spool.max_age_s)
 
     @property
     def summary(self) -> str:
@@ -166,6 +175,7 @@ class Agent:
         """
         deadline_s = time.monotonic() + self.settings.shutdown_timeout_s
         self.observer.is_stopping = True
+        self._control.stop()
         self._receiver.stop()
         if self.collector is not None:
             self.collector.server.stop()

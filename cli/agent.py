@@ -6,17 +6,20 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from kaspan.agent.senders.installed import InstalledSenders
 from kaspan.config import ConfigError, Loaded, load
 
+_COMMANDS = {"status": "kaspan.cli.status", "dead-letter": "kaspan.cli.dead_letter"}
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
-    if arguments[:1] == ["status"]:
-        from kaspan.cli.status import main as status
-
-        return status(arguments[1:])
+    command = _COMMANDS.get(arguments[0]) if arguments else None
+    if command is not None:
+        code: int = import_module(command).main(arguments[1:])
+        return code
     try:
         loaded = _load(arguments)
     except ConfigError as error:
@@ -80,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent",
         description="Take spans from the applications' rings, keep them on disk, and deliver them. "
-        "`kaspan agent status` says how the agent that runs is.",
+        "`kaspan agent status` says how the agent that runs is, `kaspan agent dead-letter` what targets "
+        "refused.",
         epilog="Exit code 2: it cannot start; standard error says why. --zipkin, --kafka and --console "
         "replace the senders of the settings file.",
     )

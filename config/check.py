@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
@@ -192,6 +193,8 @@ class Checker:
         return INVALID
 
 
+# One class for a type, so that settings that are read again can be equal.
+@cache
 def _tagged(settings: Section, name: str) -> Section:
     tagged: Section = msgspec.defstruct(
         settings.__name__, [], bases=(settings,), tag_field="type", tag=name, frozen=True, kw_only=True

@@ -173,6 +173,9 @@ class Spool(_Section, frozen=True):
 
     path: AbsolutePath = msgspec.field(default_factory=default_spool_path)
     max_bytes: Annotated[int, Meta(ge=1024 * 1024, le=1 << 50)] = 1024 * 1024 * 1024
+    max_age_s: Annotated[float, Meta(gt=0, le=1e9, description="a number of seconds, more than 0")] | None = (
+        None
+    )
 
 
 class Batch(_Section, frozen=True):

@@ -134,7 +134,12 @@ def test_sender_that_breaks_its_contract_is_tried_again(
     """What it raises, or what it forgets to return, is a failure: never a delivery, nor the agent's end."""
     outcomes = iter([mistake] * 3)
     bench.put(span(1))
-    bench.sender.judge = lambda spans: next(outcomes, lambda spans: Delivered())(spans)
+
+    def judge(spans: list[bytes]) -> Outcome:
+        judging = next(outcomes, None)
+        return judging(spans) if judging else Delivered()
+
+    bench.sender.judge = judge
     bench.run_until(lambda: bench.sender.taken == [span(1)])
     assert bench.sender.attempts == 4
     assert len(said(caplog, "WARNING")) == 1

@@ -44,7 +44,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def expiry(spool: Spool, clock: Clock) -> Expiry:
-    return Expiry(spool, MAX_AGE_S, clock.wall_s, clock.monotonic_s)
+    return Expiry(spool, clock.wall_s, clock.monotonic_s)
 
 
 def test_what_is_not_too_old_stays(spool: Spool, expiry: Expiry, clock: Clock) -> None:
@@ -52,8 +52,16 @@ def test_what_is_not_too_old_stays(spool: Spool, expiry: Expiry, clock: Clock) -
     spool.put([Batch(1, span(1))], {})
     spool.bury("zipkin", "HTTP 400", span(2))
     clock.ahead_s = MAX_AGE_S - 100
-    expiry.check()
+    expiry.check(MAX_AGE_S)
     assert (spool.spans, spool.dead_spans, dict(spool.dropped)) == (1, 1, {})
+
+
+def test_without_a_limit_nothing_goes(spool: Spool, expiry: Expiry, clock: Clock) -> None:
+    """Spans wait for as long as it takes."""
+    spool.put([Batch(1, span(1))], {})
+    clock.ahead_s = 1e9
+    expiry.check(None)
+    assert spool.spans == 1
 
 
 def test_what_is_too_old_goes_and_is_said(
@@ -66,7 +74,7 @@ def test_what_is_too_old_goes_and_is_said(
     spool.advance("zipkin", 100)
     spool.advance("kafka", 40)
     clock.ahead_s = MAX_AGE_S + 10
-    expiry.check()
+    expiry.check(MAX_AGE_S)
     assert (spool.spans, spool.bytes, spool.dead_spans) == (0, 0, 0)
     assert spool.dropped == {EXPIRED: 120}
     assert [record.getMessage() for record in caplog.records] == [
@@ -80,7 +88,7 @@ def test_senders_go_on_after_what_was_dropped(spool: Spool, expiry: Expiry, cloc
     spool.put([Batch(1, b"old")], {})
     spool.advance("zipkin", 1)
     clock.ahead_s = MAX_AGE_S + 10
-    expiry.check()
+    expiry.check(MAX_AGE_S)
     spool.put([Batch(1, b"new")], {})
     for sender in ("zipkin", "kafka"):
         message = spool.read(spool.cursor(sender), 1 << 20, sender)
@@ -96,5 +104,5 @@ def test_clock_that_is_set_back_drops_nothing(spool: Spool, expiry: Expiry, cloc
     spool.put([Batch(1, span(1))], {})
     clock.wall_s = lambda: 0.0  # type: ignore[method-assign]
     clock.ahead_s = 100
-    expiry.check()
+    expiry.check(MAX_AGE_S)
     assert spool.spans == 1

@@ -160,6 +160,8 @@ def test_installed_sender_has_settings_of_its_own(tmp_path: Path) -> None:
     file, console = loaded.settings.agent.senders
     assert isinstance(file, FileSettings)
     assert (file.path, file.__struct_config__.tag, console) == ("/spans", "file", ConsoleSender())
+    again = load_senders(tmp_path, "{type: file, path: /spans, password: x}, {type: console}")
+    assert again.settings == loaded.settings
     assert write("agent.senders", loaded.settings.agent.senders) == (
         '[{type: file, path: /spans, password: "***"}, {type: console}]'
     )

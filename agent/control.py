@@ -1,0 +1,219 @@
+"""How another process of the same user reaches the dead letters of a spool, whether or not an agent holds it.
+
+An agent answers at a unix socket beside its spool: whoever may write the spool may use it, and no setting or
+port is needed. Each connection brings one request, a line of JSON, and takes one answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from kaspan.agent.database import SpoolFull
+from kaspan.agent.hold import SpoolError, SpoolHeldError
+from kaspan.agent.letters import DeadLetters, Letter, Selection
+from kaspan.agent.spool import Spool
+
+SUFFIX = ".control"
+REQUEST_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 300.0
+"""Many letters take their time: a transaction for every 32."""
+_MAX_REQUEST_BYTES = 1024 * 1024
+_MAX_PATH_BYTES = 107  # sun_path of unix(7), less the zero at its end
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class Find(msgspec.Struct, frozen=True, tag=True):
+    """List letters without their spans; answered by `letters`."""
+
+    selection: Selection
+    after_id: int = 0
+    limit: int = 1000
+
+
+class Show(msgspec.Struct, frozen=True, tag=True):
+    """Give one letter with its span; answered by `letters`, one or none."""
+
+    id: int
+
+
+class Replay(msgspec.Struct, frozen=True, tag=True):
+    """Put letters back among the spans; answered by `count`."""
+
+    selection: Selection
+
+
+class Purge(msgspec.Struct, frozen=True, tag=True):
+    """Throw letters away; answered by `count`."""
+
+    selection: Selection
+
+
+Request = Find | Show | Replay | Purge
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came of a request. With `error`, for people, it was not done, or not to its end."""
+
+    letters: tuple[Letter, ...] = ()
+    count: int = 0
+    error: str = ""
+
+
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+def perform(letters: DeadLetters, request: Request) -> Answer:
+    """Do what a request wants."""
+    try:
+        if isinstance(request, Find):
+            return Answer(tuple(letters.find(request.selection, request.after_id, request.limit)))
+        if isinstance(request, Show):
+            letter = letters.get(request.id)
+            return Answer((letter,) if letter else ())
+        if isinstance(request, Replay):
+            return Answer(count=letters.replay(request.selection))
+        return Answer(count=letters.purge(request.selection))
+    except (SpoolFull, sqlite3.Error) as error:
+        return Answer(error=str(error))
+
+
+class Control:
+    """Answers requests about a spool's dead letters, one at a time, from `run` until `stop`.
+
+    Where the socket cannot be made the agent works without it, and the log says why.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        self._letters = DeadLetters(spool)
+        self._path = spool.path + SUFFIX
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._is_stopping = False
+        self._is_open = False
+        try:
+            self._open()
+        except OSError as error:
+            _log.warning("dead letters cannot be reached while this agent runs: %s: %s", self._path, error)
+
+    def _open(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            # Whose spool this is holds it, so what is there is left from a dead agent.
+            if not stat.S_ISSOCK(os.lstat(self._path).st_mode):
+                raise FileExistsError("is there and is no socket")
+            os.unlink(self._path)
+        with _address(self._path) as address:
+            self._listening.bind(address)
+        # Nobody can connect before it listens, so nobody does with the umask's mode.
+        os.chmod(self._path, 0o600)
+        self._listening.listen(8)
+        self._is_open = True
+
+    def run(self) -> None:
+        """Answer until `stop` is called; returns at once if there is no socket."""
+        while self._is_open and not self._is_stopping:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError as error:
+                if not self._is_stopping:
+                    _log.warning("%s is given up: %s", self._path, error)
+                break
+            with connection:
+                try:
+                    self._serve(connection)
+                except OSError as error:
+                    _log.debug("%s: %s", self._path, error)
+        self._listening.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.settimeout(REQUEST_TIMEOUT_S)
+        try:
+            request = _decode_request(_line(connection, _MAX_REQUEST_BYTES))
+        except msgspec.MsgspecError as error:
+            answer = Answer(
+                error=f"this agent does not understand that, since it is another version: {error}"
+            )
+        else:
+            answer = perform(self._letters, request)
+        connection.sendall(msgspec.json.encode(answer) + b"\n")
+
+    def stop(self) -> None:
+        """Have `run` return, and take the socket away; may be called from any thread."""
+        self._is_stopping = True
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        if self._is_open:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+
+def ask(path: str, max_bytes: int, request: Request) -> Answer:
+    """Have a request done: by the agent that holds the spool at `path`, or here if none does.
+
+    Blocks for minutes at most, when there are very many letters. Raises SpoolError.
+    """
+    if not os.path.exists(path):
+        raise SpoolError(
+            f"agent.spool.path: {path} is not there: no agent has run with these settings, or it was another "
+            "user's"
+        )
+    try:
+        spool = Spool(path, max_bytes)
+    except SpoolHeldError as held:
+        return _ask_agent(path + SUFFIX, request, held)
+    try:
+        return perform(DeadLetters(spool), request)
+    finally:
+        spool.close()
+
+
+def _ask_agent(path: str, request: Request, held: SpoolHeldError) -> Answer:
+    try:
+        if os.lstat(path).st_uid not in (0, os.geteuid()) and os.geteuid() != 0:
+            raise PermissionError("the socket is somebody else's")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(ANSWER_TIMEOUT_S)
+            with _address(path) as address:
+                connection.connect(address)
+            connection.sendall(msgspec.json.encode(request) + b"\n")
+            return _decode_answer(_line(connection))
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SpoolError(
+            f"the agent that holds the spool does not answer at {path}: {error}; {held}"
+        ) from error
+
+
+def _line(connection: socket.socket, max_bytes: int | None = None) -> bytes:
+    """Read up to a line's end or the connection's. Raises OSError for one that is too long."""
+    received = bytearray()
+    while not received.endswith(b"\n"):
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        received += piece
+        if max_bytes is not None and len(received) > max_bytes:
+            raise OSError("the request is too long")
+    return bytes(received)
+
+
+@contextmanager
+def _address(path: str) -> Iterator[str]:
+    """Give a path as an address: one that is too long for the system leads through its directory."""
+    if len(os.fsencode(path)) <= _MAX_PATH_BYTES:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)

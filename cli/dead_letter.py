@@ -1,0 +1,152 @@
+"""`kaspan agent dead-letter`: list, show, replay and purge the spans that a target refused."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+
+from kaspan.agent.control import Answer, Find, Purge, Replay, Request, Show, ask
+from kaspan.agent.hold import SpoolError
+from kaspan.agent.letters import Letter, Selection
+from kaspan.config import ConfigError, load
+
+Ask = Callable[[Request], Answer]
+
+
+class _FailedError(Exception):
+    """What was asked for was not done; the message says why."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do one of the four: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
+    options = _parser().parse_args(arguments)
+    path = os.path.abspath(options.spool) if options.spool else None
+    try:
+        spool = load(options.config, arguments={"agent.spool.path": path}).settings.agent.spool
+    except ConfigError as error:
+        for line in error.errors:
+            sys.stderr.write(f"kaspan agent dead-letter: {line}\n")
+        return 2
+    # Spans hold what the terminal's encoding may lack; it is shown escaped then.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        options.act(options, lambda request: _done(ask(spool.path, spool.max_bytes, request)))
+        sys.stdout.flush()
+    except (SpoolError, _FailedError) as error:
+        sys.stderr.write(f"kaspan agent dead-letter: {error}\n")
+        return 1
+    except BrokenPipeError:
+        # `| head` has what it wanted. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _done(answer: Answer) -> Answer:
+    if answer.error:
+        raise _FailedError(answer.error)
+    return answer
+
+
+def _list(options: argparse.Namespace, ask_: Ask) -> None:
+    rows = [("ID", "DIED (UTC)", "BYTES", "SENDER", "REASON")]
+    rows += [
+        (str(letter.id), _time(letter), str(letter.size_bytes), letter.sender, letter.reason)
+        for letter in _all(Selection(sender=options.sender), ask_)
+    ]
+    if len(rows) == 1:
+        sys.stderr.write("There are no dead letters.\n")
+        return
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for number, died, size, sender, reason in rows:
+        line = (
+            f"{number:>{widths[0]}}  {died:{widths[1]}}  {size:>{widths[2]}}  {sender:{widths[3]}}  {reason}"
+        )
+        sys.stdout.write(f"{_printable(line)}\n")
+
+
+def _all(selection: Selection, ask_: Ask) -> Iterator[Letter]:
+    after_id = 0
+    while letters := ask_(Find(selection, after_id)).letters:
+        yield from letters
+        after_id = letters[-1].id
+
+
+def _show(options: argparse.Namespace, ask_: Ask) -> None:
+    letters = ask_(Show(options.id)).letters
+    if not letters:
+        raise _FailedError(f"there is no dead letter {options.id}; `kaspan agent dead-letter list` has all")
+    (letter,) = letters
+    for name, text in (("sender", letter.sender), ("died", _time(letter)), ("reason", letter.reason)):
+        sys.stderr.write(f"{name}: {_printable(text)}\n")
+    # The span alone, so that it can be piped.
+    sys.stdout.write(f"{_printable(letter.span.decode('utf-8', 'backslashreplace'))}\n")
+
+
+def _replay(options: argparse.Namespace, ask_: Ask) -> None:
+    selection = _selection(options)
+    count = ask_(Replay(selection)).count
+    left = len(list(_all(selection, ask_)))
+    _check(options, count + left)
+    if left:
+        sys.stderr.write(f"{left} stay: they are of no sender that the agent has\n")
+    sys.stdout.write(f"{count} put back among the spans, for the sender that refused them\n")
+
+
+def _purge(options: argparse.Namespace, ask_: Ask) -> None:
+    count = ask_(Purge(_selection(options))).count
+    _check(options, count)
+    sys.stdout.write(f"{count} thrown away\n")
+
+
+def _check(options: argparse.Namespace, found: int) -> None:
+    if options.ids and not found:
+        raise _FailedError("there is no dead letter of these ids; `kaspan agent dead-letter list` has all")
+
+
+def _selection(options: argparse.Namespace) -> Selection:
+    return Selection(ids=tuple(options.ids) if options.ids else None, sender=options.sender)
+
+
+def _time(letter: Letter) -> str:
+    died = datetime.fromtimestamp(letter.died_us / 1e6, timezone.utc)
+    return f"{died:%Y-%m-%d %H:%M:%S}"
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a span's text comes from anywhere and must not drive the terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kaspan agent dead-letter",
+        description="Spans that a target refused even alone, such as Zipkin with 400, are kept as dead "
+        "letters. Works while the agent runs and while it does not.",
+        epilog="Exit code 1: it could not be done; 2: wrong settings or arguments. Standard error says why.",
+    )
+    spool = argparse.ArgumentParser(add_help=False)
+    spool.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    spool.add_argument("--spool", metavar="FILE", help="the agent's spool, if it is not the settings'")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", parents=[spool], help="list all, oldest first")
+    listing.add_argument("--sender", metavar="NAME", help="only those of this sender")
+    listing.set_defaults(act=_list)
+    showing = commands.add_parser(
+        "show", parents=[spool], help="print one span; why it was refused to stderr"
+    )
+    showing.add_argument("id", type=int, metavar="ID")
+    showing.set_defaults(act=_show)
+    for name, act, summary in (
+        ("replay", _replay, "send spans again, to the sender that refused them"),
+        ("purge", _purge, "throw spans away for good"),
+    ):
+        command = commands.add_parser(name, parents=[spool], help=summary)
+        which = command.add_mutually_exclusive_group(required=True)
+        which.add_argument("ids", type=int, nargs="*", default=[], metavar="ID", help="those of these ids")
+        which.add_argument("--all", action="store_true", help="all there are")
+        which.add_argument("--sender", metavar="NAME", help="all of this sender")
+        command.set_defaults(act=act)
+    return parser
