@@ -14,7 +14,7 @@ from kaspan.agent.database import ASIDE
 from kaspan.agent.processors.chain import UNREADABLE, Tally
 from kaspan.agent.receivers.ring import RingReceiver
 from kaspan.agent.senders.delivery import Delivery
-from kaspan.agent.spool import DAMAGED, Spool
+from kaspan.agent.spool import DAMAGED, EXPIRED, SENDER_REMOVED, Spool
 from kaspan.agent.status import Problem, ReceiverStatus, SenderStatus, SpoolStatus, Status
 from kaspan.wire import VERSION
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DEAD_LETTERS_FULL = "dead_letters_full"
 """The reason for which a span is dropped that no target takes, and that finds no room to be kept."""
-_ALWAYS_SHOWN = (DEAD_LETTERS_FULL, DAMAGED, UNREADABLE)
+_ALWAYS_SHOWN = (DEAD_LETTERS_FULL, DAMAGED, EXPIRED, SENDER_REMOVED, UNREADABLE)
 _EXPECTED_REFUSALS = ("invalid", "too large", "spool full", "busy", "unauthorized")
 
 
