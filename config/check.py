@@ -205,8 +205,10 @@ def _tagged(settings: Section, name: str) -> Section:
 def _python_value(base: Any, node: Scalar) -> Any:
     """Read a scalar as the key's type wants it; None, which no key allows, if it cannot be."""
     raw = node.style == "raw"
+    if not _is_utf8(node.text):
+        return None
     if base is str:
-        return node.text if node.style != "plain" and _is_utf8(node.text) else None
+        return node.text if node.style != "plain" else None
     text = node.text.strip() if raw else node.text
     if get_origin(base) is Literal:
         return text
