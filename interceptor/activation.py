@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from kaspan.interceptor.failures import log, suppress
+
+if TYPE_CHECKING:
+    from kaspan.interceptor.tracing import Tracing
 
 _active = False
 
 
-def activate() -> None:
+def activate(defaults: Mapping[str, str] = {}) -> None:
     """Patch the kafka-python that is loaded. Never raises: with a bad configuration the application runs
     untraced, and one warning says why.
+
+    `defaults` are variables for a process whose environment does not have them. kaspan's own commands are
+    not traced.
     """
     global _active  # noqa: PLW0603
-    if _active:
+    if _active or "kaspan.cli.main" in sys.modules:
         return
     _active = True
     try:
-        _activate()
+        _activate(defaults)
     except Exception as error:  # noqa: BLE001
         suppress("switching tracing on (the application runs untraced)", error)
 
@@ -39,7 +47,7 @@ def _is_subinterpreter() -> bool:
     return False
 
 
-def _activate() -> None:
+def _activate(defaults: Mapping[str, str]) -> None:
     if _is_subinterpreter():
         log.warning(
             "kaspan: a sub-interpreter is not traced, since what kaspan needs works in main interpreters "
@@ -49,19 +57,14 @@ def _activate() -> None:
     from kaspan.config import ConfigError, load
 
     try:
-        settings = load().settings
+        settings = load(environ={**defaults, **os.environ}).settings
     except ConfigError as error:
         log.warning("kaspan: this process is not traced, because of its configuration:\n%s", error)
         return
     if not settings.interceptor.enabled:
         return
 
-    from kafka.consumer import fetcher
-    from kafka.consumer.group import KafkaConsumer
-    from kafka.future import Future
-    from kafka.producer.kafka import KafkaProducer
-
-    from kaspan.interceptor import consumer, peer, producer
+    from kaspan.interceptor import peer
     from kaspan.interceptor.calls import Calls
     from kaspan.interceptor.functions import follow_calls
     from kaspan.interceptor.imports import Imports
@@ -71,8 +74,7 @@ def _activate() -> None:
     imports = Imports()
     peer.displace(imports)  # first, since its patches would be taken for ours
     tracing = Tracing(settings.service or program_name(), settings.interceptor)
-    producer.instrument(KafkaProducer, Future, tracing)
-    consumer.instrument(KafkaConsumer, fetcher, tracing)
+    _patch(tracing)
     provide_tracers(tracing)
     follow_calls(Calls(tracing))
     if settings.interceptor.functions:
@@ -81,6 +83,36 @@ def _activate() -> None:
         named = NamedFunctions(settings.interceptor.functions, imports)
         tracing.at_client = named.settle
         named.watch()
+
+
+def _patch(tracing: Tracing) -> None:
+    """Patch the classes; one that this kafka-python lacks, or has changed, takes nothing from the other."""
+    missing = []
+    for what, patch in (("KafkaProducer", _patch_producer), ("KafkaConsumer", _patch_consumer)):
+        try:
+            patch(tracing)
+        except (ImportError, AttributeError) as error:
+            missing.append(f"{what} is not traced ({type(error).__name__}: {error})")
+    if missing:
+        log.warning("kaspan: this is not a kafka-python that kaspan knows: %s", "; ".join(missing))
+
+
+def _patch_producer(tracing: Tracing) -> None:
+    from kafka.future import Future
+    from kafka.producer.kafka import KafkaProducer
+
+    from kaspan.interceptor import producer
+
+    producer.instrument(KafkaProducer, Future, tracing)
+
+
+def _patch_consumer(tracing: Tracing) -> None:
+    from kafka.consumer import fetcher
+    from kafka.consumer.group import KafkaConsumer
+
+    from kaspan.interceptor import consumer
+
+    consumer.instrument(KafkaConsumer, fetcher, tracing)
 
 
 def program_name() -> str:

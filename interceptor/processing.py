@@ -87,21 +87,24 @@ class Processing:
         """Iterate over what poll() returned."""
         return ListLoop(self, records)
 
-    def start(self, record: Any) -> RecordSpan:
+    def start(self, record: Any) -> tuple[RecordSpan, bool]:
         """Make the span of a record that has none, and let the record carry it.
 
-        The parent is who sent the record; only where its headers do not say, the span in scope.
+        The parent is who sent the record; only where its headers do not say, the span in scope. Returns the
+        span that the record carries, and whether it is the caller's to report: not if another thread was
+        faster.
         """
         tracing = self.tracing
         headers = record.headers
         parent = tracing.propagation.extract(headers) if headers else None
-        span = tracing.child_of(parent or tracing.current(), "receive", record.topic)
+        span = tracing.child_of(parent or tracing.current(but_of=self), "receive", record.topic)
+        span.consumer = self
         if tracing.captured is not None and headers and span.sampled:
             span.set_attributes(dict(tracing.captured.tags(headers)))
         if parent is not None and len(headers) > 1:
             span.headers = headers
-        record.kaspan_span = span
-        return span
+        carried: RecordSpan = record.__dict__.setdefault("kaspan_span", span)
+        return carried, carried is span
 
     def pass_on(self, record: Any) -> PassedSpan | None:
         """Make what is current while a record of an excluded topic is worked on; None if nothing need be."""
@@ -110,7 +113,9 @@ class Processing:
     def received(self, record: Any) -> None:
         """Record that poll() returned a record whose processing cannot be seen. Never raises."""
         try:
-            self.report("poll", record, self.start(record), time_ns() // 1000, 1)
+            span, is_mine = self.start(record)
+            if is_mine:
+                self.report("poll", record, span, time_ns() // 1000, 1)
         except Exception as error:  # noqa: BLE001
             suppress("recording a polled record", error)
 
@@ -194,6 +199,7 @@ class Cursor:
         "__weakref__",
         "_before",
         "_during",
+        "_is_mine",
         "_processing",
         "_record",
         "_span",
@@ -216,7 +222,7 @@ class Cursor:
         try:
             if type(record) is not processing.record_class:
                 return record
-            span = record.kaspan_span
+            span, is_mine = record.kaspan_span, False
             if span is None:
                 excluded = processing.excluded
                 if excluded.known.get(record.topic) is not False and record.topic in excluded:
@@ -224,15 +230,15 @@ class Cursor:
                     if span is None:
                         return record
                 else:
-                    span = processing.start(record)
+                    span, is_mine = processing.start(record)
+            self._is_mine = is_mine
             before = processing.get_context()
-            if before:
+            if before or span.left:
                 self._before, self._during = processing.tracing.scope.enter(span)
             else:
                 # What Scope.enter does outside of any span, without the call.
                 self._before = before
                 self._during = during = {SPAN_KEY: span}
-                span.is_current = True
                 processing.set_context(during)
             self._record = record
             self._timestamp_ns = time_ns()
@@ -254,7 +260,7 @@ class Cursor:
             tracing = processing.tracing
             tracing.scope.leave(self._before, self._during, span)
             started_ns = self._started_ns
-            if not span.ended and started_ns >= tracing.born_ns:
+            if self._is_mine and started_ns >= tracing.born_ns:
                 duration_us = (ended_ns - started_ns) // 1000 or 1
                 processing.report("process", self._record, span, self._timestamp_ns // 1000, duration_us)
         except Exception as error:  # noqa: BLE001

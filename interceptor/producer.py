@@ -76,22 +76,25 @@ class ProducerState:
         made = self._lanes[topic] = Lane(self.tracing, topic, self._client_id)
         return made
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Sending | None]:
+    def begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], Sending | None, bool]:
         """Open a send's span and put its context into the arguments, into `kwargs` in place.
 
-        Returns the positional arguments to call with, and None in the span's place if it is not sampled.
+        Returns the positional arguments to call with, None in the span's place if it is not sampled, and
+        whether the headers are a list of ours.
         """
         given = len(args)
         topic = args[0] if given else kwargs.get("topic")
         headers = args[_HEADERS] if given > _HEADERS else kwargs.get("headers")
         if not isinstance(topic, str) or not (headers is None or isinstance(headers, list)):
-            return args, None  # kafka-python refuses these, and its words are the ones the caller knows
+            return args, None, False  # kafka-python refuses these, in words that the caller knows
         tracing = self.tracing
         parent = tracing.current()
         if tracing.excluded.known.get(topic) is not False and topic in tracing.excluded:
-            if parent is not None:
-                args = self._inject(args, kwargs, headers, RecordSpan.of(parent))
-            return args, None
+            if parent is None:
+                return args, None, False
+            return self._inject(args, kwargs, headers, RecordSpan.of(parent)), None, self.takes_headers
         if parent is None and headers:
             parent = tracing.propagation.extract(headers)
         span = tracing.child_of(parent, "send", topic)
@@ -103,7 +106,12 @@ class ProducerState:
             key = args[_KEY] if given > _KEY else kwargs.get("key")
             lane = self._lanes.get(topic) or self._lane(topic)
             sending = Sending(tracing, lane, span, key, value is None)
-        return self._inject(args, kwargs, headers, span), sending
+        return self._inject(args, kwargs, headers, span), sending, self.takes_headers
+
+    def strip(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take the context out of the headers again, which are a list of ours."""
+        headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]
+        headers[:] = self.tracing.propagation.without(headers)
 
     def _inject(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Any, span: RecordSpan
@@ -257,17 +265,30 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             state = self.__dict__.get(_STATE)
             if state is None:
                 state = self.__dict__[_STATE] = ProducerState(self, tracing)
-            args, sending = state.begin(args, kwargs)
+            args, sending, injected = state.begin(args, kwargs)
         except Exception as error:  # noqa: BLE001
             suppress("tracing a send", error)
             return original(self, *args, **kwargs)
-        if sending is None:
-            return original(self, *args, **kwargs)
+        too_large = False
         try:
             future = original(self, *args, **kwargs)
         except BaseException as error:
-            sending.failed(error)
-            raise
+            too_large = injected and type(error).__name__ == "MessageSizeTooLargeError"
+            if not too_large:
+                if sending is not None:
+                    sending.failed(error)
+                raise
+        if too_large:
+            # Perhaps it is only so by our header: without it, kafka-python has the last word.
+            state.strip(args, kwargs)
+            try:
+                future = original(self, *args, **kwargs)
+            except BaseException as error:
+                if sending is not None:
+                    sending.failed(error)
+                raise
+        if sending is None:
+            return future
         try:
             sending.enqueued_ns = perf_counter_ns()
             follow(future, sending.acknowledged if state.is_answered else sending.written, sending.failed)

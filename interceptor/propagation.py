@@ -69,6 +69,10 @@ class Propagation:
                 return found
         return None
 
+    def without(self, headers: Headers) -> list[tuple[str, bytes | None]]:
+        """Make a list of the foreign headers, in order."""
+        return [header for header in headers if header[0] not in self._stale]
+
     def inject(self, headers: Headers | None, span: RecordSpan) -> list[tuple[str, bytes | None]]:
         """Make a new list: the foreign headers in order, no stale trace header, then this span's context."""
         if not headers and self._only_b3:

@@ -50,7 +50,7 @@ class Scope:
         else:
             # A plain dict does what everybody does with a Context, at a third of the cost of making one.
             during = {SPAN_KEY: span}
-        span.is_current = True
+        span.left = False
         self.set(during)
         return before, during
 
@@ -60,27 +60,30 @@ class Scope:
         A finalizer may run in any thread, and the application may have attached a context of its own inside:
         that one stays, only without our span in it.
         """
-        span.is_current = False
         now = self.get()
         if now is during:
             self.set(live(before) if before else before)
-        elif now.get(SPAN_KEY) is span:
+            return
+        # Wherever it still is current, it is by oversight. Where a task was started in its scope it is not:
+        # the task goes on with a copy of the context, and `now is during` when the span is left.
+        span.left = True
+        if now.get(SPAN_KEY) is span:
             self.set(live(now))
 
 
 def live(context: Any) -> Any:
-    """The context without a span of ours that was left meanwhile, as when two loops are interleaved.
+    """The context without a span of ours that was left from elsewhere, as when two loops are interleaved.
 
     What else the application keeps in the context stays. On the way, no span is left holding another one
     that was left.
     """
     span = context.get(SPAN_KEY)
-    if type(span) is not RecordSpan and type(span) is not PassedSpan:
+    if not isinstance(span, RecordSpan | PassedSpan):
         return context
     outer = span.outer or {}
     if outer:
         outer = span.outer = live(outer)
-    if span.is_current:
+    if not span.left:
         return context
     if len(context) == 1:
         return outer

@@ -50,8 +50,7 @@ class PassedSpan(NonRecordingSpan):
     headers are read only if somebody asks, since most applications exclude topics to save that.
     """
 
-    ended = True  # from the start: there is nothing to report
-    is_current = False
+    left = False
     outer: Any = None
 
     def __init__(self, extract: Callable[[Headers], Extracted | None], headers: Headers) -> None:
@@ -77,9 +76,11 @@ class RecordSpan(Span):
 
     # On the class, since nearly all spans leave them as they are.
     ended = False
-    is_current = False
+    left = False
     outer: Any = None
     """The context in which it was made current, if that was not empty."""
+    consumer: object = None
+    """Whose record it is the span of: one record is never the parent of another of the same consumer."""
     extras: Extras | None = None
     record: RecordSpan | None = None
     """The record's span, on that of a function which works on the record."""

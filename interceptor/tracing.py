@@ -18,8 +18,8 @@ from kaspan.interceptor.failures import suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
 from kaspan.interceptor.ring import SpanRing
 from kaspan.interceptor.sampling import CapturedHeaders, ExcludedTopics, Sampler
-from kaspan.interceptor.scope import SPAN_KEY, Scope
-from kaspan.interceptor.span import Extras, RecordSpan
+from kaspan.interceptor.scope import SPAN_KEY, Scope, live
+from kaspan.interceptor.span import Extras, PassedSpan, RecordSpan
 from kaspan.wire import VERSION
 from kaspan.wire.context import Extracted
 
@@ -92,15 +92,23 @@ class Tracing:
             self._ids.extend([digits[at : at + 16] for at in range(0, len(digits), 16)])
             return self.new_id()
 
-    def current(self) -> Extracted | None:
-        """The span in scope as a parent, whoever made it; None when there is none."""
+    def current(self, but_of: object = None) -> Extracted | None:
+        """The span in scope as a parent, whoever made it; None when there is none.
+
+        Passes over the spans of records of `but_of`, which one consumer's records have as their `consumer`.
+        """
         context = self._get_context()
-        span = context.get(SPAN_KEY) if context else None
-        if span is None:
-            return None
-        if isinstance(span, RecordSpan):
-            return span.trace_id, span.span_id, span.sampled, span.debug
-        return _foreign(span)
+        while context:
+            span = context.get(SPAN_KEY)
+            if isinstance(span, RecordSpan | PassedSpan) and span.left:
+                context = live(context)
+            elif not isinstance(span, RecordSpan):
+                return None if span is None else _foreign(span)
+            elif but_of is None or span.consumer is not but_of:
+                return span.trace_id, span.span_id, span.sampled, span.debug
+            else:
+                context = span.outer
+        return None
 
     def child_of(self, parent: Extracted | None, operation: Operation | None, topic: str) -> RecordSpan:
         """Make a span under `parent`, in a new trace where there is none or only a decision.

@@ -1,0 +1,92 @@
+"""Corners in which a span once came out wrong: sizes, threads, abandoned loops, missing classes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import pytest
+from opentelemetry import context
+
+from clients import UnconnectedProducer
+from scripts import Desk
+from spans import current, offsets
+
+
+@pytest.mark.parametrize("room_bytes", [0, 30])
+def test_record_that_fits_without_the_context_is_sent(application: Any, room_bytes: int) -> None:
+    """A record at the limit of max_request_size is sent under kaspan as without it."""
+    value = b"x" * 1000
+    size = UnconnectedProducer()._estimate_size_in_bytes(None, value, []) + room_bytes
+    UnconnectedProducer(max_request_size=size).send("orders", value)
+
+    application.producer(max_request_size=size).send("orders", value)
+
+
+def test_abandoned_iterator_is_no_parent_of_the_next_record(application: Any) -> None:
+    """A loop over a polled list that is given up, but held, has no influence on what is polled next."""
+    consumer = application.consumer(application.records(2), application.records(2))
+    (records,) = consumer.poll().values()
+    abandoned = iter(records)
+    next(abandoned)
+    for _ in next(iter(consumer.poll().values())):
+        break
+    del abandoned
+
+    assert current() is None
+    spans = application.take()
+    assert len({span.trace_id for span in spans}) == len(spans)
+
+
+def test_record_that_another_thread_has_ended_is_no_parent(application: Any) -> None:
+    """After a consumer was closed by another thread, its last record is no parent of what is sent here."""
+    consumer = application.consumer(application.records(2))
+    next(consumer)
+    closer = threading.Thread(target=consumer.close)
+    closer.start()
+    closer.join()
+    producer = application.producer()
+    producer.send("orders", b"value")
+    producer.last.acknowledge()
+    context.attach(context.Context())
+
+    assert application.take()[-1].parent_id is None
+
+
+def test_one_list_looped_over_by_many_threads_is_one_span_for_each_record(application: Any) -> None:
+    """Even when threads loop over one list at once, no record is a span twice."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    seen = []
+    try:
+        for _ in range(60):
+            (records,) = application.consumer(application.records(50)).poll().values()
+            threads = [threading.Thread(target=list, args=(records,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            seen.append(sorted(offsets(application.take())))
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert seen == [list(range(50))] * 60
+
+
+MISSING = {
+    "KafkaConsumer": ("import kafka.consumer.group as m; del m.KafkaConsumer", "True False"),
+    "KafkaProducer": ("import kafka.producer.kafka as m; del m.KafkaProducer", "False True"),
+    "ConsumerRecord": ("import kafka.consumer.fetcher as m; del m.ConsumerRecord", "True False"),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), MISSING.values(), ids=MISSING.keys())
+def test_missing_patch_point_disables_only_its_feature(desk: Desk, change: str, expected: str) -> None:
+    """A kafka-python without a consumer that we know is traced as a producer, and the other way round."""
+    code = (
+        f"import kafka; {change}\nfrom kaspan.interceptor.activation import activate\nactivate()\n"
+        "print(*(hasattr(m, '__wrapped__') for m in (kafka.KafkaProducer.send, kafka.KafkaConsumer.poll)))"
+    )
+
+    assert desk.plain(code).stdout == f"{expected}\n"
