@@ -3,7 +3,8 @@
 Each variant is a process of its own that stays for the whole run; they take turns, a slice of records at a
 time, on one real broker, and the median over the slices counts. Figures are CPU time of the whole process,
 threads included. `plain` is kafka-python as it is, `floor` adds one constant b3 header by hand, `peer` is
-opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing.
+opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing. All
+read the same records, with a header for either.
 
     python bench/interceptor.py [--slices 9] [--records 4000] [--null]
 
@@ -31,7 +32,7 @@ RESULTS = ROOT / "bench" / "results"
 class Variant:
     """One worker process, told on its standard input what to do next."""
 
-    def __init__(self, name: str, bootstrap_servers: str, ring_dir: Path, records: int) -> None:
+    def __init__(self, name: str, bootstrap_servers: str, ring_dir: Path, records: int, slices: int) -> None:
         self.name = name
         environment = os.environ | {
             "KASPAN_INTERCEPTOR__RING_DIR": str(ring_dir),
@@ -42,7 +43,7 @@ class Variant:
             environment["KASPAN_INTERCEPTOR__EXCLUDE_TOPICS"] = '["bench-*"]'
         worker = Path(__file__).parent / "interceptor_worker.py"
         self._process = subprocess.Popen(
-            [sys.executable, str(worker), name, bootstrap_servers, str(records)],
+            [sys.executable, str(worker), name, bootstrap_servers, str(records), str(slices)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -90,7 +91,7 @@ def measure(bootstrap_servers: str, slices: int, records: int) -> dict[str, dict
         stop = threading.Event()
         reader = threading.Thread(target=read_away, args=(ring_dir, stop))
         reader.start()
-        variants = [Variant(name, bootstrap_servers, ring_dir, records) for name in VARIANTS]
+        variants = [Variant(name, bootstrap_servers, ring_dir, records, slices + 1) for name in VARIANTS]
         try:
             for number in range(slices + 1):
                 for variant in variants[number % 2 :: 1] + variants[: number % 2]:

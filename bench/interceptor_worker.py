@@ -1,4 +1,4 @@
-"""One variant of bench/interceptor.py: `python interceptor_worker.py VARIANT BOOTSTRAP_SERVERS RECORDS`.
+"""One variant of bench/interceptor.py, with VARIANT BOOTSTRAP_SERVERS RECORDS SLICES as its arguments.
 
 Reads "send" or "receive" from standard input, does one slice of it and prints the CPU microseconds a record.
 """
@@ -17,14 +17,16 @@ from kafka.producer.future import RecordMetadata
 from kafka.producer.kafka import KafkaProducer
 from kafka.structs import TopicPartition
 
-VARIANT, BOOTSTRAP_SERVERS, RECORDS = sys.argv[1], sys.argv[2], int(sys.argv[3])
-B3 = ("b3", b"ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-1")
-TRACEPARENT = ("traceparent", b"00-ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-01")
-FLAGS_OFF = {
-    "kaspan unsampled": (B3[0], B3[1][:-1] + b"0"),
-    "peer unsampled": (TRACEPARENT[0], TRACEPARENT[1][:-1] + b"0"),
-}
+VARIANT, BOOTSTRAP_SERVERS, RECORDS, SLICES = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+UNSAMPLED = "unsampled" in VARIANT
+B3 = ("b3", b"ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-" + (b"0" if UNSAMPLED else b"1"))
+TRACEPARENT = (
+    "traceparent",
+    b"00-ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-" + (b"00" if UNSAMPLED else b"01"),
+)
 TOPIC = "bench-" + VARIANT.replace(" ", "-")
+READ_TOPIC = TOPIC + "-read"
+"""Whoever reads, reads records with a header of either format: only one of them is looked at."""
 KEY, VALUE = b"order-17", b"x" * 100
 
 
@@ -64,7 +66,6 @@ class NullConsumer(KafkaConsumer):
 
     def _all(self) -> Any:
         now_ms = time.time_ns() // 1_000_000
-        header = FLAGS_OFF.get(VARIANT, TRACEPARENT if VARIANT.startswith("peer") else B3)
         fields = {
             "topic": TOPIC,
             "partition": 0,
@@ -73,7 +74,7 @@ class NullConsumer(KafkaConsumer):
             "timestamp_type": 0,
             "key": KEY,
             "value": VALUE,
-            "headers": [header],
+            "headers": [TRACEPARENT, B3],
             "checksum": None,
             "serialized_key_size": 8,
             "serialized_value_size": 100,
@@ -118,12 +119,22 @@ def instrument() -> None:
         KafkaInstrumentor().instrument()
 
 
+def fill() -> None:
+    """Send what will be read, before anything is instrumented."""
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP_SERVERS, linger_ms=20)
+    for _ in range(RECORDS * SLICES):
+        producer.send(READ_TOPIC, VALUE, key=KEY, headers=[TRACEPARENT, B3])
+    producer.close()
+
+
 def main() -> None:
     """Serve slices until standard input ends."""
     null = not BOOTSTRAP_SERVERS
     if null:
         KafkaProducer.send = null_send
         KafkaConsumer.__next__ = lambda self: next(self.records)
+    else:
+        fill()
     instrument()
     headers = {"headers": [B3]} if VARIANT == "floor" else {}
     producer = NullProducer() if null else KafkaProducer(bootstrap_servers=BOOTSTRAP_SERVERS)
@@ -140,7 +151,7 @@ def main() -> None:
         nonlocal consumer
         if consumer is None:
             consumer = KafkaConsumer(
-                TOPIC, bootstrap_servers=BOOTSTRAP_SERVERS, group_id=TOPIC, auto_offset_reset="earliest"
+                READ_TOPIC, bootstrap_servers=BOOTSTRAP_SERVERS, group_id=TOPIC, auto_offset_reset="earliest"
             )
             next(iter(consumer))
         left = RECORDS - 1
