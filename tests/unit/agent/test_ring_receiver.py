@@ -14,7 +14,8 @@ from kaspan.agent.database import SpoolFull
 from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.file import PATIENCE_S, RingFile
 from kaspan.agent.receivers.ring import DROP_WARNING_S, SCAN_S, RingReceiver
-from kaspan.agent.receivers.services import MAX_SERVICES, OTHER, Service, Services
+from kaspan.agent.receivers.services import MAX_SERVICES, OTHER, Services
+from kaspan.agent.status import ServiceStatus
 from kaspan.agent.senders.delivery import split
 from kaspan.agent.spool import Batch
 from kaspan.wire import ring as layout
@@ -284,7 +285,7 @@ def test_spans_are_counted_by_the_service_that_wrote_them(agent: Agent) -> None:
         writer.die()
 
 
-def named(agent: Agent, service: str) -> Service:
+def named(agent: Agent, service: str) -> ServiceStatus:
     (found,) = [observed for observed in agent.receiver.services() if observed.name == service]
     return found
 
