@@ -41,7 +41,7 @@ class Propagation:
     def __init__(self, inject: Sequence[str], extract: Sequence[str]) -> None:
         self._inject = tuple(inject)
         self._extractors = tuple(_EXTRACTORS[name] for name in extract)
-        self._only_b3 = self._inject == ("b3",)
+        self.only_b3 = self._inject == ("b3",)
         self._b3_first = extract[:1] == ("b3",)
         # A header of a format that is read but not written would contradict the one that is.
         stale = {key for name in (*inject, *extract) for key in _OWNED[name]}
@@ -75,7 +75,7 @@ class Propagation:
 
     def inject(self, headers: Headers | None, span: RecordSpan) -> list[tuple[str, bytes | None]]:
         """Make a new list: the foreign headers in order, no stale trace header, then this span's context."""
-        if not headers and self._only_b3:
+        if not headers and self.only_b3:
             return [("b3", b3.format_single(span.trace_id, span.span_id, span.sampled, span.debug))]
         stale = self._stale
         new = [header for header in headers if header[0] not in stale] if headers else []
