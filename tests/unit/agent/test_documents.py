@@ -1,0 +1,115 @@
+"""docs/operation.md and docs/deployment.md say what the agent does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from kaspan.agent.histogram import Histogram
+from kaspan.agent.metrics import PREFIX, render
+from kaspan.agent.status import REASONS, ReceiverStatus, SenderStatus, SpoolStatus, Status
+from kaspan.config import load
+
+DOCS = Path(__file__).parents[3] / "docs"
+OPERATION = (DOCS / "operation.md").read_text(encoding="utf-8")
+DEPLOYMENT = (DOCS / "deployment.md").read_text(encoding="utf-8")
+_DROPS = ("dead_letters_full", "spool_damaged", "spool_expired", "sender_removed", "unreadable")
+
+
+def names() -> set[str]:
+    """The metrics of an agent, with the suffix of counters."""
+    empty = Histogram.of((1,))
+    sender = SenderStatus("s", 0, 0, 0, None, None, {"503": 1}, "", None, None, empty, empty, empty)
+    status = Status(
+        version="0",
+        pid=1,
+        started_at_s=0,
+        problems=[],
+        receivers=ReceiverStatus({}, {}, [], 0, 0),
+        spool=SpoolStatus("/spool.db", 0, 0, 0, None, 0, 0, 0),
+        senders=[sender],
+        dropped_spans={},
+        failed_spans={},
+    )
+    families = text_string_to_metric_families(render(status))
+    return {family.name + ("_total" if family.type == "counter" else "") for family in families}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def section(text: str, head: str) -> str:
+    return text.split(f"\n{head}\n")[1].split("\n## ", maxsplit=1)[0]
+
+
+def test_reference_has_every_metric_and_no_other() -> None:
+    """What is exported is described, by its name."""
+    rows = [line.split("|")[1] for line in section(OPERATION, "## Metrics").splitlines() if line[:3] == "| `"]
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    process = {name for name in names() if name.startswith("process_")}
+    assert process <= set(re.findall(r"`(process_\w+)`", OPERATION))
+    drops = documented & {*_DROPS, "processor_drop", "processor_redact_failed"}
+    assert set(_DROPS) <= drops
+    assert {PREFIX + name for name in documented - drops} == names() - process
+
+
+def test_reference_has_every_reason() -> None:
+    """Each thing that may be wrong is explained, and what to do."""
+    rows = re.findall(r"^\| `(\w+)` \| (?:200|503) \|", OPERATION, re.M)
+    assert sorted(rows) == sorted(REASONS)
+
+
+def test_alerts_ask_for_what_there_is() -> None:
+    """A rule on a name that does not exist never fires."""
+    (rules,) = blocks(OPERATION, "yaml")
+    alerts = [rule for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
+    asked = {name for alert in alerts for name in re.findall(r"kaspan_agent_\w+", alert["expr"])}
+    assert len(alerts) >= 5
+    assert asked <= names()
+
+
+def environments() -> Iterator[dict[str, str]]:
+    """The settings of every container and unit in the examples."""
+    for block in blocks(DEPLOYMENT, "yaml"):
+        yield from _environments(yaml.safe_load(block))
+    for block in blocks(DEPLOYMENT, "ini"):
+        lines = re.findall(r"^Environment=(\w+)=(.*)$", block, re.M)
+        yield {name: value for name, value in lines if name != "KASPAN_CONFIG"}
+
+
+def _environments(example: Any) -> Iterator[dict[str, str]]:
+    if isinstance(example, list):
+        for item in example:
+            yield from _environments(item)
+    elif isinstance(example, dict):
+        for key, value in example.items():
+            if key == "env":
+                yield {entry["name"]: entry["value"] for entry in value}
+            elif key == "environment":
+                yield value
+            else:
+                yield from _environments(value)
+
+
+@pytest.mark.parametrize("environ", list(environments()))
+def test_examples_of_deployments_are_right_settings(environ: dict[str, str]) -> None:
+    """Whoever copies an example starts an agent or an application that takes it."""
+    assert environ
+    load(environ=environ)
+
+
+def test_application_and_agent_of_an_example_share_a_directory() -> None:
+    """Rings are written where they are read."""
+    for block in blocks(DEPLOYMENT, "yaml"):
+        merged = {
+            name: value for found in _environments(yaml.safe_load(block)) for name, value in found.items()
+        }
+        settings = load(environ=merged).settings
+        assert settings.interceptor.ring_dir in settings.agent.ring_dirs
