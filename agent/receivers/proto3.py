@@ -86,7 +86,10 @@ def _span(data: bytes, position: int, end: int) -> tuple[Fields, int]:
     """Read one span; its fields by their names in JSON, and where the next one begins."""
     span: Fields = {}
     while position < end:
-        key, position = varint(data, position)
+        key = data[position]
+        position += 1
+        if key >= 0x80:
+            key, position = varint(data, position - 1)
         read = _SPAN.get(key)
         position = read(data, position, span) if read else skip(data, position, key)
     missing = [name for name in ("traceId", "id") if name not in span]
@@ -213,7 +216,10 @@ def _read_tag(data: bytes, position: int, span: Fields) -> int:
     position, end = message(data, position)
     name, value = "", ""
     while position < end:
-        key, position = varint(data, position)
+        key = data[position]
+        position += 1
+        if key >= 0x80:
+            key, position = varint(data, position - 1)
         if key == 10:
             name, position = text(data, position)
         elif key == 18:

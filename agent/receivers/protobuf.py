@@ -66,13 +66,20 @@ def message(data: bytes, position: int) -> tuple[int, int]:
     Its end may be beyond that of the data, which is found out by reading on; Zipkin takes a length of 31 bits
     and more for a negative one, and so for an empty message.
     """
-    length, position = varint(data, position)
-    return position, position + signed(length, 32)
+    length = data[position]
+    position += 1
+    if length >= 0x80:
+        length, position = varint(data, position - 1)
+        length = signed(length, 32)
+    return position, position + length
 
 
 def take(data: bytes, position: int) -> tuple[bytes, int]:
     """Read a field of bytes."""
-    length, position = varint(data, position)
+    length = data[position]
+    position += 1
+    if length >= 0x80:  # most are short, and a call costs as much as all the rest of this
+        length, position = varint(data, position - 1)
     end = position + length
     if end > len(data):
         raise InvalidProtoError(f"Truncated: length {length} > bytes available {len(data) - position}")
@@ -82,7 +89,7 @@ def take(data: bytes, position: int) -> tuple[bytes, int]:
 def text(data: bytes, position: int) -> tuple[str, int]:
     """Read a field of text; what is not UTF-8 becomes U+FFFD."""
     raw, position = take(data, position)
-    return raw.decode("utf-8", "replace"), position
+    return str(raw, "utf-8", "replace"), position
 
 
 def fixed64(data: bytes, position: int) -> tuple[int, int]:

@@ -1,0 +1,79 @@
+"""kaspan.agent.receivers.commit: many bodies, few flushes of the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kaspan.agent.receivers.commit import GroupCommit, joined
+from kaspan.agent.senders.delivery import split
+from kaspan.agent.spool import Batch
+
+from .conftest import FakeSpool
+
+ROW_BYTES = 50
+
+
+def batch(*numbers: int) -> Batch:
+    return Batch(len(numbers), b",".join(b'{"id":"%d"}' % number for number in numbers))
+
+
+@given(st.lists(st.lists(st.integers(0, 999), min_size=1, max_size=9)))
+def test_rows_hold_every_span_in_order_and_keep_to_their_size(bodies: list[list[int]]) -> None:
+    """Small batches are joined while they fit, in their order; a larger one stays by itself."""
+    rows = joined([batch(*numbers) for numbers in bodies], ROW_BYTES)
+    spans = [span for row in rows for span in split(row.body)]
+    assert spans == [b'{"id":"%d"}' % number for numbers in bodies for number in numbers]
+    assert sum(row.spans for row in rows) == len(spans)
+    assert all(len(row.body) <= ROW_BYTES or row in [batch(*numbers) for numbers in bodies] for row in rows)
+
+
+def run(commits: GroupCommit, *bodies: Batch) -> list[BaseException | None]:
+    """Put bodies at once from one event loop, and return what became of each."""
+
+    async def put_all() -> list[BaseException | None]:
+        puts: list[Coroutine[object, object, None]] = [commits.put([body]) for body in bodies]
+        return await asyncio.gather(*puts, return_exceptions=True)
+
+    return asyncio.run(put_all())
+
+
+def test_what_is_there_at_once_is_one_transaction() -> None:
+    """Bodies that arrive together are committed together, from the first one on."""
+    spool = FakeSpool()
+    assert run(GroupCommit(spool, ROW_BYTES), *map(batch, range(20))) == [None] * 20  # type: ignore[arg-type]
+    assert len(spool.transactions) == 1
+
+
+def test_failed_transaction_is_everybodys() -> None:
+    """Nobody whose spans were in a transaction that failed is told otherwise, and nothing is left waiting."""
+    spool = FakeSpool()
+    commits = GroupCommit(spool, ROW_BYTES)  # type: ignore[arg-type]
+    spool.error = OSError("gone")
+    assert run(commits, batch(1), batch(2)) == [spool.error] * 2
+    assert commits.waiting_bytes == 0
+    spool.error = None
+    assert run(commits, batch(3)) == [None]
+
+
+def test_client_that_gives_up_does_not_disturb_the_others() -> None:
+    """A put that is cancelled leaves the transaction of the others alone."""
+    spool = FakeSpool()
+    commits = GroupCommit(spool, ROW_BYTES)  # type: ignore[arg-type]
+
+    async def put_two() -> None:
+        given_up = asyncio.ensure_future(commits.put([batch(1)]))
+        kept = asyncio.ensure_future(commits.put([batch(2)]))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        await kept
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+
+    asyncio.run(put_two())
+    assert len(spool.spans) == 2
+    assert commits.waiting_bytes == 0
