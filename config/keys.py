@@ -70,6 +70,20 @@ def bare(type_: Any) -> Any:
     return get_args(type_)[0] if get_origin(type_) is Annotated else type_
 
 
+def is_settable(type_: Any) -> bool:
+    """Whether a file can hold a value of a type: text, numbers, booleans, words, lists or maps of them."""
+    base = bare(type_)
+    if get_origin(base) is Literal:
+        return all(isinstance(word, str) for word in get_args(base))
+    if get_origin(base) is tuple:
+        return get_args(base)[1:] == (...,) and is_settable(get_args(base)[0])
+    if get_origin(base) is dict:
+        return get_args(base)[0] is str and is_settable(get_args(base)[1])
+    return base in (bool, int, float, str) or (
+        is_section(base) and all(is_settable(field.type) for field in fields(base).values())
+    )
+
+
 def rule(type_: Any) -> str:
     """Say in words which values a type allows."""
     base, type_ = bare(type_), given(type_)

@@ -154,3 +154,14 @@ def test_install_traces_an_application_that_imports_kafka(installed: Path, tmp_p
 
     assert done.stdout == "KafkaProducer.send\n"
     assert done.stderr == ""
+
+
+def test_sender_of_another_package_is_found_when_it_is_installed(installed: Path) -> None:
+    """The example of docs/senders.md, installed as any package, is a type that agent.senders may name."""
+    example = shutil.copytree(ROOT / "docs" / "examples" / "kaspan-file-sender", installed.parent / "example")
+    pip = (installed / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "install", "--no-deps", example, directory=installed)
+    senders = "[{type: file, path: /tmp/spans}]"
+    shown = run(installed / "bin" / "kaspan", "config", directory=installed, KASPAN_AGENT__SENDERS=senders)
+
+    assert "[{type: file, path: /tmp/spans, sync: true}]" in shown.stdout
