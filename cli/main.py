@@ -13,10 +13,13 @@ usage: kaspan COMMAND ...
   kaspan agent      take the applications' spans and deliver them to Zipkin
   kaspan demo       run three small applications and print their traces
   kaspan config     print the settings in effect and where each came from
+  kaspan doctor     say whether this Python is traced, what its rings hold, and what is wrong
+  kaspan install    trace every program of this Python, without `kaspan run`
+  kaspan uninstall  undo that
 
 `kaspan COMMAND --help` says more.
 """
-COMMANDS = ("agent", "demo", "config")
+COMMANDS = ("agent", "demo", "config", "doctor", "install", "uninstall")
 
 
 def main() -> int:

@@ -1,4 +1,5 @@
-"""Python runs this at start-up because `kaspan run` puts its folder first on PYTHONPATH.
+"""Python runs this at start-up: `kaspan run` puts its folder first on PYTHONPATH, and a `.pth` file of
+`kaspan install` calls `install`.
 
 It waits for the application to import kafka, and only then loads kaspan; then it lets the next
 sitecustomize on the path run as if this one were not there. It imports nothing, since most interpreters
@@ -8,6 +9,8 @@ under `kaspan run` never use Kafka and must not pay for it, and it must never fa
 import sys
 
 TARGET = "kafka"
+DEFAULTS = {}
+"""Variables for processes that have none of their own, as `kaspan install` was told."""
 
 
 def activate():
@@ -20,7 +23,7 @@ def activate():
             f"({type(error).__name__}: {error}); install it there: pip install kaspan\n"
         )
     else:
-        activation.activate()
+        activation.activate(DEFAULTS)
 
 
 class KafkaLoader:
@@ -58,8 +61,9 @@ class KafkaFinder:
         return None
 
 
-def install():
+def install(defaults=()):
     """Make tracing start when kafka is imported, or at once if it already is. Safe to call twice."""
+    DEFAULTS.update(defaults)
     if TARGET in sys.modules:
         activate()
     elif not any(getattr(finder, "__name__", "") == "KafkaFinder" for finder in sys.meta_path):
@@ -82,5 +86,6 @@ def run_the_next_sitecustomize():
             return
 
 
-install()
-run_the_next_sitecustomize()
+if __name__ != "kaspan_hook":  # which it is to `kaspan install`
+    install()
+    run_the_next_sitecustomize()

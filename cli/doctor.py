@@ -1,0 +1,177 @@
+"""`kaspan doctor`: is this Python traced, where do its spans go, what do rings hold, and what is wrong?"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import packages_distributions, version
+
+from kaspan.cli.install import InstallError, find_hook, installed
+from kaspan.cli.rings import Ring, Survey, is_locked, survey
+from kaspan.config import ConfigError, Loaded, load
+from kaspan.interceptor.endpoint import Endpoint
+from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS, RingDirError, open_ring_dir
+from kaspan.wire import VERSION
+
+OLDEST_KAFKA_PYTHON = (2, 0, 2)
+HTTP_TIMEOUT_S = 3.0
+_COLUMNS = (
+    *("service", "pid", "owner", "written", "dropped", "unread", "suppressed"),
+    *("kaspan", "kafka-python", "Python"),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `kaspan doctor`: 0 when nothing is wrong, 1 when something is, 2 when the settings are."""
+    parser = argparse.ArgumentParser(
+        prog="kaspan doctor",
+        description="Say whether this Python is traced, where its spans go, what its rings hold, and what is "
+        "wrong, in words. Looks at what an application started here and now would.",
+        epilog="Exit code 0: nothing is wrong. 1: something is. 2: the settings are.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        loaded = load(options.config)
+    except ConfigError as error:
+        for line in error.errors:
+            sys.stderr.write(f"kaspan doctor: {line}\n")
+        return 2
+    said, wrong = examine(loaded)
+    sys.stdout.writelines(f"{line}\n" for line in said)
+    sys.stdout.write("\nNothing is wrong.\n" if not wrong else "\nWhat is wrong:\n")
+    sys.stdout.writelines(f"- {line}\n" for line in wrong)
+    return 1 if wrong else 0
+
+
+def examine(loaded: Loaded) -> tuple[list[str], list[str]]:
+    """Look at everything; returns the lines of the report, and what is wrong.
+
+    Blocks for HTTP_TIMEOUT_S in each step when spans go by HTTP.
+    """
+    said, wrong = this_python()
+    interceptor = loaded.settings.interceptor
+    if not interceptor.enabled:
+        origin = loaded.origins["interceptor.enabled"]
+        wrong.append(f"interceptor.enabled is false ({origin}): nothing is traced")
+    if interceptor.agent == "ring":
+        more, also = ring_directory(loaded)
+    else:
+        more, also = http_agent(interceptor.agent, interceptor.token)
+    return [*said, *more], [*wrong, *also]
+
+
+def this_python() -> tuple[list[str], list[str]]:
+    """Say whether programs of this Python are traced, and with which kafka-python."""
+    wrong: list[str] = []
+    said = [f"kaspan {VERSION}, Python {platform.python_version()} at {sys.executable}"]
+    distributions = packages_distributions().get("kafka", [])
+    if importlib.util.find_spec("kafka") is None:
+        wrong.append("kafka-python is not installed for this Python: there is nothing to trace")
+    for name in dict.fromkeys(distributions):
+        number = version(name)
+        said.append(f"{name} {number}")
+        if tuple(map(int, re.findall(r"\d+", number)[:3])) < OLDEST_KAFKA_PYTHON:
+            wrong.append(f"{name} {number} is older than 2.0.2, the oldest that kaspan knows")
+    files = installed()
+    if files:
+        said.append(f"its programs are traced, by {files[0]} of `kaspan install`")
+    elif any(getattr(finder, "__name__", "") == "KafkaFinder" for finder in sys.meta_path):
+        said.append("its programs are traced here, by `kaspan run`")
+    else:
+        said.append("its programs are traced under `kaspan run`, and not otherwise (see `kaspan install`)")
+    try:
+        find_hook()
+    except InstallError as error:
+        wrong.append(str(error))
+    return said, wrong
+
+
+def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:
+    """Say what lies in the ring directory and whether an agent reads it."""
+    path, agent = loaded.settings.interceptor.ring_dir, loaded.settings.agent
+    said = [f"spans go into rings in {path}"]
+    wrong: list[str] = []
+    if path not in agent.ring_dirs:
+        wrong.append(
+            f"with these settings applications write to {path} (interceptor.ring_dir) and an agent reads "
+            f"{', '.join(agent.ring_dirs)} (agent.ring_dirs)"
+        )
+    if not os.path.lexists(path):
+        return [*said, "it does not exist yet: no traced program has made a span, and no agent runs"], wrong
+    try:
+        os.close(open_ring_dir(path))
+        is_read, found = is_locked(path), survey(path)
+    except RingDirError as error:
+        return said, [*wrong, str(error)]
+    except OSError as error:
+        return said, [*wrong, f"{path} cannot be read: {error.strerror}"]
+    said.append("an agent reads it" if is_read else "no agent reads it")
+    if found.rings:
+        said += ["", *table(found.rings)]
+    return said, wrong + judge(path, found, is_read)
+
+
+def table(rings: Iterable[Ring]) -> list[str]:
+    """Return one line for each ring, in columns."""
+    rows = [_COLUMNS, *map(_row, rings)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _row(ring: Ring) -> tuple[str, ...]:
+    return (
+        ring.said("service"),
+        ring.said("pid"),
+        "alive" if ring.is_owned else "gone",
+        f"{ring.written_spans} spans",
+        str(ring.dropped_spans),
+        f"{ring.unread_bytes} B",
+        str(ring.suppressed_errors),
+        *map(ring.said, ("kaspan", "kafka_python", "python")),
+    )
+
+
+def judge(path: str, found: Survey, is_read: bool) -> list[str]:
+    """Say in words what is wrong with the rings of a directory."""
+    wrong = [f"{said}: not a span ring" for said in found.unreadable]
+    if not is_read and any(ring.unread_bytes for ring in found.rings):
+        wrong.append(f"spans wait in {path} and no agent reads them: start `kaspan agent`")
+    orphans = sum(not ring.is_owned and not ring.has_been_read for ring in found.rings)
+    if orphans >= MAX_UNREAD_ORPHANS:
+        wrong.append(f"{orphans} rings of ended processes were never read: new processes are not traced")
+    for ring in found.rings:
+        who = f"{ring.said('service')} (pid {ring.said('pid')})"
+        if ring.dropped_spans:
+            wrong.append(
+                f"{who} has dropped {ring.dropped_spans} spans, since its ring was full: the agent was away, "
+                "or its spool full, or interceptor.ring_bytes is too small"
+            )
+        if is_read and ring.unread_bytes * 2 > ring.data_bytes:
+            wrong.append(f"the ring of {who} is more than half full: the agent does not keep up")
+        if ring.suppressed_errors:
+            wrong.append(
+                f"kaspan has failed {ring.suppressed_errors} times in {who}: the first time of each kind is "
+                "a warning in its log, by the logger kaspan"
+            )
+        if ring.said("kaspan") != VERSION:
+            wrong.append(f"{who} runs with kaspan {ring.said('kaspan')}, and this is {VERSION}")
+    return wrong
+
+
+def http_agent(address: str, token: str) -> tuple[list[str], list[str]]:
+    """Report no span at all to where spans go by HTTP, and say what was answered."""
+    said = [f"spans go by HTTP to {address}"]
+    try:
+        answer = Endpoint(address, token).post([], HTTP_TIMEOUT_S)
+    except Exception as error:  # noqa: BLE001 (an address can be wrong in any way)
+        return said, [f"{address} cannot be reached: {type(error).__name__}: {error}"]
+    if 200 <= answer.status < 300:
+        return [*said, "it takes them"], []
+    return said, [f"{address} does not take spans: {answer.text}"]

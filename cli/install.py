@@ -1,0 +1,145 @@
+"""`kaspan install`: trace every program of this Python, also where nobody can put `kaspan run` before it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kaspan.config import ConfigError, load
+from kaspan.config.environment import CONFIG_VARIABLE
+
+FILE_NAME = "kaspan.pth"
+MARK = "# Made by `kaspan install`; `kaspan uninstall` takes it away."
+HOOK = Path("share", "kaspan", "inject", "sitecustomize.py")
+
+# The whole hook is read when kafka is imported, and not before: to compile it takes 2 ms, and this 0.2. It is
+# not compiled by compile(), which would name it in tracebacks: its first call sets up a syntax tree, for
+# 5 ms. Where kaspan was uninstalled meanwhile, nothing happens.
+_FINDER = """\
+class KafkaFinder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != 'kafka':
+            return None
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not KafkaFinder]
+        try:
+            with open({path}, 'rb') as file:
+                source = file.read()
+        except OSError:
+            return None
+        hook = {{'__name__': 'kaspan_hook', '__file__': {path}}}
+        exec(source, hook)
+        hook['install']({variables})
+        return hook['KafkaFinder'].find_spec(name, path, target)
+if not any(getattr(finder, '__name__', '') == 'KafkaFinder' for finder in sys.meta_path):
+    sys.meta_path.insert(0, KafkaFinder)
+"""
+
+
+class InstallError(Exception):
+    """The file cannot be made or removed; the message says why and what to do."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `kaspan install`: 0 when this Python traces its programs, 1 when it cannot, 2 for bad settings."""
+    options = _parser().parse_args(arguments)
+    variables: dict[str, str] = {}
+    if options.config is not None:
+        variables[CONFIG_VARIABLE] = os.path.abspath(options.config)
+    if options.service is not None:
+        variables["KASPAN_SERVICE"] = options.service
+    try:
+        load(environ=variables)
+        path = install(variables)
+    except ConfigError as error:
+        for line in error.errors:
+            sys.stderr.write(f"kaspan install: {line}\n")
+        return 2
+    except InstallError as error:
+        sys.stderr.write(f"kaspan install: {error}\n")
+        return 1
+    said = ", ".join(f"{name}={value}" for name, value in variables.items())
+    sys.stdout.write(
+        f"{path}: every program of {sys.prefix} that imports kafka is traced from its next start on"
+        f"{f', with {said} where it has no other' if said else ''}\n"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kaspan install",
+        description="Trace every program of this Python that imports kafka, without `kaspan run`: also those "
+        "started with -E or -I, and those whose environment is not yours. `kaspan uninstall` undoes it.",
+        epilog="Not with -S. Installing again changes the options; an environment variable wins over them.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="the YAML file of settings, as KASPAN_CONFIG")
+    parser.add_argument("--service", metavar="NAME", help="the service's name, as KASPAN_SERVICE")
+    return parser
+
+
+def install(variables: Mapping[str, str]) -> Path:
+    """Make the `.pth` file that Python reads at each start, and return where it is.
+
+    Raises InstallError if it cannot be written, or a file of that name is somebody else's.
+    """
+    path = _directory() / FILE_NAME
+    text = f"{MARK}\n{_line(find_hook(), variables)}\n"
+    temporary = path.with_suffix(f".{os.getpid()}")  # not .pth, or a Python that starts now would read half
+    try:
+        if path.exists() and not _is_ours(path):
+            raise InstallError(f"{path} is there and was not made by `kaspan install`; it is left alone")
+        temporary.write_text(text, "ascii")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise InstallError(
+            f"{path} cannot be written: {error.strerror}; run this as the user who owns "
+            f"{path.parent}, or install kaspan into a virtual environment of your own"
+        ) from error
+    return path
+
+
+def installed() -> list[Path]:
+    """Return the files that `kaspan install` has made for this Python."""
+    return [path for path in _candidates() if _is_ours(path)]
+
+
+def _line(hook: Path, variables: Mapping[str, str]) -> str:
+    """Return the line that Python executes at each start."""
+    code = _FINDER.format(path=ascii(str(hook)), variables=ascii(dict(variables)))
+    return f"import sys; exec({code!a}, {{'sys': sys}})"
+
+
+def find_hook() -> Path:
+    """Return the file that traces a process; raises InstallError if it is missing."""
+    for prefix in (sys.prefix, site.getuserbase()):
+        if (Path(prefix) / HOOK).is_file():
+            return Path(prefix) / HOOK
+    raise InstallError(f"{Path(sys.prefix) / HOOK} is missing: install kaspan again")
+
+
+def _directory() -> Path:
+    """Return where the file goes: beside the installed packages of this Python, or of this user."""
+    if Path(__file__).is_relative_to(site.getusersitepackages()):
+        return Path(site.getusersitepackages())
+    return Path(sysconfig.get_path("purelib"))
+
+
+def _candidates() -> list[Path]:
+    directories = [sysconfig.get_path("purelib"), *site.getsitepackages(), site.getusersitepackages()]
+    return [Path(directory) / FILE_NAME for directory in dict.fromkeys(directories)]
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.read_text("utf-8", "replace").startswith(MARK)
+    except OSError:
+        return False

@@ -1,0 +1,108 @@
+"""What stands in the headers of a directory's span rings, read beside whoever writes and reads them."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from kaspan.wire.ring import HEADER_BYTES, SUFFIX, Header, RingError
+
+
+@dataclass(frozen=True)
+class Ring:
+    """One ring: whose it is, whether that process lives, and its counters. `process` is text from a file."""
+
+    name: str
+    is_owned: bool
+    has_been_read: bool
+    data_bytes: int
+    unread_bytes: int
+    written_spans: int
+    dropped_spans: int
+    suppressed_errors: int
+    process: dict[str, Any]
+
+    def said(self, key: str) -> str:
+        """Return what the process says of itself, fit for one line; ? for what it does not say."""
+        text = str(self.process.get(key, "?"))[:60]
+        return text if text.isprintable() else ascii(text)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The rings in a directory, and for each file that is no ring why not."""
+
+    rings: tuple[Ring, ...]
+    unreadable: tuple[str, ...]
+
+
+def survey(directory: str) -> Survey:
+    """Read the header of every ring in a directory; never waits, and changes nothing.
+
+    Raises OSError if the directory cannot be listed.
+    """
+    rings, unreadable = [], []
+    for name in sorted(os.listdir(directory)):
+        if not name.endswith(SUFFIX) or name.startswith("."):
+            continue
+        try:
+            rings.append(_read(directory, name))
+        except FileNotFoundError:
+            continue  # taken and removed by the agent meanwhile
+        except (OSError, RingError) as error:
+            unreadable.append(f"{directory}/{name}: {getattr(error, 'strerror', None) or error}")
+    return Survey(tuple(rings), tuple(unreadable))
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds a file or directory: a ring its owner, a ring directory its agent.
+
+    Raises OSError if it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return _is_locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        # Shared and only for this moment: whoever asks in the same way gets the same answer.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
+def _read(directory: str, name: str) -> Ring:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(f"{directory}/{name}", flags)
+    try:
+        header = Header(os.pread(descriptor, HEADER_BYTES, 0))
+        is_owned = _is_locked(descriptor)
+    finally:
+        os.close(descriptor)
+    return Ring(
+        name,
+        is_owned,
+        header.read_pos > 0,
+        header.data_bytes,
+        header.write_pos - header.read_pos,
+        header.written_spans,
+        header.dropped_spans,
+        header.suppressed_errors,
+        _process(header.process_json),
+    )
+
+
+def _process(process_json: bytes) -> dict[str, Any]:
+    try:
+        process = json.loads(process_json)
+    except (ValueError, RecursionError):
+        return {}
+    return process if isinstance(process, dict) else {}

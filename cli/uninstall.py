@@ -1,0 +1,31 @@
+"""`kaspan uninstall`: take away what `kaspan install` made."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from kaspan.cli.install import installed
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `kaspan uninstall`: 0 when nothing is left of `kaspan install`, 1 when something is."""
+    argparse.ArgumentParser(
+        prog="kaspan uninstall",
+        description="Undo `kaspan install`: programs of this Python that start from now on are not traced, "
+        "unless by `kaspan run`. kaspan itself stays: that is pip's.",
+    ).parse_args(arguments)
+    paths = installed()
+    if not paths:
+        sys.stdout.write(f"kaspan was not installed into {sys.prefix}\n")
+    code = 0
+    for path in paths:
+        try:
+            path.unlink()
+        except OSError as error:
+            sys.stderr.write(f"kaspan uninstall: {path} cannot be removed: {error.strerror}\n")
+            code = 1
+        else:
+            sys.stdout.write(f"removed {path}\n")
+    return code
