@@ -271,6 +271,7 @@ BODIES: dict[str, Body] = {
     "text/plain": Body(_SPAN, True, "text/plain; charset=utf-8"),
     "thrift by its name": Body(b"\x0c\x00\x00\x00\x00", False, "application/x-thrift"),
     "gzip": Body(gzip.compress(_NAMED), True, JSON, "gzip"),
+    "gzip in two pieces": Body(gzip.compress(_NAMED[:9]) + gzip.compress(_NAMED[9:]), True, JSON, "gzip"),
     "gzip that is none": Body(_NAMED, False, JSON, "gzip"),
     "gzip of a bad span": Body(gzip.compress(b"[{}]"), False, JSON, "gzip"),
     "gzip of nothing": Body(b"", True, JSON, "gzip"),

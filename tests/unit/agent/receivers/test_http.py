@@ -258,6 +258,12 @@ def test_gzip_cut_short_is_refused(served: Served) -> None:
     assert (answer.status, answer.text[:19]) == (400, "Cannot gunzip spans")
 
 
+def test_gzip_of_endless_pieces_is_refused(served: Served) -> None:
+    """A body of a great many gzip files in a row is not followed to its end."""
+    answer = served.client().post(gzip.compress(b" ") * 100_000, content_encoding="gzip")
+    assert (answer.status, answer.text[:19]) == (400, "Cannot gunzip spans")
+
+
 def test_decompression_bomb_is_refused(serve: Serve) -> None:
     """A small body that unpacks to more than the limit is 413, and is not unpacked further."""
     packing = zlib.compressobj(9, wbits=31)
