@@ -22,7 +22,7 @@ from sink import Sink
 from waiting import wait_until
 
 MAX_BYTES = 4 * 1024 * 1024
-TOKEN = "open-sesame"  # noqa: S105
+TOKEN = "open-sesame"
 
 
 def span(number: int, padding_bytes: int = 0) -> bytes:
