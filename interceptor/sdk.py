@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ _DEPRECATED = ("otel.library.name", "otel.library.version")
 
 def make_provider(tracing: Tracing) -> TracerProvider:
     """Make the provider of a process: kaspan's ids, kaspan's decisions, into kaspan's ring."""
-    provider = TracerProvider(
+    provider = Provider(
         sampler=ParentBased(RootSampler(tracing)),
         # Not Resource.create(): it starts threads, and what it finds is on none of kaspan's spans.
         resource=Resource({SERVICE_NAME: tracing.service}),
@@ -45,6 +46,16 @@ def make_provider(tracing: Tracing) -> TracerProvider:
     )
     provider.add_span_processor(RingProcessor(tracing))
     return provider
+
+
+class Provider(TracerProvider):
+    """The SDK's provider, but for what it does in a forked child: the first thing there would be to look at
+    the process in a pool of threads, which deadlocks where that pool's module was loaded after the provider
+    was made (SDK 1.45), and what it finds is on none of kaspan's spans.
+    """
+
+    def _handle_fork(self) -> None:
+        self._tracers_lock = threading.Lock()
 
 
 class Ids(IdGenerator):
