@@ -1,4 +1,4 @@
-"""What `kaspan run` adds to the start of an interpreter, and tracing to `import kafka`: wall milliseconds.
+"""What `kaspan run` and `kaspan install` add to a start of Python, and tracing to `import kafka`: wall ms.
 
 The commands take turns; the median of the runs counts, with the difference to the plain command of its kind.
 
@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,15 +36,32 @@ def commands(bin_directory: Path, inject: Path) -> dict[str, tuple[list[str], di
     }
 
 
+def installed(directory: Path, inject: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Make two virtual environments, one with `kaspan install`; name what starts them with -I."""
+    found = {}
+    for name in ("python -I -c pass", "python -I -c pass after kaspan install"):
+        prefix = directory / str(len(found))
+        venv.create(prefix, symlinks=True, with_pip=False)
+        shutil.copytree(inject, prefix / "share" / "kaspan" / "inject")
+        found[name] = ([str(prefix / "bin" / "python"), "-I", "-c", "pass"], {})
+    code = (
+        f"import site, sys; site.addsitedir({sysconfig.get_path('purelib')!r}); sys.argv[1:] = ['install']; "
+        "from kaspan.cli.main import main; sys.exit(main())"
+    )
+    subprocess.run([str(prefix / "bin" / "python"), "-c", code], check=True, stdout=subprocess.DEVNULL)
+    return found
+
+
 def main() -> None:
     """Measure, print the table and keep it."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--runs", type=int, default=40)
     runs = arguments.parse_args().runs
     bin_directory = Path(sys.executable).parent
-    all_commands = commands(bin_directory, bin_directory.parent / "share" / "kaspan" / "inject")
-    durations_ms: dict[str, list[float]] = {name: [] for name in all_commands}
+    inject = bin_directory.parent / "share" / "kaspan" / "inject"
     with tempfile.TemporaryDirectory() as cache:
+        all_commands = commands(bin_directory, inject) | installed(Path(cache), inject)
+        durations_ms: dict[str, list[float]] = {name: [] for name in all_commands}
         # Compiled modules are kept, as they are in an installation, wherever this environment says not to.
         base = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         base["PYTHONPYCACHEPREFIX"] = cache
@@ -55,9 +75,8 @@ def main() -> None:
     bare_ms, kafka_ms = medians["python -c pass"], medians["python -c 'import kafka'"]
     print("startup: wall ms, median; more than the plain command")
     for name, median_ms in medians.items():
-        print(
-            f"  {name:52} {median_ms:8.2f} {median_ms - (kafka_ms if 'kafka' in name[8:] else bare_ms):8.2f}"
-        )
+        plain = medians["python -I -c pass"] if "-I" in name else kafka_ms if "import" in name else bare_ms
+        print(f"  {name:52} {median_ms:8.2f} {median_ms - plain:8.2f}")
     share = (medians["a child: python -c 'import kafka' under kaspan run"] - kafka_ms) / (kafka_ms - bare_ms)
     print(f"  on top of importing kafka: {share:.0%}")
     RESULTS.mkdir(exist_ok=True)
