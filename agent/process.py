@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from kaspan.agent.log import write_log
 from kaspan.agent.notify import ServiceManager
@@ -63,12 +67,20 @@ def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
         _supervise(agent, load, manager)
         manager.stopping()
         agent.stop(wait)
+        if at_once:
+            _end_at_once(128 + at_once[0])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    if at_once:
-        _log.warning("ended at once by a second signal; undelivered spans stay in the spool and in the rings")
-        return 128 + at_once[0]
     return 1 if agent.has_failed else 0
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End without waiting for threads, one of which may hang: as after SIGKILL, nothing is lost by it."""
+    _log.warning("ended at once by a second signal; undelivered spans stay in the spool and in the rings")
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _supervise(agent: Agent, load: Callable[[], schema.Agent], manager: ServiceManager) -> None:
