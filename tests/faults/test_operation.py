@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from certificates import CLIENT, CLIENT_KEY, FOLDER, SERVER
 from deployment import Deployment, Running
 from http_client import Answer as HttpAnswer
 from http_client import Client, request
@@ -22,6 +25,7 @@ from sink import Answer, Report, Sink
 from waiting import wait_until
 
 SECRET = "hunter2-hunter2"
+SERVER_KEY = FOLDER / "server.key"
 WAYS = ("ring", "unix", "http")
 
 
@@ -292,6 +296,50 @@ def test_reload_of_a_bad_file_changes_nothing(
     operated.settings = before
     operated.reload(shutdown_timeout_s=9)
     operated.said("SIGHUP: taken over: agent.shutdown_timeout_s")
+
+
+def shown_certificate(port: int) -> str:
+    """The certificate that a client is shown."""
+    return ssl.get_server_certificate(("127.0.0.1", port))
+
+
+def test_renewed_certificate_is_shown_after_sighup(operated: Operated, tmp_path: Path) -> None:
+    """Certificates live for weeks, and agents longer; a file that is no certificate changes nothing."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(SERVER, cert)
+    shutil.copy(SERVER_KEY, key)
+    agent = operated.start(listen="127.0.0.1:0", tls={"cert": str(cert), "key": str(key)})
+    port = int(re.findall(r"https://127\.0\.0\.1:(\d+)", agent.stderr)[0])
+    assert shown_certificate(port) in SERVER.read_text()
+    shutil.copy(CLIENT, cert)
+    operated.reload()
+    operated.said("the old certificate stays in use")
+    assert shown_certificate(port) in SERVER.read_text()
+    shutil.copy(CLIENT_KEY, key)
+    operated.reload()
+    wait_until(lambda: shown_certificate(port) in CLIENT.read_text(), "the new certificate")
+
+
+def test_status_is_asked_by_tls_of_the_holder_of_the_certificate_alone(operated: Operated) -> None:
+    """Whatever name is in it: the token goes to nobody else."""
+    port = free_port()
+    tls = {"cert": str(SERVER), "key": str(SERVER_KEY)}
+    operated.start(socket="", listen=f"127.0.0.1:{port}", tls=tls, token=SECRET)
+    assert operated.status().process.returncode == 0
+    operated.write(tls={"cert": str(CLIENT), "key": str(CLIENT_KEY)})
+    status = operated.status()
+    assert status.process.returncode == 3
+    assert "CERTIFICATE_VERIFY_FAILED" in status.stderr
+    operated.write(tls=tls, token="another-token")
+    status = operated.status()
+    assert status.process.returncode == 3
+    assert "the agent wants another token" in status.stderr
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def test_service_manager_is_told_of_start_reload_health_and_end(operated: Operated, tmp_path: Path) -> None:
