@@ -78,6 +78,12 @@ def zipkin(started_servers: Servers) -> ZipkinServer:
 
 
 @pytest.fixture
+def collecting_zipkin(kafka: KafkaServer, started_servers: Servers) -> ZipkinServer:
+    """Give a Zipkin that takes spans from the broker's topic zipkin as well as by HTTP."""
+    return started_servers.collecting_zipkin()
+
+
+@pytest.fixture
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     """Give an empty ring directory and spool, and end every process that was started on them."""
     made = Deployment(tmp_path)

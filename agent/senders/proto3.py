@@ -17,6 +17,8 @@ _decode = msgspec.json.Decoder(list[Span], strict=False).decode
 _KINDS = {"CLIENT": 1, "SERVER": 2, "PRODUCER": 3, "CONSUMER": 4}
 _HEX_DIGITS = "0123456789abcdef"
 _MAX_LONG = 2**63 - 1
+_MAPPED, _COMPATIBLE = b"\0" * 10 + b"\xff\xff", b"\0" * 12
+_LOOPBACK = b"\0" * 15 + b"\x01"
 _fixed64 = Struct("<q").pack
 
 # Field number << 3 | wire type.
@@ -103,8 +105,11 @@ def _address(text: str) -> bytes:
         raw = socket.inet_pton(socket.AF_INET6, text)
     except (OSError, UnicodeError):
         return b""
-    is_mapped = raw.startswith(b"\0" * 10 + b"\xff\xff")
-    return _field(_IPV4, raw[12:]) if is_mapped else _field(_IPV6, raw)
+    # IPv4 inside IPv6: in JSON Zipkin goes by how it is written, in proto3 by the bytes.
+    is_embedded = raw.startswith((_MAPPED, _COMPATIBLE)) and "." in text
+    if raw.startswith(_COMPATIBLE) and not is_embedded and raw != _LOOPBACK:
+        raise _Inexpressible
+    return _field(_IPV4, raw[12:]) if is_embedded else _field(_IPV6, raw)
 
 
 def _annotation(annotation: Annotation) -> bytes:

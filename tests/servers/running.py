@@ -22,6 +22,7 @@ class Servers:
         self._directory = directory
         self._kafka: KafkaServer | None = None
         self._zipkin: ZipkinServer | None = None
+        self._collecting_zipkin: ZipkinServer | None = None
 
     def start(self, names: Collection[str]) -> None:
         """Start those of "kafka" and "zipkin" that are named, if they never were; they are not ready yet."""
@@ -43,9 +44,16 @@ class Servers:
         assert self._zipkin is not None
         return _ready(self._zipkin)
 
+    def collecting_zipkin(self) -> ZipkinServer:
+        """Return a second Zipkin, which reads the broker's topic zipkin, once it is ready."""
+        if self._collecting_zipkin is None:
+            kafka = self.kafka().bootstrap_servers
+            self._collecting_zipkin = ZipkinServer(self._jars, self._made("collecting-zipkin"), kafka)
+        return _ready(self._collecting_zipkin)
+
     def stop(self) -> None:
         """End what was started, and return when it is gone."""
-        for server in (self._zipkin, self._kafka):
+        for server in (self._zipkin, self._collecting_zipkin, self._kafka):
             if server is not None:
                 server.stop()
 

@@ -26,12 +26,13 @@ ANSWER_TIMEOUT_S = 30
 class ZipkinServer(ServerProcess):
     """Zipkin on a free port of the loopback interface; `restart` forgets every span, as its storage does.
 
-    `url` is its base, http://HOST:PORT.
+    `url` is its base, http://HOST:PORT. With `kafka`, HOST:PORT of a broker, it also reads the topic zipkin.
     """
 
-    def __init__(self, jars: Jars, directory: Path) -> None:
+    def __init__(self, jars: Jars, directory: Path, kafka: str = "") -> None:
         super().__init__(directory)
         self._jars = jars
+        self._kafka = kafka
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -48,7 +49,7 @@ class ZipkinServer(ServerProcess):
         ]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "STORAGE_TYPE": "mem"}
+        return {**os.environ, "STORAGE_TYPE": "mem", "KAFKA_BOOTSTRAP_SERVERS": self._kafka}
 
     def is_ready(self) -> bool:
         try:

@@ -82,6 +82,7 @@ def test_any_span_comes_back_as_zipkin_would_see_it(span: dict[str, Any]) -> Non
         {"tags": {"x": None}},
         {"annotations": [{"timestamp": 0, "value": "x"}]},
         {"annotations": [{"timestamp": 1, "value": ""}]},
+        {"localEndpoint": {"ipv6": "::a00:1"}},
     ],
 )
 def test_span_that_proto3_cannot_say_is_not_encoded(change: dict[str, Any]) -> None:
@@ -99,6 +100,9 @@ def test_bytes_that_are_no_span_are_not_encoded(spans: bytes) -> None:
     ("endpoint", "expected"),
     [
         ({"ipv6": "::ffff:10.0.0.1"}, {"ipv4": "10.0.0.1"}),
+        ({"ipv6": "::10.0.0.1"}, {"ipv4": "10.0.0.1"}),
+        ({"ipv6": "::ffff:a00:1"}, {"ipv6": "::ffff:0a00:0001"}),
+        ({"ipv6": "::1"}, {"ipv6": "::1"}),
         ({"ipv4": "2001:db8::1"}, {"ipv6": "2001:db8::1"}),
         ({"ipv4": "localhost", "serviceName": "a"}, {"serviceName": "a"}),
         ({"ipv6": "::1%eth0", "port": 1}, {"port": 1}),
