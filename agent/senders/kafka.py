@@ -72,7 +72,8 @@ class KafkaSender(Sender):
             if self._producer is None:
                 self._producer = self._connect(**self._config)
             sent = self._producer.send(self._topic, message, headers=_HEADERS)
-            sent.get(timeout=self._timeout_s)
+            # Longer than kafka-python itself: it fails the message at its own timeout, and then forgets it.
+            sent.get(timeout=2 * self._timeout_s + _CLOSE_S)
         except Exception as error:  # noqa: BLE001 (kafka-python raises what it likes, and spans must not be lost)
             reason = self._secrets.hidden(f"{type(error).__name__}: {error}")
             if type(error).__name__ in _TOO_LARGE:
@@ -89,8 +90,15 @@ class KafkaSender(Sender):
 
     def _give_up(self, timeout_s: float) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
+        if producer is None:
+            return
+        try:
             producer.close(timeout=timeout_s)
+        except Exception:  # noqa: BLE001 (its own timeout, from version 2.2 on)
+            # It wanted to send what it has first, and has closed nothing.
+            producer._sender.force_close()
+            producer._sender.join(_CLOSE_S)
+            producer.close(timeout=0)
 
 
 # By name: which of them there are depends on kafka-python's version.

@@ -38,6 +38,8 @@ class FakeProducer:
     connect_error: ClassVar[Exception | None] = None
     send_error: ClassVar[Exception | None] = None
     ack_error: ClassVar[Exception | None] = None
+    close_error: ClassVar[Exception | None] = None
+    is_forced = False
 
     def __init__(self, **config: Any) -> None:
         if self.connect_error is not None:
@@ -63,7 +65,19 @@ class FakeProducer:
             raise self.ack_error
 
     def close(self, timeout: float) -> None:
+        if self.close_error is not None and not self.is_forced:
+            raise self.close_error
         self.closed_with = timeout
+
+    @property
+    def _sender(self) -> FakeProducer:
+        return self
+
+    def force_close(self) -> None:
+        self.is_forced = True
+
+    def join(self, timeout: float) -> None:
+        assert self.is_forced
 
 
 @pytest.fixture
@@ -182,6 +196,14 @@ def test_anything_else_is_a_failure_and_the_next_attempt_has_a_new_producer(
     setattr(producer, where, None)
     assert sender.send(span(1), 1) == Delivered()
     assert len(producer.made) == 2
+
+
+def test_producer_that_cannot_be_closed_is_closed_by_force(producer: type[FakeProducer]) -> None:
+    """From 2.2 on kafka-python first waits for what it cannot send, and then closes nothing at all."""
+    producer.ack_error = KafkaTimeoutError("no ack")
+    producer.close_error = KafkaTimeoutError("flush")
+    assert isinstance(sender_of(producer).send(span(1), 1), Failed)
+    assert (producer.made[0].is_forced, producer.made[0].closed_with) == (True, 0)
 
 
 def test_broker_that_is_away_is_a_failure(producer: type[FakeProducer]) -> None:
