@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.file import PATIENCE_S, RingFile
-from kaspan.agent.receivers.ring import DROP_WARNING_S, SCAN_S, RingReceiver
+from kaspan.agent.receivers.ring import SCAN_S, RingReceiver
 from kaspan.agent.receivers.services import MAX_SERVICES, OTHER, Services
-from kaspan.agent.status import ServiceStatus
+from kaspan.agent.receivers.watch import DROP_WARNING_S
 from kaspan.agent.senders.delivery import split
 from kaspan.agent.spool import Batch
+from kaspan.agent.status import ServiceStatus
 from kaspan.wire import ring as layout
 from rings import DATA_BYTES, RingWriter, frame, span
 
