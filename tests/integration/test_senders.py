@@ -20,6 +20,7 @@ from deployment import Deployment, Running
 from rings import RingWriter
 from rings import span as ring_span
 from servers import KafkaServer, ZipkinServer
+from servers.kafka import SASL_PASSWORD, SASL_USER
 from servers.process import free_port
 from sink import Answer, Report, Sink
 from waiting import wait_until
@@ -147,6 +148,29 @@ def test_zipkin_has_through_kafka_what_it_would_have_been_sent(
     """Its collector reads from the topic every field of every span."""
     agent = Agent(deployment, [{"type": "kafka", "bootstrap_servers": [kafka.bootstrap_servers]}])
     assert_same(collecting_zipkin, agent)
+
+
+def test_zipkin_has_what_went_to_kafka_through_tls_with_a_password(
+    kafka: KafkaServer, collecting_zipkin: ZipkinServer, deployment: Deployment
+) -> None:
+    """kafka-python gets its security settings as they are; with a wrong password spans wait."""
+    settings = {
+        "type": "kafka",
+        "bootstrap_servers": [kafka.secure_bootstrap_servers],
+        "timeout_s": 5.0,
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": SASL_USER,
+        "ssl_cafile": str(CA),
+    }
+    trace_id = uuid.uuid4().hex
+    agent = Agent(deployment, [{**settings, "sasl_plain_password": "something-else"}])
+    report(agent.address, {"traceId": trace_id, "id": "1"})
+    wait_until(lambda: "spans wait in the spool" in agent.running.stderr, "the failure is said")
+    agent.running.terminate()
+    assert "something-else" not in agent.running.stderr
+    Agent(deployment, [{**settings, "sasl_plain_password": SASL_PASSWORD}])
+    assert len(stored(collecting_zipkin, trace_id)) == 1
 
 
 def test_span_without_endpoint_and_tags_is_read_from_kafka(

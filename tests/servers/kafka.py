@@ -9,10 +9,12 @@ from pathlib import Path
 import kafka.errors
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from certificates import FOLDER, SERVER
 from servers.jars import Jars
 from servers.process import ServerProcess, free_port
 
 FORMAT_TIMEOUT_S = 60
+SASL_USER, SASL_PASSWORD = "kaspan", "let-me-in-please"
 # 16 bytes in base64. Not a random one: some begin with a dash, and the tool takes that for an option.
 CLUSTER_ID = "a2FzcGFuLXRlc3RzLTAwMQ"
 JAVA_OPTIONS = (
@@ -25,7 +27,8 @@ JAVA_OPTIONS = (
 class KafkaServer(ServerProcess):
     """A broker on a free port of the loopback interface; topics appear on first use.
 
-    `bootstrap_servers` is what clients want, HOST:PORT. Data survive `kill` and `restart`.
+    `bootstrap_servers` is what clients want, HOST:PORT; those with with TLS and SASL's PLAIN, as SASL_USER
+    with SASL_PASSWORD: `secure_bootstrap_servers`. Data survive `kill` and `restart`.
     """
 
     def __init__(self, jars: Jars, directory: Path) -> None:
@@ -33,6 +36,7 @@ class KafkaServer(ServerProcess):
         self._jars = jars
         self.port = free_port()
         self.bootstrap_servers = f"127.0.0.1:{self.port}"
+        self.secure_bootstrap_servers = f"127.0.0.1:{free_port()}"
         self._properties_path = directory / "server.properties"
         self._properties_path.write_text(self._properties())
         self._format()
@@ -91,14 +95,24 @@ class KafkaServer(ServerProcess):
 
     def _properties(self) -> str:
         controller_port = free_port()
+        secure = self.secure_bootstrap_servers
+        keystore = self.directory / "keystore.pem"
+        keystore.write_bytes((FOLDER / "server.key").read_bytes() + SERVER.read_bytes())
+        user = f'user_{SASL_USER}="{SASL_PASSWORD}"'
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule"
         settings = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},SASL_SSL://{secure},"
+            f"CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port},SASL_SSL://{secure}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": keystore,
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": f"{login} required {user};",
             "log.dirs": self.directory / "data",
             "auto.create.topics.enable": "true",
             "num.partitions": 1,
