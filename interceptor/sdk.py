@@ -155,6 +155,7 @@ class SpanEncoder(JsonEncoder):
         kind = _KINDS.get(span.kind)
         if kind is not None:
             encoded["kind"] = kind
+        if span.kind in (SpanKind.CLIENT, SpanKind.PRODUCER):
             remote = next((span.attributes[key] for key in _REMOTE if span.attributes.get(key)), None)
             if remote is not None:
                 encoded["remoteEndpoint"] = {"serviceName": str(remote)[:MAX_TAG_CHARACTERS]}

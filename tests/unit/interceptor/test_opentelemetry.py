@@ -196,6 +196,7 @@ REMOTES: dict[str, tuple[SpanKind, dict[str, Any], str | None]] = {
     "server.address": (SpanKind.CLIENT, {"server.address": "stock.local"}, "stock.local"),
     "producer": (SpanKind.PRODUCER, {"net.peer.name": "rabbit"}, "rabbit"),
     "none": (SpanKind.CLIENT, {"http.method": "GET"}, None),
+    "server": (SpanKind.SERVER, {"server.address": "shop.local"}, None),
     "internal": (SpanKind.INTERNAL, {"server.address": "stock.local"}, None),
 }
 
