@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from kaspan.agent.database import SpoolFull
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
 
 INTERVAL_S = 0.01
@@ -16,7 +17,8 @@ class GroupCommit:
     """Stores batches in the spool, from coroutines of one event loop, by one thread that waits for the disk.
 
     What comes after a pause is committed at once, and under load INTERVAL_S after the commit before. Small
-    batches of a transaction become rows of at most `row_bytes`. `waiting_bytes` is what is not yet on disk.
+    batches of a transaction become rows of at most `row_bytes`; those that do not fit into the spool together
+    are tried one by one. `waiting_bytes` is what is not yet on disk.
     """
 
     def __init__(self, spool: Spool, row_bytes: int) -> None:
@@ -50,18 +52,26 @@ class GroupCommit:
     def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
         self._next_s = loop.time() + INTERVAL_S
         taken, self._waiting = self._waiting, []
-        rows = joined((batch for batches, _ in taken for batch in batches), self.row_bytes)
-        stored = loop.run_in_executor(self._disk, self._spool.put, rows, {})
-        stored.add_done_callback(lambda stored: self._committed(loop, taken, stored))
+        stored = loop.run_in_executor(self._disk, self._store, [batches for batches, _ in taken])
+        stored.add_done_callback(lambda stored: self._committed(loop, [done for _, done in taken], stored))
+
+    def _store(self, bodies: list[list[Batch]]) -> list[SpoolFull | None]:
+        """Store several clients' batches; for each what has kept it out."""
+        try:
+            self._spool.put(joined((batch for batches in bodies for batch in batches), self.row_bytes), {})
+        except SpoolFull as full:
+            return [full] if len(bodies) == 1 else [self._store([batches])[0] for batches in bodies]
+        return [None] * len(bodies)
 
     def _committed(
         self,
         loop: asyncio.AbstractEventLoop,
-        taken: list[tuple[list[Batch], asyncio.Future[None]]],
-        stored: asyncio.Future[None],
+        waiting: list[asyncio.Future[None]],
+        stored: asyncio.Future[list[SpoolFull | None]],
     ) -> None:
-        error = stored.exception()
-        for _, done in taken:
+        failed = stored.exception()
+        outcomes = stored.result() if failed is None else [failed] * len(waiting)
+        for done, error in zip(waiting, outcomes, strict=True):
             if done.cancelled():
                 continue
             if error is None:

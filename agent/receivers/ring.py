@@ -26,6 +26,7 @@ TICK_S = 0.05
 SCAN_S = 1.0
 """How often a directory is listed even though it does not seem to have changed."""
 _COMMIT_BYTES = 4 * 1024 * 1024  # no more than this is held in memory before it is written
+_LEAST_COMMIT_BYTES = 1024
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -44,7 +45,8 @@ class RingReceiver:
 
     `tick` does one round and never blocks but for the disk; `run` calls it until `stop`, and drains all
     rings once more after that. When the spool is full rings are left unread, and their writers count what
-    they drop. Without a `chain` spans are not decoded. `ticked_s` is when the last round began.
+    they drop; less and less is tried then, since all of it may be more than there is room for. Without a
+    `chain` spans are not decoded. `ticked_s` is when the last round began.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class RingReceiver:
         self._adjustments: deque[Adjustment] = deque()
         self._stopping = threading.Event()
         self._is_full = False
+        self._commit_bytes = _COMMIT_BYTES
         self._next_scan_s = self._next_flush_s = self._retry_s = clock_s()
 
     def run(self) -> None:
@@ -160,7 +163,7 @@ class RingReceiver:
                 spans += payloads
                 row_bytes += size
                 held_bytes += size
-                if held_bytes >= _COMMIT_BYTES:
+                if held_bytes >= self._commit_bytes:
                     if not self._commit(batches, spans, moved, now_s):
                         return
                     batches, spans, moved = [], [], {}
@@ -175,8 +178,8 @@ class RingReceiver:
         before = watched.ring.position
         try:
             # Pieces of equal size, not whole ones and a crumb that would be a message of its own.
-            unread = watched.ring.unread_bytes
-            payloads, lost = watched.ring.read(-(-unread // -(-unread // self._batch_bytes)), now_s)
+            unread, limit = watched.ring.unread_bytes, min(self._batch_bytes, self._commit_bytes)
+            payloads, lost = watched.ring.read(-(-unread // -(-unread // limit)), now_s)
         except (RingError, OSError) as error:
             self._rings.reject(watched, str(error))
             return None
@@ -206,8 +209,11 @@ class RingReceiver:
                 watched.ring.position = self._rings.positions[path]
                 watched.meter.left()
             self._tally = Tally()
+            tried_bytes = sum(len(batch.body) for batch in batches)
+            self._commit_bytes = max(_LEAST_COMMIT_BYTES, min(tried_bytes, self._commit_bytes) // 2)
             self._retry_s = now_s + SCAN_S
             return False
+        self._commit_bytes = min(_COMMIT_BYTES, self._commit_bytes * 2)
         if self._is_full:
             self._is_full = False
             _log.info("the spool takes spans again")

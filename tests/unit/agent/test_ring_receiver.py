@@ -33,13 +33,15 @@ class FakeSpool:
         self.batches: list[Batch] = []
         self.saved: dict[str, int] = {}
         self.full = False
+        self.room_bytes = 1 << 62
         self.puts = 0
 
     def positions(self) -> dict[str, int]:
         return dict(self.saved)
 
     def put(self, batches: Iterable[Batch], positions: Mapping[str, int]) -> None:
-        if self.full:
+        batches = tuple(batches)
+        if self.full or sum(len(batch.body) for batch in batches) > self.room_bytes:
             raise SpoolFull("the spool is full")
         self.puts += 1
         self.batches += batches
@@ -172,6 +174,17 @@ def test_rings_are_left_unread_while_the_spool_is_full(
     agent.spool.full = False
     assert agent.tick(FLUSH_INTERVAL_S) == [span(1)]
     assert warnings(caplog) == ["rings are left unread: the spool is full"]
+
+
+@pytest.mark.parametrize("room_bytes", [1200, 3000, 20_000])
+def test_rings_go_into_a_small_spool_in_parts(agent: Agent, room_bytes: int) -> None:
+    """Rings that hold more than the spool ever has room for are taken in as many transactions as it takes."""
+    writers = [RingWriter(agent.path, f"{number}.ring") for number in range(3)]
+    written = [number for number in range(300) if writers[number % 3].put(span(number))]
+    agent.spool.room_bytes = room_bytes
+    for _ in range(400):
+        agent.tick(FLUSH_INTERVAL_S)
+    assert sorted(agent.spool.spans) == sorted(map(span, written))
 
 
 def test_ring_of_a_dead_owner_is_taken_then_removed(agent: Agent, writer: RingWriter) -> None:

@@ -20,6 +20,7 @@ class FakeSpool:
     def __init__(self) -> None:
         self.transactions: list[list[Batch]] = []
         self.error: Exception | None = None
+        self.room_bytes = 1 << 62
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.entered = threading.Event()
@@ -30,6 +31,9 @@ class FakeSpool:
         assert self.may_go_on.wait(30)
         if self.error is not None:
             raise self.error
+        if sum(len(batch.body) for batch in batches) > self.room_bytes:
+            raise SpoolFull("the spool is full")
+        self.room_bytes -= sum(len(batch.body) for batch in batches)
         self.transactions.append(batches)
 
     def fill(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kaspan.agent.database import SpoolFull
 from kaspan.agent.receivers.commit import GroupCommit, joined
 from kaspan.agent.senders.delivery import split
 from kaspan.agent.spool import Batch
@@ -58,6 +59,15 @@ def test_failed_transaction_is_everybodys() -> None:
     assert commits.waiting_bytes == 0
     spool.error = None
     assert run(commits, batch(3)) == [None]
+
+
+def test_bodies_that_do_not_fit_together_are_taken_one_by_one() -> None:
+    """Where there is room for some of what came at once, only the others are told that the spool is full."""
+    spool = FakeSpool()
+    spool.room_bytes = 2 * len(batch(1).body)
+    outcomes = run(GroupCommit(spool, ROW_BYTES), *map(batch, range(5)))  # type: ignore[arg-type]
+    assert [type(outcome) for outcome in outcomes] == [type(None)] * 2 + [SpoolFull] * 3
+    assert spool.spans == [batch(0).body, batch(1).body]
 
 
 def test_client_that_gives_up_does_not_disturb_the_others() -> None:
