@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import ssl
+import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
 
 class Answer(NamedTuple):
-    """What a report is answered with."""
+    """What a report is answered with; `is_lost`: by a reset of the connection, whatever became of its spans.
+
+    What was decided is done before `delay_s`, and said after it.
+    """
 
     status: int = 202
     text: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    delay_s: float = 0.0
+    is_lost: bool = False
 
 
 class Report(NamedTuple):
@@ -50,6 +59,7 @@ class Sink:
         self.reports: list[Report] = []
         self.stored: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +69,11 @@ class Sink:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 answer = sink._take(Report(self.path, dict(self.headers), body))
+                sink._closing.wait(answer.delay_s)
+                if answer.is_lost:
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+                    self.close_connection = True
+                    return
                 self.send_response(answer.status)
                 for name, value in answer.headers:
                     self.send_header(name, value)
@@ -94,6 +109,7 @@ class Sink:
 
     def close(self) -> None:
         """Stop listening; the port is free afterwards."""
+        self._closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

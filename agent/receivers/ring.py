@@ -26,7 +26,6 @@ TICK_S = 0.05
 SCAN_S = 1.0
 """How often a directory is listed even though it does not seem to have changed."""
 _COMMIT_BYTES = 4 * 1024 * 1024  # no more than this is held in memory before it is written
-_LEAST_COMMIT_BYTES = 1024
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -210,7 +209,7 @@ class RingReceiver:
                 watched.meter.left()
             self._tally = Tally()
             tried_bytes = sum(len(batch.body) for batch in batches)
-            self._commit_bytes = max(_LEAST_COMMIT_BYTES, min(tried_bytes, self._commit_bytes) // 2)
+            self._commit_bytes = max(1, min(tried_bytes, self._commit_bytes) // 2)
             self._retry_s = now_s + SCAN_S
             return False
         self._commit_bytes = min(_COMMIT_BYTES, self._commit_bytes * 2)

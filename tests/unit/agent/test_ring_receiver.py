@@ -176,7 +176,7 @@ def test_rings_are_left_unread_while_the_spool_is_full(
     assert warnings(caplog) == ["rings are left unread: the spool is full"]
 
 
-@pytest.mark.parametrize("room_bytes", [1200, 3000, 20_000])
+@pytest.mark.parametrize("room_bytes", [200, 3000, 20_000])
 def test_rings_go_into_a_small_spool_in_parts(agent: Agent, room_bytes: int) -> None:
     """Rings that hold more than the spool ever has room for are taken in as many transactions as it takes."""
     writers = [RingWriter(agent.path, f"{number}.ring") for number in range(3)]

@@ -1,0 +1,249 @@
+"""The promise: what was written to a ring or answered 202 arrives, whatever is killed meanwhile.
+
+KASPAN_TEST_KILLS asks for more kills than a usual run has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import sqlite3
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from applications import Applications, MakeSpan
+from deployment import Deployment, Running
+from disks import fill
+from rings import span
+from servers import KafkaServer, ZipkinServer
+from sink import Answer, Report, Sink
+from unreliable import LOST, Unreliable
+from waiting import wait_until
+
+KILLS = int(os.environ.get("KASPAN_TEST_KILLS", "15"))
+ARRIVAL_S = 120.0
+SENDER_TIMEOUT_S = 0.5
+
+
+class Agent:
+    """An agent that is killed and started again where it was, over and over."""
+
+    def __init__(self, deployment: Deployment, sender: dict[str, Any], **variables: str) -> None:
+        self.socket = str(deployment.directory / "agent.sock")
+        self.spool_path = Path(variables.get("KASPAN_AGENT__SPOOL__PATH", deployment.spool_path))
+        self._deployment = deployment
+        self._variables = {
+            "KASPAN_AGENT__SOCKET": self.socket,
+            "KASPAN_AGENT__SENDERS": json.dumps([sender]),
+            "KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S": "0.05",
+            **variables,
+        }
+        deployment.ring_dir.mkdir(mode=0o700, exist_ok=True)
+        self.start()
+
+    def start(self) -> None:
+        self.running: Running = self._deployment.start_agent(**self._variables)
+
+    def is_up(self) -> bool:
+        assert self.running.process.poll() is None, self.running.stderr
+        return "listens on" in self.running.stderr
+
+    def kill(self, rng: random.Random) -> None:
+        """Kill it at some moment, one time in four before it is up, and start it again."""
+        if rng.random() > 0.25:
+            wait_until(self.is_up, "the agent's start", every_s=0.01)
+        # Not a wait for something: the moment of the kill is what is random.
+        threading.Event().wait(rng.uniform(0.0, 0.5))
+        assert self.running.process.poll() is None, self.running.stderr
+        self.running.kill()
+        self.start()
+
+    def dead_letters(self) -> set[str]:
+        """The ids of the dead letters in the spool of an agent that has ended."""
+        with contextlib.closing(sqlite3.connect(self.spool_path)) as connection:
+            return {json.loads(row[0])["id"] for row in connection.execute("select span from dead_letters")}
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    sink = Sink()
+    yield sink
+    sink.close()
+
+
+def zipkin_sender(url: str) -> dict[str, Any]:
+    return {"type": "zipkin", "url": url, "timeout_s": SENDER_TIMEOUT_S}
+
+
+def finish(agent: Agent, promised: set[str], arrived: Callable[[], set[str]], refused: set[str]) -> set[str]:
+    """Wait until every promised span has arrived or was refused, and end the agent; the dead letters."""
+    wait_until(
+        lambda: promised <= arrived() | refused, f"the last of {len(promised)} spans", ARRIVAL_S, every_s=0.2
+    )
+    assert agent.running.terminate() == 0, agent.running.stderr
+    assert "0 left in the spool" in agent.running.stderr
+    assert "Traceback" not in agent.running.stderr
+    dead = agent.dead_letters()
+    assert dead <= refused
+    assert promised - arrived() - dead == set()
+    return dead
+
+
+def tell(promised: set[str], stored: Counter[str], dead: set[str], more: str) -> None:
+    repeated = sum(stored[span_id] - 1 for span_id in promised if span_id in stored)
+    print(
+        f"{len(promised)} spans promised, 0 lost, {repeated} repeated, "
+        f"{len(dead - stored.keys())} refused and kept as dead letters; {more}"
+    )
+
+
+def test_nothing_is_lost_between_a_killed_agent_and_a_collector_at_its_worst(
+    deployment: Deployment, sink: Sink
+) -> None:
+    """SIGKILLs at random moments; reports are refused, failed, held up or cut off, some spans for ever."""
+    rng = random.Random(4)
+    sink.answer = unreliable = Unreliable(
+        random.Random(5), 0.4, is_poison=lambda span_id: int(span_id, 16) % 1999 == 0
+    )
+    agent = Agent(deployment, zipkin_sender(sink.url))
+    applications = Applications(deployment.ring_dir, agent.socket)
+    for _ in range(KILLS):
+        agent.kill(rng)
+        applications.replace_one(rng)
+    promised = applications.end()
+    unreliable.rate = 0.0
+    dead = finish(agent, promised, lambda: set(sink.stored), unreliable.refused)
+    assert os.listdir(deployment.ring_dir) == []
+    assert len(promised) > 100 * KILLS
+    tell(promised, sink.stored, dead, f"{KILLS} kills; {dict(unreliable.faults)}")
+
+
+class BeforeZipkin:
+    """Passes reports on to a Zipkin; remembers by id what it answered 202 since it was last killed.
+
+    Its storage is its memory, so only a Zipkin that lives still has what it took.
+    """
+
+    def __init__(self, zipkin: ZipkinServer) -> None:
+        self._address = urlsplit(zipkin.url).netloc
+        self.taken: set[str] = set()
+
+    def __call__(self, report: Report) -> Answer:
+        connection = http.client.HTTPConnection(self._address, timeout=30)
+        try:
+            connection.request("POST", report.path, report.body, report.headers)
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            return LOST
+        finally:
+            connection.close()
+        if answer.status == http.HTTPStatus.ACCEPTED:
+            self.taken.update(span["id"] for span in json.loads(report.content))
+        return Answer(answer.status)
+
+
+def span_of(service: str) -> MakeSpan:
+    """Spans of a service, of now: Zipkin is asked for those of the last day."""
+    timestamp_us = time.time_ns() // 1000
+    return lambda number: (
+        b'{"traceId":"%016x","id":"%016x","name":"get","timestamp":%d,"duration":10,'
+        b'"localEndpoint":{"serviceName":"%b"}}' % (number, number, timestamp_us, service.encode())
+    )
+
+
+def test_nothing_is_lost_when_zipkin_and_the_agent_are_killed(
+    zipkin: ZipkinServer, deployment: Deployment, sink: Sink
+) -> None:
+    """A real Zipkin, killed too: it answered 202 for each span, and has all since its last start."""
+    rng = random.Random(6)
+    service = f"shop-{uuid.uuid4().hex}"
+    passed = BeforeZipkin(zipkin)
+    sink.answer = unreliable = Unreliable(random.Random(7), 0.2, passed)
+    agent = Agent(deployment, zipkin_sender(sink.url))
+    applications = Applications(deployment.ring_dir, agent.socket, make=span_of(service), pause_s=0.03)
+    lives = 1 + KILLS // 15
+    for _ in range(lives):
+        wait_until(lambda: len(passed.taken) > 100, "spans in Zipkin", ARRIVAL_S)
+        zipkin.kill()
+        passed.taken.clear()
+        agent.kill(rng)
+        zipkin.start()
+        agent.kill(rng)
+        applications.replace_one(rng)
+        zipkin.wait_until_ready()
+        agent.kill(rng)
+    promised = applications.end()
+    unreliable.rate = 0.0
+    dead = finish(agent, promised, lambda: set(sink.stored), unreliable.refused)
+    in_zipkin = {span["id"] for span in zipkin.wait_for_spans(service, len(passed.taken), ARRIVAL_S)}
+    assert passed.taken - in_zipkin == set()
+    tell(promised, sink.stored, dead, f"{lives} kills of Zipkin, {3 * lives} of the agent")
+
+
+def test_nothing_is_lost_when_the_broker_and_the_agent_are_killed(
+    kafka: KafkaServer, collecting_zipkin: ZipkinServer, deployment: Deployment
+) -> None:
+    """Spans go by a topic to a Zipkin that reads it: it has each of them, although the broker died."""
+    rng = random.Random(8)
+    service = f"shop-{uuid.uuid4().hex}"
+    sender = {"type": "kafka", "bootstrap_servers": [kafka.bootstrap_servers], "timeout_s": 2.0}
+    agent = Agent(deployment, sender)
+    applications = Applications(deployment.ring_dir, agent.socket, make=span_of(service), pause_s=0.03)
+    lives = 1 + KILLS // 30
+    for _ in range(lives):
+        agent.kill(rng)
+        kafka.kill()
+        agent.kill(rng)
+        kafka.start()
+        applications.replace_one(rng)
+        agent.kill(rng)
+        kafka.wait_until_ready()
+        agent.kill(rng)
+    promised = applications.end()
+    found: Counter[str] = Counter()
+
+    def arrived() -> set[str]:
+        found.clear()
+        found.update(span["id"] for span in collecting_zipkin.spans(service))
+        return set(found)
+
+    dead = finish(agent, promised, arrived, set())
+    tell(promised, found, dead, f"{lives} kills of the broker, {4 * lives} of the agent")
+
+
+def test_nothing_is_lost_when_the_agent_is_killed_on_a_full_disk(
+    disk: Path, deployment: Deployment, sink: Sink
+) -> None:
+    """With the collector away, the disk full, and SIGKILLs on top: what was promised arrives afterwards."""
+    rng = random.Random(10)
+    sink.answer = lambda report: Answer(503)
+    agent = Agent(deployment, zipkin_sender(sink.url), KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
+    applications = Applications(
+        deployment.ring_dir, agent.socket, make=lambda number: span(number, extra_bytes=500)
+    )
+    wait_until(lambda: all(client.acknowledged for client in applications.clients), "spans in the spool")
+    fill(disk / "filler")
+    wait_until(lambda: any(client.statuses[429] for client in applications.clients), "429")
+    for _ in range(max(3, KILLS // 4)):
+        agent.kill(rng)
+        applications.replace_one(rng)
+    (disk / "filler").unlink()
+    sink.answer = lambda report: Answer()
+    for _ in range(2):
+        agent.kill(rng)
+    promised = applications.end()
+    dead = finish(agent, promised, lambda: set(sink.stored), set())
+    assert {status for client in applications.clients for status in client.statuses} == {202, 429}
+    tell(promised, sink.stored, dead, "on a full disk")
