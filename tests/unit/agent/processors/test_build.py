@@ -80,7 +80,7 @@ def test_all_errors_are_said_at_once_with_their_keys() -> None:
             "which anybody could hash guesses and compare; best from a variable: ${NAME}",
         ),
         (
-            Redact(tags=("a",), action="hash", hash_secret="${SALT}"),  # noqa: S106
+            Redact(tags=("a",), action="hash", hash_secret="${SALT}"),
             "agent.processors[0].hash_secret: the environment variable SALT is not set or empty; set it for "
             "the agent, or write ${SALT:-default}",
         ),
