@@ -5,6 +5,7 @@ Both would make a span of each record, and both would write headers.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from kaspan.interceptor.failures import log
@@ -14,7 +15,7 @@ MODULE = "opentelemetry.instrumentation.kafka"
 
 
 def displace(imports: Imports) -> None:
-    """Take the peer's patches away, and let it make none from now on; each with one warning."""
+    """Take the peer's patches away, and let it make none from now on; with one warning if it would have."""
     imports.after(MODULE, _displace)
 
 
@@ -33,7 +34,9 @@ def _leave_it_to_kaspan(self: Any, **kwargs: Any) -> None:  # noqa: ARG001 (the 
     _warn()
 
 
+@functools.cache
 def _warn() -> None:
+    # Once in a process, however often the peer is switched on.
     log.warning(
         "kaspan: opentelemetry-instrumentation-kafka-python is switched on too; kaspan traces kafka-python "
         "in its place, so that no record has two spans (to have that one instead, set interceptor.enabled to "
