@@ -56,7 +56,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     original: Any = consumer_class
     plain_iter, plain_next = original.__iter__, original.__next__
     plain_poll, plain_close = original.poll, original.close
-    if hasattr(plain_poll, "__wrapped__"):
+    if hasattr(fetcher.ConsumerRecord, "kaspan_span"):
         return
     # Records are made with a place for their span: making them over would cost more than all the rest.
     record_class = fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)

@@ -20,6 +20,7 @@ from kaspan.interceptor.templates import (
 from kaspan.interceptor.tracing import Tracing
 
 _STATE = "_kaspan"
+_PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
 _MAX_LANES = 10_000
 _HEADERS_SINCE = (0, 11)
 _ENQUEUED = b',"annotations":[{"timestamp":%d,"value":"kafka.enqueued"}]'
@@ -267,7 +268,7 @@ class Sending:
 def instrument(producer_class: type, future_class: type, tracing: Tracing) -> None:
     """Patch `send` of kafka-python's KafkaProducer. Calling it again does nothing."""
     original = producer_class.send  # type: ignore[attr-defined]
-    if hasattr(original, "__wrapped__"):
+    if hasattr(original, _PATCHED):
         return
     locked_futures = hasattr(future_class(), "_lock")
     # One lock for both callbacks instead of two, where kafka-python has a way for that.
@@ -312,6 +313,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             suppress("following a send", error)
         return future
 
+    setattr(traced_send, _PATCHED, True)
     producer_class.send = traced_send  # type: ignore[attr-defined]
 
 

@@ -90,3 +90,19 @@ def test_missing_patch_point_disables_only_its_feature(desk: Desk, change: str, 
     )
 
     assert desk.plain(code).stdout == f"{expected}\n"
+
+
+def test_class_that_another_agent_has_patched_is_traced_all_the_same(desk: Desk) -> None:
+    """A wrapper of somebody else's around send() is not taken for ours, and stays below ours."""
+    code = """
+import functools, kafka
+plain = kafka.KafkaProducer.send
+@functools.wraps(plain)
+def theirs(*args, **kwargs): return plain(*args, **kwargs)
+kafka.KafkaProducer.send = theirs
+from kaspan.interceptor.activation import activate
+activate()
+print(kafka.KafkaProducer.send is not theirs, kafka.KafkaProducer.send.__wrapped__ is theirs)
+"""
+
+    assert desk.plain(code).stdout == "True True\n"
