@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from collections import Counter
@@ -71,7 +70,7 @@ class Unreliable:
     def __call__(self, report: Report) -> Answer:
         with self._lock:
             name = self._rng.choice(list(FAULTS)) if self._rng.random() < self.rate else ""
-            if not name and any(self._is_poison(span["id"]) for span in json.loads(report.content)):
+            if not name and any(self._is_poison(span["id"]) for span in report.spans):
                 name = "400"
             self.faults[name or "none"] += 1
         return FAULTS[name](self, report) if name else self.target(report)
@@ -82,7 +81,7 @@ class Unreliable:
 
     def note_refusal(self, report: Report) -> None:
         """Remember the span of a report that has only this one."""
-        spans = json.loads(report.content)
+        spans = report.spans
         if len(spans) == 1:
             with self._lock:
                 self.refused.add(spans[0]["id"])

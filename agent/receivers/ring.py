@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from kaspan.agent.database import SpoolFull
@@ -26,6 +27,8 @@ TICK_S = 0.05
 SCAN_S = 1.0
 """How often a directory is listed even though it does not seem to have changed."""
 _COMMIT_BYTES = 4 * 1024 * 1024  # no more than this is held in memory before it is written
+_OPENING, _CLOSING = frozenset(b"{"), frozenset(b"}")
+_first, _last = itemgetter(0), itemgetter(-1)
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -167,8 +170,11 @@ class RingReceiver:
                         return
                     batches, spans, moved = [], [], {}
                     row_bytes = held_bytes = 0
-        if moved:
-            self._commit(batches, spans, moved, now_s)
+        if moved and not self._commit(batches, spans, moved, now_s):
+            return
+        if self._is_full:
+            self._is_full = False
+            _log.info("the spool takes spans again")
 
     def _read(self, watched: Watched, now_s: float) -> list[bytes] | None:
         """One piece of a ring: None when there is no more of it; nothing, but moved, when it was damaged."""
@@ -188,8 +194,27 @@ class RingReceiver:
             _log.warning("ring %(ring)s of %(service)s is damaged: %(problem)s", fields, extra=fields)
         if watched.ring.position == before:
             return None
+        # One that ended the list they are joined to would hide all that follow it from who reads that.
+        if not (_OPENING.issuperset(map(_first, payloads)) and _CLOSING.issuperset(map(_last, payloads))):
+            payloads = self._objects(watched, payloads)
         watched.meter.read(len(payloads))
         return payloads if self._chain is None else self._chain.process(payloads, self._tally)
+
+    def _objects(self, watched: Watched, payloads: list[bytes]) -> list[bytes]:
+        """Return what can be spans, and count the rest as lost."""
+        objects = [payload for payload in payloads if payload[:1] == b"{" and payload[-1:] == b"}"]
+        self._rings.lost_bytes += sum(map(len, payloads)) - sum(map(len, objects))
+        fields = {
+            "ring": watched.path,
+            "service": watched.ring.service,
+            "dropped_spans": len(payloads) - len(objects),
+        }
+        _log.warning(
+            "ring %(ring)s of %(service)s: %(dropped_spans)d spans are no JSON objects and are dropped",
+            fields,
+            extra=fields,
+        )
+        return objects
 
     def _commit(
         self, batches: list[Batch], spans: list[bytes], moved: dict[str, Watched], now_s: float
@@ -213,9 +238,6 @@ class RingReceiver:
             self._retry_s = now_s + SCAN_S
             return False
         self._commit_bytes = min(_COMMIT_BYTES, self._commit_bytes * 2)
-        if self._is_full:
-            self._is_full = False
-            _log.info("the spool takes spans again")
         if self._chain is not None:
             self._chain.count(self._tally)
             self._tally = Tally()

@@ -187,6 +187,20 @@ def test_rings_go_into_a_small_spool_in_parts(agent: Agent, room_bytes: int) -> 
     assert sorted(agent.spool.spans) == sorted(map(span, written))
 
 
+@pytest.mark.parametrize("payload", [span(9) + b"]", b"[" + span(9) + b"]", b"{", b"x", span(9)[:-2], b"[]"])
+def test_payload_that_is_no_object_is_dropped_and_counted(
+    agent: Agent, writer: RingWriter, caplog: pytest.LogCaptureFixture, payload: bytes
+) -> None:
+    """What would end the list of spans, and hide those of others behind it, goes no further than its ring."""
+    for written in (span(1), payload, span(2)):
+        writer.put(written)
+    assert agent.tick(FLUSH_INTERVAL_S) == [span(1), span(2)]
+    assert agent.receiver.lost_bytes == len(payload)
+    assert agent.receiver.taken_spans == 2
+    (warning,) = warnings(caplog)
+    assert warning.endswith("of orders: 1 spans are no JSON objects and are dropped")
+
+
 def test_ring_of_a_dead_owner_is_taken_then_removed(agent: Agent, writer: RingWriter) -> None:
     """What a killed application had finished arrives, and nothing of it is left behind."""
     writer.put(span(1))

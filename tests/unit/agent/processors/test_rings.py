@@ -85,15 +85,14 @@ def test_drops_of_a_full_spool_are_counted_once(agent: Agent) -> None:
     agent.writer.put(dropped)
     for _ in range(2):
         agent.writer.put(kept)
-    before = agent.spool.spans
     for _ in range(3):
         agent.tick()
-    assert agent.spool.spans == before
-    assert agent.chain.total.dropped["drop"] == 0
+    assert agent.writer.read_pos < agent.writer.write_pos
     message = agent.spool.read(0, MAX_BYTES)
     assert message is not None
     agent.spool.advance("zipkin", message.last_id)
     agent.spool.save()
-    agent.tick()
-    assert agent.spool.spans == 2
+    for _ in range(3):
+        agent.tick()
+    assert agent.writer.read_pos == agent.writer.write_pos
     assert agent.chain.total.dropped["drop"] == 1
