@@ -43,7 +43,7 @@ class Report(NamedTuple):
 
     @property
     def spans(self) -> list[dict[str, Any]]:
-        """The spans of a report in JSON, read as Zipkin does: up to the list's end, whatever stands behind."""
+        """The spans of a report in JSON, as Zipkin reads them: up to the list's end, and not behind it."""
         text = self.content.decode("utf-8", "replace")
         spans: list[dict[str, Any]] = json.JSONDecoder(strict=False).raw_decode(text)[0]
         return spans

@@ -8,46 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from applications import RingApplication
 from deployment import Deployment, Running
 from rings import RingWriter, span
-from sink import Answer, Sink
+from sink import Sink
 from waiting import wait_until
-
-KILLS = 25
-FAULTS = (Answer(500), Answer(503), Answer(429, "", (("Retry-After", "0"),)), Answer(408))
-
-
-class Application:
-    """A ring and a thread that writes numbered spans into it, as fast as `pause_s` between them allows."""
-
-    def __init__(self, directory: Path, name: str, first: int, pause_s: float = 0.0005) -> None:
-        self._writer = RingWriter(directory, name, data_bytes=1 << 20)
-        self._ending = threading.Event()
-        self._first = first
-        self._pause_s = pause_s
-        self.written: set[str] = set()
-        self._thread = threading.Thread(target=self._write, daemon=True)
-        self._thread.start()
-
-    def _write(self) -> None:
-        number = self._first
-        while not self._ending.wait(self._pause_s):
-            if self._writer.put(span(number)):
-                self.written.add(f"{number:016x}")
-            number += 1
-
-    def end(self) -> set[str]:
-        """Die as a process does, and give the ids of what had been written."""
-        self._ending.set()
-        self._thread.join()
-        self._writer.die()
-        return self.written
 
 
 @pytest.fixture
@@ -81,41 +51,11 @@ def arrive(sink: Sink, written: set[str]) -> None:
     wait_until(lambda: not missing(sink, written), f"{len(written)} spans at the collector", deadline_s=60.0)
 
 
-def test_nothing_is_lost_when_the_agent_is_killed_again_and_again(deployment: Deployment, sink: Sink) -> None:
-    """SIGKILL at random moments, applications that write and end, and a collector that answers 5xx."""
-    rng = random.Random(4)
-    lock = threading.Lock()
-
-    def unreliable(report: object) -> Answer:
-        with lock:
-            return rng.choice(FAULTS) if rng.random() < 0.3 else Answer()
-
-    sink.answer = unreliable
-    written: set[str] = set()
-    running = [Application(rings(deployment), f"{number}.ring", number << 32) for number in range(3)]
-    for kill in range(KILLS):
-        agent = start_agent(deployment, "--zipkin", sink.url, KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S="0.02")
-        threading.Event().wait(rng.uniform(0.0, 0.4))
-        agent.kill()
-        if kill % 5 == 4:
-            written |= running.pop(0).end()
-            running.append(Application(rings(deployment), f"x{kill}.ring", (kill + 10) << 32))
-    for application in running:
-        written |= application.end()
-    agent = start_agent(deployment, "--zipkin", sink.url)
-    arrive(sink, written)
-    assert agent.terminate() == 0
-    assert len(written) > 1000
-    assert os.listdir(deployment.ring_dir) == []
-    repeated = sum(count - 1 for count in sink.stored.values())
-    print(f"{len(written)} spans, {KILLS} kills, 0 lost, {repeated} repeated")
-
-
 def test_spans_of_a_collector_that_is_away_arrive_when_it_comes(deployment: Deployment, sink: Sink) -> None:
     """The collector is down while the application runs and until it is gone; its spans come."""
     sink.close()
     agent = start_agent(deployment, "--zipkin", sink.url)
-    application = Application(rings(deployment), "1.ring", 1)
+    application = RingApplication(rings(deployment), "1.ring", 1)
     wait_until(lambda: len(application.written) > 500, "500 spans")
     written = application.end()
     wait_until(lambda: not os.listdir(deployment.ring_dir), "the ring to be taken")
@@ -146,7 +86,7 @@ def test_spans_of_a_process_that_kills_itself_arrive(deployment: Deployment, sin
 def test_sigterm_takes_and_delivers_what_there_is(deployment: Deployment, sink: Sink) -> None:
     """The agent ends with 0, and a span written just before is at the collector."""
     agent = start_agent(deployment, "--zipkin", sink.url, KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S="3600")
-    application = Application(rings(deployment), "1.ring", 1)
+    application = RingApplication(rings(deployment), "1.ring", 1)
     wait_until(lambda: len(application.written) > 50, "50 spans")
     written = application.end()
     assert agent.terminate() == 0
@@ -220,7 +160,7 @@ def test_damaged_rings_do_not_disturb_the_others(deployment: Deployment, sink: S
         for _ in range(8):
             raw[rng.randrange(24)] = rng.randrange(256)
         path.write_bytes(raw[: rng.choice((0, 100, 4096, 5000, len(raw) - 1))])
-    good = Application(directory, "good.ring", 1 << 32)
+    good = RingApplication(directory, "good.ring", 1 << 32)
     agent = start_agent(deployment, "--zipkin", sink.url)
     wait_until(lambda: len(good.written) > 200, "200 spans")
     arrive(sink, good.end())

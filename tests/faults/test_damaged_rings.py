@@ -52,7 +52,7 @@ def ring(path: Path, rng: random.Random, first: int) -> tuple[bytearray, set[str
 
 
 def broken(payload: bytes, rng: random.Random) -> bytes:
-    """What a writer might take for a span: also one that ends the list for whoever reads it, and one cut off."""
+    """What a broken writer takes for a span: one that ends the list for whoever reads it, or is cut off."""
     return rng.choice((mutated(payload, rng), payload + b"]", payload[: rng.randrange(len(payload))], b"[]"))
 
 
@@ -134,11 +134,10 @@ def test_damaged_rings_are_counted_and_disturb_nobody(
     assert f"kaspan_agent_ring_rejected_total {len(rejected)}\n" in numbers
     assert sorted(REJECTED.findall(agent.stderr)) == sorted(rejected)
     assert peak_mb(agent) < PEAK_MB
+    said = {what: agent.stderr.count(what) for what in ("is damaged", "no JSON objects", "refuses a span")}
     print(
-        f"{DAMAGED_RINGS} damaged rings: {len(rejected)} rejected, {agent.stderr.count('is damaged: ')} cut "
-        f"short, {agent.stderr.count('no JSON objects')} with what is "
-        f"no span, {agent.stderr.count('refuses a span')} spans refused by the collector; {len(expected)} spans "
-        f"beside them arrived; peak {peak_mb(agent):.0f} MB"
+        f"{DAMAGED_RINGS} damaged rings: {len(rejected)} rejected, {said}; {len(expected)} spans beside them "
+        f"arrived; peak {peak_mb(agent):.0f} MB"
     )
     assert agent.terminate() == 0, agent.stderr[-3000:]
     assert "Traceback" not in agent.stderr

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import os
 import random
+import re
 import socket
 import threading
 from collections import Counter
@@ -14,20 +15,19 @@ from pathlib import Path
 
 import pytest
 
+from applications import LOST_ANSWER, HttpApplication
 from bodies import BODIES, mutated
 from deployment import Deployment, Running
 from disks import fill
 from http_client import Client, request
 from rings import span
-from sink import Answer, Report, Sink
+from sink import Answer, Sink
 from waiting import wait_until
 
-KILLS = int(os.environ.get("KASPAN_TEST_KILLS", "15"))
 FUZZED_BODIES = int(os.environ.get("KASPAN_TEST_FUZZED_BODIES", "2000"))
-"""More of both on demand: the variables are for a long run by hand."""
+"""More on demand: the variable is for a long run by hand."""
 PEAK_MB = 128
 """Above what a quiet agent takes, twice the largest body and what reading one of them needs."""
-LOST_ANSWER = (OSError, EOFError)
 
 
 class Agent:
@@ -56,46 +56,6 @@ class Agent:
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-class Reporter:
-    """A client in a thread that posts numbered spans and remembers which were answered 202."""
-
-    def __init__(self, agent: Agent, first: int, in_body: int = 5) -> None:
-        self._agent = agent
-        self._first = first
-        self._in_body = in_body
-        self._ending = threading.Event()
-        self.statuses: Counter[int] = Counter()
-        self.acknowledged: set[str] = set()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._ending.is_set():
-            # A connection that the agent's death has closed, or none because it is not up again yet.
-            with contextlib.suppress(*LOST_ANSWER):
-                client = self._agent.client()
-                try:
-                    self._post(client)
-                finally:
-                    client.close()
-
-    def _post(self, client: Client) -> None:
-        while not self._ending.is_set():
-            numbers = range(self._first, self._first + self._in_body)
-            self._first += self._in_body
-            answer = client.post(b"[" + b",".join(map(span, numbers)) + b"]")
-            self.statuses[answer.status] += 1
-            if answer.status == 202:
-                self.acknowledged.update(f"{number:016x}" for number in numbers)
-
-    def end(self) -> set[str]:
-        """Stop, and give the ids of what the agent has answered for."""
-        self._ending.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        return self.acknowledged
-
-
 @pytest.fixture
 def sink() -> Iterator[Sink]:
     sink = Sink()
@@ -108,34 +68,11 @@ def arrive(sink: Sink, acknowledged: set[str]) -> None:
     wait_until(lambda: acknowledged <= set(sink.stored), f"{len(acknowledged)} spans at the collector", 90.0)
 
 
-def test_nothing_acknowledged_is_lost_when_the_agent_is_killed(deployment: Deployment, sink: Sink) -> None:
-    """SIGKILL at random moments under load, a collector that fails: each id answered 202 arrives."""
-    rng = random.Random(9)
-    faults = (Answer(500), Answer(503), Answer(429, "", (("Retry-After", "0"),)))
-
-    def unreliable(report: Report) -> Answer:
-        return rng.choice(faults) if rng.random() < 0.3 else Answer()
-
-    sink.answer = unreliable
-    agent = Agent(deployment, sink)
-    reporters = [Reporter(agent, (number + 1) << 32) for number in range(4)]
-    for _ in range(KILLS):
-        threading.Event().wait(rng.uniform(0.0, 0.3))
-        agent.process.kill()
-        agent.start()
-    acknowledged = set().union(*(reporter.end() for reporter in reporters))
-    arrive(sink, acknowledged)
-    assert agent.process.terminate() == 0, agent.process.stderr
-    assert len(acknowledged) > 100
-    repeated = sum(count - 1 for count in sink.stored.values())
-    print(f"{len(acknowledged)} spans acknowledged, {KILLS} kills, 0 lost, {repeated} repeated")
-
-
 def test_full_spool_is_429_and_drains_when_the_collector_is_back(deployment: Deployment, sink: Sink) -> None:
     """With the collector away the spool fills to its limit, clients are told, and nothing of it is lost."""
     sink.answer = lambda report: Answer(503)
     agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__MAX_BYTES=str(1 << 20))
-    reporter = Reporter(agent, 1, in_body=50)
+    reporter = HttpApplication(agent.socket, 1, in_body=50)
     wait_until(lambda: reporter.statuses[429], "429")
     sink.answer = lambda report: Answer()
     before = reporter.statuses[202]
@@ -150,7 +87,7 @@ def test_full_disk_is_429_and_taken_again_without_a_restart(
 ) -> None:
     """A disk without room refuses clients for as long, and what was acknowledged before and after arrives."""
     agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
-    reporter = Reporter(agent, 1)
+    reporter = HttpApplication(agent.socket, 1)
     wait_until(lambda: reporter.statuses[202], "202")
     sink.answer = lambda report: Answer(503)
     fill(disk / "filler")
@@ -169,7 +106,7 @@ def test_fuzzed_bodies_and_requests_harm_nobody(deployment: Deployment, sink: Si
     """Thousands of damaged bodies and requests: each is answered or cut off, others are served."""
     rng = random.Random(7)
     agent = Agent(deployment, sink)
-    reporter = Reporter(agent, 1 << 40)
+    reporter = HttpApplication(agent.socket, 1 << 40)
     bodies = list(BODIES.values())
     statuses: Counter[int | str] = Counter()
     client = agent.client()
@@ -195,6 +132,12 @@ def test_fuzzed_bodies_and_requests_harm_nobody(deployment: Deployment, sink: Si
     assert statuses[202] > 0
     assert statuses[400] > 0
     assert statuses[500] == 0
+    numbers = agent.client().get("/metrics").text
+    counted = sum(
+        map(int, re.findall(r"^kaspan_agent_receiver_refused_requests_total\{.*\} (\d+)$", numbers, re.M))
+    )
+    answered = sum(count for status, count in statuses.items() if isinstance(status, int) and status >= 400)
+    assert counted >= answered
     assert agent.peak_mb() < PEAK_MB
     assert agent.process.terminate() == 0, agent.process.stderr
     assert "Traceback" not in agent.process.stderr
