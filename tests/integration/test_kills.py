@@ -6,9 +6,9 @@ import uuid
 from pathlib import Path
 
 from deployment import Deployment, python
+from order_flow import Shop, trace_context
 from servers import KafkaServer, ZipkinServer
 from servers.zipkin import Span
-from shop import Shop, trace_context
 
 RECORDS = 5_000
 KILLED_AFTER = (1_000, 2_500, 4_000)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from deployment import Deployment
+from order_flow import Shop
 from servers import KafkaServer
-from shop import Shop
 
 ORDERS = 10
 
