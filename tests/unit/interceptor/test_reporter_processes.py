@@ -145,8 +145,9 @@ def test_end_does_not_wait_long_for_an_agent_that_hangs(desk: Desk) -> None:
         )
 
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == (
-        f"kaspan: spans not reported to http://127.0.0.1:{port}: 2 were not sent before the process ended\n"
+    # Before it, on a slow machine, comes the warning that reporting fails.
+    assert done.stderr.splitlines()[-1] == (
+        f"kaspan: spans not reported to http://127.0.0.1:{port}: 2 were not sent before the process ended"
     )
 
 
