@@ -113,8 +113,8 @@ class Agent:
     def end(self) -> None:
         """End it by SIGTERM; fails if it left anything or said anything of a failure."""
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(60) == 0
-        said = Path(self._log.name).read_text()
+        code, said = self._process.wait(60), Path(self._log.name).read_text()
+        assert code == 0, f"{code}: {said}"
         assert "Traceback" not in said, said
         assert ", 0 left in the spool" in said, said
         self._log.close()

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ class Forked:
 
 
 class CountingZipkin:
-    """Reads reports of any number of connections in turn, answers 202, and counts their spans.
+    """Reads reports of any number of connections, answers 202, and counts their spans.
 
     `seen_s` holds the monotonic time at which the last answer was written.
     """
@@ -58,6 +59,7 @@ class CountingZipkin:
         self._listener = socket.create_server(("127.0.0.1", port), reuse_port=False)
         self.port: int = self._listener.getsockname()[1]
         self._counts = mmap.mmap(-1, 16)
+        self._lock = threading.Lock()
         self._process = Forked(self._serve)
         self._listener.close()
 
@@ -76,8 +78,11 @@ class CountingZipkin:
     def _serve(self) -> None:
         while True:
             connection, _ = self._listener.accept()
-            with contextlib.suppress(ConnectionError), connection:
-                self._read(connection)
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with contextlib.suppress(ConnectionError), connection:
+            self._read(connection)
 
     def _read(self, connection: socket.socket) -> None:
         body = bytearray(1 << 20)
@@ -95,7 +100,8 @@ class CountingZipkin:
             while filled < length:
                 filled += connection.recv_into(memoryview(body)[filled:length])
             spans = body.count(b'"traceId"', 0, length)
-            struct.pack_into("<qd", self._counts, 0, self.spans + spans, time.monotonic())
+            with self._lock:
+                struct.pack_into("<qd", self._counts, 0, self.spans + spans, time.monotonic())
             connection.sendall(ACCEPTED)
 
     def end(self) -> None:
