@@ -163,7 +163,7 @@ def test_every_way_to_drop_a_span_is_counted(operated: Operated) -> None:
     )
     writer = RingWriter(operated.rings, process=b'{"service":"orders"}')
     writer.put(b'{"traceId":"1","id":"1","tags":{"kafka.topic":"audit"}}')
-    writer.put(b"no span, but its checksum is right")
+    writer.put(b"{no span, but its checksum is right}")
     writer.put(b'{"traceId":"1","id":"2","name":"refused"}')
     operated.becomes(1, "dropped_spans_total", reason="processor_drop")
     operated.becomes(1, "dropped_spans_total", reason="unreadable")
