@@ -54,9 +54,9 @@ def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
 
     def wait(threads: Sequence[threading.Thread], deadline_s: float) -> bool:
         while any(thread.is_alive() for thread in threads) and time.monotonic() < deadline_s:
-            again = signal.sigtimedwait(STOP_SIGNALS, _SHUTDOWN_STEP_S)
+            again = _next_signal(STOP_SIGNALS, _SHUTDOWN_STEP_S)
             if again is not None:
-                at_once.append(again.si_signo)
+                at_once.append(again)
                 return False
         return True
 
@@ -74,6 +74,16 @@ def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
     return 1 if agent.has_failed else 0
 
 
+def _next_signal(signals: Sequence[signal.Signals], timeout_s: float) -> int | None:
+    """Wait for one of `signals`; None when none came in time.
+
+    When it is interrupted just as the time is over, CPython 3.11's sigtimedwait returns memory that nobody
+    has written: a "second signal" 64 has ended an agent at once.
+    """
+    received = signal.sigtimedwait(signals, timeout_s)
+    return received.si_signo if received is not None and received.si_signo in signals else None
+
+
 def _end_at_once(code: int) -> NoReturn:
     """End without waiting for threads, one of which may hang: as after SIGKILL, nothing is lost by it."""
     _log.warning("ended at once by a second signal; undelivered spans stay in the spool and in the rings")
@@ -88,8 +98,8 @@ def _supervise(agent: Agent, load: Callable[[], schema.Agent], manager: ServiceM
     period_s = min(_SUPERVISION_S, (manager.watchdog_s or _SUPERVISION_S) / 3)
     while not agent.has_failed:
         agent.supervise()
-        received = signal.sigtimedwait(_SIGNALS, period_s)
-        if received is not None and received.si_signo in STOP_SIGNALS:
+        received = _next_signal(_SIGNALS, period_s)
+        if received in STOP_SIGNALS:
             return
         if received is not None:
             manager.reloading()
