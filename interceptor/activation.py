@@ -101,9 +101,10 @@ def _patch_producer(tracing: Tracing) -> None:
     from kafka.future import Future
     from kafka.producer.kafka import KafkaProducer
 
-    from kaspan.interceptor import producer
+    from kaspan.interceptor import producer, unanswered
 
     producer.instrument(KafkaProducer, Future, tracing)
+    unanswered.end_at_exit()
 
 
 def _patch_consumer(tracing: Tracing) -> None:

@@ -220,9 +220,12 @@ class Sending:
         if future.is_done and self._span is not None:
             self._end(future.value if future.exception is None else None, future.exception)
 
-    def __del__(self) -> None:
+    def give_up(self) -> None:
+        """End the span, if it is open, as that of a send to which no answer will come."""
         if self._span is not None:
             self._end(None, None)
+
+    __del__ = give_up
 
     def _end(self, metadata: Any, error: BaseException | None) -> None:
         """Report the span whatever became of the record; None and None when nobody knows."""

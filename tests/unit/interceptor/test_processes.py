@@ -173,6 +173,37 @@ def test_spans_are_there_however_a_process_ends(desk: Desk, end: str, code: int)
     assert len(spans) == 1
 
 
+UNANSWERED = """
+import threading
+from clients import UnconnectedProducer
+producer = UnconnectedProducer()
+producer.send("orders", b"value")
+producer.send("orders", b"value")
+producer.last.acknowledge()
+# As kafka-python's own thread, which keeps what it has not sent.
+threading.Thread(target=lambda kept: threading.Event().wait(), args=(producer,), daemon=True).start()
+del producer
+"""
+
+
+def test_send_that_is_not_answered_when_the_process_ends_is_a_timeout(desk: Desk) -> None:
+    """Of two sends, one is answered before the process ends; the other's span is there too, as an error."""
+    assert outcome(desk.traced(UNANSWERED)) == (0, "", "")
+
+    spans = Reader(desk.ring_dir).take()
+
+    assert [span.tags.get("error") for span in spans] == [None, "timeout"]
+
+
+def test_fork_does_not_report_what_its_parent_has_under_way(desk: Desk) -> None:
+    """A send that is open in the parent is open in its fork as well, and has still one span, the parent's."""
+    desk.traced(f"import os\n{UNANSWERED}\nif os.fork(): os.wait()")
+
+    spans = Reader(desk.ring_dir).take()
+
+    assert [span.tags.get("error") for span in spans] == [None, "timeout"]
+
+
 SHUTDOWN = {
     "a consumer in the middle of next()": "next(consumer)",
     "a loop that is still open": "loop = iter(consumer); next(loop)",

@@ -1,0 +1,29 @@
+"""Sends that were under way when the process ended: what became of them nobody knows."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+
+from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.producer import Sending
+
+
+def end_at_exit() -> None:
+    """Have every span that is open when the process ends reported then, as a timeout.
+
+    To be called before a producer is made: kafka-python closes its producers at exit as well, and what is
+    answered meanwhile has ended by then.
+    """
+    atexit.register(_end_open_spans)
+
+
+def _end_open_spans() -> None:
+    # Else they would never be collected: kafka-python's thread is a daemon, and holds their futures for good.
+    # To look for them once costs less than to keep a list of them at every send.
+    try:
+        for found in gc.get_objects():
+            if type(found) is Sending:
+                found.give_up()
+    except Exception as error:  # noqa: BLE001
+        suppress("ending the sends that were not answered", error)
