@@ -250,8 +250,9 @@ def test_close_without_time_ends_every_span_one_way_or_the_other(application: Ap
     with contextlib.suppress(KafkaError):  # from 3.0 on kafka-python says so when there was no time
         producer.close(timeout=0)
     wait_until(lambda: all(future.is_done for future in futures), "every future is done", TIMEOUT_S)
-
-    spans = application.take()
+    # A future is done a moment before its callbacks run.
+    spans: list[Span] = []
+    wait_until(lambda: spans.extend(application.take()) or len(spans) >= 10, "every span ends", TIMEOUT_S)
 
     assert len(spans) == 10
     assert Counter("error" in span.tags for span in spans) == Counter(
