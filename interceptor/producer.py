@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import weakref
+from collections.abc import Mapping
+from sys import getrefcount
 from time import perf_counter_ns, time_ns
 from typing import Any
 
@@ -28,6 +31,10 @@ _PLACE = b',"messaging.destination.partition.id":"%d","messaging.kafka.offset":"
 
 # Positions in send(topic, value, key, headers, partition, timestamp_ms).
 _VALUE, _KEY, _HEADERS = 1, 2, 3
+
+
+known_producers: weakref.WeakSet[ProducerState] = weakref.WeakSet()
+"""Every producer that has sent something and still exists."""
 
 
 class Lane:
@@ -59,6 +66,7 @@ class ProducerState:
     """What is constant for one producer: whether its broker takes headers, and a lane per topic."""
 
     __slots__ = (
+        "__weakref__",
         "_client_id",
         "_get_context",
         "_is_ordinary",
@@ -78,8 +86,13 @@ class ProducerState:
         self._is_ordinary = self.takes_headers and tracing.propagation.only_b3
         self._client_id = producer.config.get("client_id")
         self._lanes: dict[str, Lane] = {}
+        known_producers.add(self)
         if tracing.at_client is not None:
             tracing.at_client()
+
+    def has_open_sends(self) -> bool:
+        """Whether spans of its sends may be open: each holds its lane, so it shows in the references."""
+        return _most_references(self._lanes) > _most_references({"": object()})
 
     def _lane(self, topic: str) -> Lane:
         if len(self._lanes) >= _MAX_LANES:
@@ -141,6 +154,10 @@ class ProducerState:
             else:
                 args = (*args[:_HEADERS], new, *args[_HEADERS + 1 :])
         return args
+
+
+def _most_references(held: Mapping[str, object]) -> int:
+    return max((getrefcount(one) for one in held.values()), default=0)
 
 
 class Sending:

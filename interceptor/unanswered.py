@@ -6,11 +6,11 @@ import atexit
 import gc
 
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.producer import Sending
+from kaspan.interceptor.producer import Sending, known_producers
 
 
 def end_at_exit() -> None:
-    """Have the spans of sends that were open for a moment when the process ends reported then, as timeouts.
+    """Have every span of a send that is open when the process ends reported then, as a timeout.
 
     To be called before a producer is made: kafka-python closes its producers at exit as well, and what is
     answered meanwhile has ended by then.
@@ -20,11 +20,11 @@ def end_at_exit() -> None:
 
 def _end_open_spans() -> None:
     # Else they would never be collected: kafka-python's thread is a daemon, and holds their futures for good.
-    # To look for them once costs less than to keep a list of them at every send. Among the young objects
-    # only: to look at a million old ones takes 0.2 s, and the end of an application is not to be slowed.
+    # No list of them is kept at every send. To look through a million objects takes up to 0.2 s, which only
+    # an application pays that ends with sends under way.
     try:
-        for generation in (0, 1):
-            for found in gc.get_objects(generation=generation):
+        if any(producer.has_open_sends() for producer in list(known_producers)):
+            for found in gc.get_objects():
                 if type(found) is Sending:
                     found.give_up()
     except Exception as error:  # noqa: BLE001
