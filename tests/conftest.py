@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deployment import Deployment
 
 if TYPE_CHECKING:
     # Not loaded for runs that want no server: `servers` imports kafka-python.
     from servers import KafkaServer, Servers, ZipkinServer
+
+# No test asserts a time, neither its own nor Hypothesis': a busy machine is no fault.
+settings.register_profile(
+    "untimed",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("untimed")
 
 NOT_TESTED = pytest.StashKey[str]()
 """Why the servers cannot run here; said in one line at the end of the run."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaspan.agent.database import SpoolFull
@@ -426,7 +426,7 @@ mutations = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(mutations, st.integers(0, 3), st.one_of(st.none(), st.integers(0, layout.HEADER_BYTES + DATA_BYTES)))
 def test_no_bytes_in_a_ring_stop_the_agent(
     tmp_path_factory: pytest.TempPathFactory,
@@ -460,7 +460,7 @@ def test_no_bytes_in_a_ring_stop_the_agent(
     agent.directory.close()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(st.binary(max_size=layout.HEADER_BYTES + 200))
 def test_no_file_named_like_a_ring_stops_the_agent(
     tmp_path_factory: pytest.TempPathFactory, content: bytes

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 
@@ -307,7 +307,7 @@ ITEMS = st.lists(st.tuples(st.sampled_from(sorted(USES)), st.booleans()), min_si
 
 
 @given(ITEMS, st.integers(1, 5), st.booleans())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_sequence_of_uses_is_one_span_for_each_record(
     application: Any, uses: list[tuple[str, bool]], count: int, poll_between: bool
 ) -> None:

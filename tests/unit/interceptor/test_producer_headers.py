@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients import UnconnectedProducer, header
@@ -284,7 +284,7 @@ def buffered(producer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tu
 
 
 @given(calls())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(max_examples=300)
 def test_any_arguments_reach_the_buffer_as_without_kaspan(
     application: Any, call: tuple[tuple[Any, ...], dict[str, Any]]
 ) -> None:

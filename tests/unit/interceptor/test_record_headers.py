@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spans import current, offsets
@@ -197,7 +197,6 @@ VALUES = (
 
 
 @given(st.lists(st.tuples(KEYS | st.text(max_size=4), VALUES), max_size=6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_headers_raise_or_lose_a_record(application: Any, headers: Any) -> None:
     """Whatever the headers are, the record is delivered with them, and its body has a current span."""
     for record in application.consumer([application.record(headers=headers)]):

@@ -122,7 +122,7 @@ STEPS = st.lists(st.just(READ) | st.integers(1, 5000) | st.integers(30_000, 70_0
 
 
 @given(STEPS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_spans_come_out_as_they_went_in_over_many_rounds(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int]
 ) -> None:
