@@ -6,9 +6,11 @@ import http.client
 import json
 import random
 import re
+import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,7 +26,8 @@ from py_zipkin.zipkin import zipkin_span
 
 from bodies import BODIES, JSON, SPAN_ID, TRACE_ID, Body, mutated
 from deployment import Deployment
-from servers import ZipkinServer
+from rings import RingWriter
+from servers import ZipkinServer, fetch_jars
 from servers.process import free_port
 from waiting import wait_until
 
@@ -137,16 +140,24 @@ FULL_SPAN: dict[str, Any] = {
 }
 
 
-def test_every_field_arrives_whatever_is_missing(zipkin: ZipkinServer, agent_url: str) -> None:
+@pytest.mark.parametrize("way", ["http", "ring"])
+def test_every_field_arrives_whatever_is_missing(
+    zipkin: ZipkinServer, agent_url: str, deployment: Deployment, way: str
+) -> None:
     """A span with all there is, less one field, comes out as it went in: ids of 64 and 128 bits alike."""
-    agent = Target(agent_url)
-    spans = {}
+    agent, spans = Target(agent_url), {}
     for left_out in (*(FULL_SPAN.keys() - {"id"}), "nothing"):
         for id_chars in (16, 32):
             trace_id = uuid.uuid4().hex[:id_chars]
             span = {key: value for key, value in FULL_SPAN.items() if key != left_out}
             spans[trace_id] = {"traceId": trace_id, **span}
-            assert agent.post(Body(json.dumps([spans[trace_id]]).encode(), True)) == 202
+    if way == "http":
+        for span in spans.values():
+            assert agent.post(Body(json.dumps([span]).encode(), True)) == 202
+    else:
+        writer = RingWriter(deployment.ring_dir)
+        assert all(writer.put(json.dumps(span).encode()) for span in spans.values())
+        writer.die()
     for trace_id, span in spans.items():
         assert wait_until(lambda trace_id=trace_id: zipkin.trace(trace_id), "the span is in Zipkin") == [span]
 
@@ -202,10 +213,23 @@ def by_opentelemetry(url: str, service: str) -> str:
     return f"{root.get_span_context().trace_id:032x}"
 
 
+def by_brave(url: str, service: str) -> str:
+    """Report by Brave, Zipkin's own library for Java, in a process of its own."""
+    jars = fetch_jars()
+    script = Path(__file__).parents[1] / "servers" / "report.groovy"
+    command = [jars.java, "-cp", jars.brave_class_path, "groovy.ui.GroovyMain", str(script)]
+    ran = subprocess.run(
+        [*command, url + SPANS_PATH, service], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
 CLIENTS: dict[str, Callable[[str, str], str]] = {
     "py_zipkin, JSON": by_py_zipkin(Encoding.V2_JSON, JSON),
     "py_zipkin, proto3": by_py_zipkin(Encoding.V2_PROTO3, "application/x-protobuf"),
     "OpenTelemetry": by_opentelemetry,
+    "Brave": by_brave,
 }
 
 

@@ -22,11 +22,12 @@ class ServersMissingError(Exception):
 
 @dataclass(frozen=True)
 class Jars:
-    """What Java needs to run each server: Kafka's class path and Zipkin's one jar."""
+    """What Java needs: Kafka's class path, Zipkin's one jar, and the class path of Brave."""
 
     java: str
     kafka_class_path: str
     zipkin_jar: Path
+    brave_class_path: str
 
 
 def find_java() -> str:
@@ -62,7 +63,7 @@ def fetch_jars() -> Jars:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _fetch_if_changed(target)
     (zipkin_jar,) = (target / "zipkin").glob("*.jar")
-    return Jars(java, f"{target / 'kafka'}/*", zipkin_jar)
+    return Jars(java, f"{target / 'kafka'}/*", zipkin_jar, f"{target / 'brave'}/*")
 
 
 def _fetch_if_changed(target: Path) -> None:
@@ -73,7 +74,7 @@ def _fetch_if_changed(target: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise ServersMissingError("no `mvn` on PATH to fetch them with (Debian: apt install maven)")
-    for folder in ("kafka", "zipkin"):
+    for folder in ("kafka", "zipkin", "brave"):
         shutil.rmtree(target / folder, ignore_errors=True)
     done = subprocess.run(
         [maven, "--batch-mode", "--quiet", "package"],
