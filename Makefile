@@ -11,8 +11,11 @@ INSTALLED := setup.cfg pyproject.toml $(VENV)/modules cli/kaspan $(if $(LINKS),,
 LINK_INJECT := mkdir -p $(VENV)/share/kaspan && ln -sfn "$(CURDIR)/interceptor/inject" $(VENV)/share/kaspan/inject
 PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input
 
+# Versions of kafka-python whose own tests are run.
+UPSTREAM := '2.*' '3.*'
+
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint demo bench clean force
+.PHONY: help dev test matrix upstream lint demo bench clean force
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -21,6 +24,12 @@ dev: $(VENV)/dev ## make .venv with kaspan (editable) and every tool; quick when
 
 test: $(VENV)/dev ## unit tests, and integration tests on real Kafka and real Zipkin (Java 17 and Maven)
 	$(BIN)/pytest
+
+matrix: $(VENV)/dev ## the interceptor's tests with every kafka-python and every Python
+	$(BIN)/nox
+
+upstream: $(VENV)/dev ## kafka-python's own tests, with and without kaspan: nothing may differ
+	@$(BIN)/python tests/upstream/compare.py $(UPSTREAM)
 
 lint: $(VENV)/dev ## ruff, mypy --strict and the layers between the packages
 	$(BIN)/ruff check .
@@ -36,7 +45,7 @@ bench: $(VENV)/dev ## measure kaspan against its peers, in one run
 
 clean: ## remove what make and the tests made, the fetched servers too
 	rm -rf $(VENV) build *.egg-info tests/servers/target
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/dev: $(INSTALLED)
 	$(PIP) install --editable '.[agent,demo,dev]'

@@ -2,9 +2,10 @@
 
     python tests/upstream/compare.py [VERSION ...]
 
-The tests come with kafka-python's source distribution, which pip fetches; each VERSION is tested with its
-own sources, so what is installed does not matter. Without a VERSION: the newest. Exit code 1 if any test has
-another outcome with kaspan than without; a test that fails in both is kafka-python's own affair, and said.
+The tests come with kafka-python's source distribution, which pip fetches; each VERSION (3.0.12, or 2.* for
+the newest 2.x) is tested with its own sources, so what is installed does not matter. Without a VERSION: the
+newest. Prints a line for each version, and one for each difference. Exit code 1 if any test has another
+outcome with kaspan than without; a test that fails in both is kafka-python's own affair, and only counted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -77,12 +79,12 @@ def compare(requirement: str) -> bool:
         subprocess.run([*kaspan, sys.executable, "-c", PROBE], cwd=sources, env=environment, check=True)
         without = outcomes(sources, [], environment, directory / "without.xml")
         with_kaspan = outcomes(sources, kaspan, environment, directory / "with.xml")
-    counts = {kind: list(without.values()).count(kind) for kind in ("passed", "failed", "skipped")}
-    print(f"{sources.name}: {len(without)} tests without kaspan: {counts}")
+    counts = Counter(without.values())
     different = sorted(test for test in without | with_kaspan if without.get(test) != with_kaspan.get(test))
+    said = ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
+    print(f"{sources.name}: {said} without kaspan; {len(different)} differ with it", flush=True)
     for test in different:
-        print(f"  {test}: {without.get(test)} without kaspan, {with_kaspan.get(test)} with it")
-    print(f"{sources.name}: {len(different)} tests differ with kaspan")
+        print(f"  {test}: {without.get(test)} without, {with_kaspan.get(test)} with it")
     return bool(without) and not different
 
 

@@ -16,6 +16,12 @@ from scripts import Desk
 from spans import Reader
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that start programs: most of the time, for what hardly depends on kafka-python."""
+    if "desk" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.processes)
+
+
 class Application(Traced):
     """A traced application: its clients, and `take()` for the spans it has made since the last call."""
 

@@ -1,0 +1,87 @@
+"""Run the interceptor's tests with every kafka-python and every Python that kaspan is for.
+
+    nox                                   all of it (`make matrix`)
+    nox --list                            what there is
+    nox -s "kafka_python(2.0.2)"          one; what follows `--` goes to pytest
+    nox -s ci                             what .ci/run takes the time for
+
+Each in a virtual environment of its own, with the wheel that users get instead of the checkout.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import nox
+
+TESTS = ("tests/unit/wire", "tests/unit/interceptor")
+# `~=2.1.0` is the newest 2.1.x.
+NEWEST = nox.param("kafka-python", id="newest")
+OLD = {
+    "2.0.2": nox.param("kafka-python==2.0.2", id="2.0.2"),
+    "2.0.6": nox.param("kafka-python==2.0.6", id="2.0.6"),
+    "2.1": nox.param("kafka-python~=2.1.0", id="2.1"),
+    "2.2": nox.param("kafka-python~=2.2.0", id="2.2"),
+    "2.3": nox.param("kafka-python~=2.3.0", id="2.3"),
+}
+
+nox.needs_version = ">=2025.10.14"
+nox.options.default_venv_backend = "uv"  # makes an environment in seconds, pip in minutes
+nox.options.error_on_missing_interpreters = False
+
+# uv reads nothing that is meant for pip; a mirror or folder of wheels that is set for pip holds here as well.
+for name, pip_name in {
+    "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
+    "UV_INDEX": "PIP_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS": "PIP_FIND_LINKS",
+}.items():
+    if pip_name in os.environ:
+        os.environ.setdefault(name, os.environ[pip_name])
+
+
+@functools.cache
+def built_wheel(directory: Path) -> str:
+    """Build the wheel, once in a run and by way of the sdist, which leaves nothing in the checkout."""
+    shutil.rmtree(directory, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "uv", "build", "--quiet", "--out-dir", directory], check=True)
+    (wheel,) = directory.glob("*.whl")
+    return wheel.as_uri()
+
+
+def run_tests(
+    session: nox.Session, kafka_python: str, *selection: str, installing: Mapping[str, str] = {}
+) -> None:
+    """Install kaspan beside the required kafka-python, and run the tests or those selected."""
+    wheel = built_wheel(Path(session.cache_dir, "dist").absolute())
+    session.install(f"kaspan[demo,test] @ {wheel}", kafka_python, env=installing)
+    session.run("pytest", "-q", *TESTS, *selection, *session.posargs)
+
+
+# Programs that tests start write no bytecode, and take twice as long where there is none.
+COMPILED = {"UV_COMPILE_BYTECODE": "1"}
+
+
+@nox.session(python="3.11")
+@nox.parametrize("required", [*OLD.values(), NEWEST])
+def kafka_python(session: nox.Session, required: str) -> None:
+    """Test with a version of kafka-python; its 2.0.2 cannot be imported by a Python after 3.11."""
+    run_tests(session, required, installing=COMPILED)
+
+
+@nox.session(python=["3.10", "3.12", "3.13", "3.14"], download_python="never")
+def python(session: nox.Session) -> None:
+    """Test with a version of Python, where it is installed."""
+    run_tests(session, "kafka-python", installing=COMPILED)
+
+
+@nox.session(python="3.11", default=False)
+@nox.parametrize("required", [OLD["2.0.2"], OLD["2.2"], OLD["2.3"]])
+def ci(session: nox.Session, required: str) -> None:
+    """Test with old versions what depends on them; `make test` tests everything, with the newest."""
+    run_tests(session, required, "-k", "not processes or test_activation")
