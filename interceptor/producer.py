@@ -91,7 +91,7 @@ class ProducerState:
             tracing.at_client()
 
     def has_open_sends(self) -> bool:
-        """Whether spans of its sends may be open: each holds its lane, so it shows in the references."""
+        """Whether spans of its sends are open: each holds its lane, so it shows in the references."""
         return _most_references(self._lanes) > _most_references({"": object()})
 
     def _lane(self, topic: str) -> Lane:
@@ -206,9 +206,11 @@ class Sending:
                 self._end(metadata, None)
                 return
             self._span = None
+            lane = self._lane
+            del self._lane  # what holds its lane is open, see has_open_sends
             parent_id = span.parent_id
             tracing.report(
-                self._lane.ordinary
+                lane.ordinary
                 % (
                     span.trace_id,
                     span.span_id,
@@ -251,17 +253,19 @@ class Sending:
             return
         self._span = None
         try:
+            lane = self._lane
+            del self._lane
             duration_us = (perf_counter_ns() - started_ns) // 1000 or 1
             annotations = b""
             if self.enqueued_ns:
                 annotations = _ENQUEUED % ((self._timestamp_ns + self.enqueued_ns - started_ns) // 1000)
             self._tracing.report(
-                self._lane.general
+                lane.general
                 % (
                     span.trace_id,
                     span.span_id,
                     parent_part(span.parent_id, span.debug),
-                    self._lane.name,
+                    lane.name,
                     self._timestamp_ns // 1000,
                     duration_us,
                     annotations,
