@@ -34,7 +34,7 @@ receivers:
 exporters:
   zipkin:
     endpoint: http://127.0.0.1:{zipkin_port}/api/v2/spans
-    sending_queue: {{enabled: true{storage}}}
+    sending_queue: {{enabled: true, queue_size: 100000{storage}}}
 extensions:
   file_storage: {{directory: {directory}, fsync: true}}
 service:

@@ -35,9 +35,11 @@ class Forked:
     def __init__(self, work: Callable[[], None]) -> None:
         self.pid = os.fork()
         if not self.pid:
-            with contextlib.suppress(KeyboardInterrupt):
+            try:
                 work()
-            os._exit(0)
+                os._exit(0)
+            finally:
+                os._exit(1)
 
     def wait(self) -> None:
         """Block until it has ended; fails if it ended badly."""
