@@ -111,7 +111,9 @@ def test_every_request_to_gunicorn_is_traced(
     port = free_port()
     gunicorn = start(
         *(BIN / "gunicorn", "web:application", "--workers", "2", "--bind", f"127.0.0.1:{port}"),
-        *("--worker-class", worker, "--worker-tmp-dir", desk.directory, *options),
+        # A worker of gevent's that has just been started may miss SIGTERM, traced or not.
+        *("--worker-class", worker, "--graceful-timeout", "3"),
+        *("--worker-tmp-dir", desk.directory, *options),
         **({"SPAN_AT_IMPORT": "yes"} if options else {}),
     )
     served = [wait_until(lambda: get(port), "gunicorn answers")]
