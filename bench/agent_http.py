@@ -5,6 +5,8 @@ in a process of its own reads each report and answers 202. Each run has a fresh 
 is the figure. The spool's disk matters: --spool-dir says where it is.
 
     python bench/agent_http.py [--runs 5] [--spans 300000] [--rate 20000] [--body 100] [--clients 4]
+
+--rate 0 posts without a pause.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ def post(port: int, spans: int, rate: float, body: int, encoding: str) -> None:
         client.sendall(prepared[number % len(prepared)])
         answer = client.recv(4096)
         assert answer.startswith(b"HTTP/1.1 202"), answer
-        time.sleep(max(0.0, started_s + (number + 1) * body / rate - time.monotonic()))
+        if rate:
+            time.sleep(max(0.0, started_s + (number + 1) * body / rate - time.monotonic()))
 
 
 def run(zipkin_port: int, options: argparse.Namespace) -> tuple[float, float, float]:

@@ -48,11 +48,11 @@ class Collector:
         self._chain = chain
         self._row_bytes = settings.batch.max_bytes
         self._max_body_bytes = settings.max_body_bytes
-        self._commits = GroupCommit(spool, self._row_bytes)
-        self._is_full = False
         self.server = HttpServer(
             open_listeners(settings), settings.max_body_bytes, settings.max_connections, settings.token
         )
+        self._commits = GroupCommit(spool, self._row_bytes, self.server.count_connections)
+        self._is_full = False
         self.server.add("POST", PATH, self.take)
         self.server.add("POST", V1_PATH, self.refuse_v1)
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
 
-INTERVAL_S = 0.01
-"""From one commit to the next: at a hundred a second each takes more with it, and costs no more."""
+INTERVAL_S = 0.04
+"""From one commit to the next while more may come: each takes more with it, and costs no more."""
 
 
 class GroupCommit:
     """Stores batches in the spool, from coroutines of one event loop, by one thread that waits for the disk.
 
-    What comes after a pause is committed at once, and under load INTERVAL_S after the commit before. Small
-    batches of a transaction become rows of at most `row_bytes`; those that do not fit into the spool together
-    are tried one by one. `waiting_bytes` is what is not yet on disk.
+    What comes after a pause is committed at once, and under load INTERVAL_S after the commit before, or as
+    soon as all of the `clients()` wait for it, each of which can wait for one thing only. Small batches of a
+    transaction become rows of at most `row_bytes`; those that do not fit into the spool together are tried
+    one by one. `waiting_bytes` is what is not yet on disk.
     """
 
-    def __init__(self, spool: Spool, row_bytes: int) -> None:
+    def __init__(self, spool: Spool, row_bytes: int, clients: Callable[[], int]) -> None:
         self.waiting_bytes = 0
         self._spool = spool
         self.row_bytes = row_bytes
+        self._clients = clients
         self._waiting: list[tuple[list[Batch], asyncio.Future[None]]] = []
         self._is_committing = False
+        self._timer: asyncio.TimerHandle | None = None
         self._next_s = 0.0
         self._disk = ThreadPoolExecutor(1, "commit")
 
@@ -40,16 +43,24 @@ class GroupCommit:
         if not self._is_committing:
             self._is_committing = True
             self._schedule(loop)
+        elif self._timer is not None and self._all_wait():
+            self._timer.cancel()
+            self._timer = loop.call_later(0.0, self._commit, loop)
         try:
             await done
         finally:
             self.waiting_bytes -= size
 
+    def _all_wait(self) -> bool:
+        return len(self._waiting) >= self._clients()
+
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         # At the soonest after what else the sockets hold by now, which goes into the same transaction.
-        loop.call_later(max(0.0, self._next_s - loop.time()), self._commit, loop)
+        delay_s = 0.0 if self._all_wait() else max(0.0, self._next_s - loop.time())
+        self._timer = loop.call_later(delay_s, self._commit, loop)
 
     def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
         self._next_s = loop.time() + INTERVAL_S
         taken, self._waiting = self._waiting, []
         stored = loop.run_in_executor(self._disk, self._store, [batches for batches, _ in taken])

@@ -130,6 +130,10 @@ class HttpServer:
                 if connection.deadline_s <= now_s:
                     connection.time_out()
 
+    def count_connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
     # What connections call.
 
     def connected(self, connection: Connection) -> None:

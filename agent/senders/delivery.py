@@ -14,6 +14,10 @@ from kaspan.agent.senders.backoff import Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.spool import SEPARATOR, Message, Spool
 
+SAVE_S = 0.2
+"""How long what was delivered is noted in memory only, while there is more to deliver: a save of its own costs
+a flush of the disk, and the transactions that store spans save it on the way."""
+
 _log = logging.getLogger("kaspan.agent")
 _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _NOT_JSON = (msgspec.MsgspecError, RecursionError)
@@ -22,7 +26,7 @@ _NOT_JSON = (msgspec.MsgspecError, RecursionError)
 class Delivery:
     """Delivers what is in the spool through one sender, in messages of at most `max_bytes`.
 
-    A kill repeats at most one message. `run` returns after `drain`, when the spool is passed or the target
+    A kill repeats what was delivered in the last SAVE_S, a message at least. `run` returns after `drain`, when the spool is passed or the target
     fails once more. `pause(seconds)` waits, or returns sooner when the agent stops. What comes when there was
     nothing is given `linger_s` for company. `account` counts what becomes of it all.
     """
@@ -48,6 +52,7 @@ class Delivery:
         self._sent_id = spool.cursor(sender.name)
         self._is_failing = False
         self._is_unsaved = False
+        self._save_at_s = 0.0
 
     def adjust(self, max_bytes: int, linger_s: float) -> None:
         """Work with other settings from the next message on. Any thread may call it."""
@@ -63,7 +68,8 @@ class Delivery:
         while True:
             message = self._spool.read(self._sent_id, self._max_bytes, self.sender.name)
             if message is not None:
-                self._save()  # seldom: the transaction that stored this message has done it
+                if self.account.clock_s() >= self._save_at_s:
+                    self._save()
                 if message.spans and not self._deliver(message):
                     break
                 self._sent_id = message.last_id
@@ -124,6 +130,7 @@ class Delivery:
             self._failed(outcome.reason)
             if self._draining.is_set():
                 return outcome
+            self._save()  # this may take long
             self._pause(self._backoff.next_s(outcome.retry_after_s))
 
     def _attempt(self, spans: bytes, last_id: int) -> Outcome:
@@ -174,6 +181,7 @@ class Delivery:
             return True
 
     def _save(self) -> None:
+        self._save_at_s = self.account.clock_s() + SAVE_S
         try:
             self._spool.save()
             self._is_unsaved = False

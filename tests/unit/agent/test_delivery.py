@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.senders.backoff import FIRST_S, LONGEST_S, Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
-from kaspan.agent.senders.delivery import Delivery, split
+from kaspan.agent.senders.delivery import SAVE_S, Delivery, split
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
 from rings import span
 from waiting import wait_until
@@ -236,20 +236,33 @@ def test_drain_ends_at_a_target_that_is_away_and_keeps_the_spans(bench: Bench) -
     assert bench.spool.spans == 1
 
 
-def test_kill_repeats_at_most_one_message(bench: Bench) -> None:
-    """Before a message is sent, the cursor of the one before it is on disk."""
-    on_disk: list[int] = []
-    bench.put(*[span(number) for number in range(60)])
-    bench.put(*[span(number) for number in range(60)])
-    bench.put(*[span(number) for number in range(60)])
+def test_delivered_spans_leave_the_disk_now_and_then_while_there_are_more(bench: Bench) -> None:
+    """A kill in the middle of many messages repeats those of the last SAVE_S, not all."""
+    halves, on_disk = 0, list[int]()
+    bench.delivery.account.clock_s = lambda: halves * SAVE_S / 2
+    for _ in range(5):
+        bench.put(*[span(number) for number in range(60)])
 
     def judge(part: list[bytes]) -> Outcome:
+        nonlocal halves
+        halves += 1
         on_disk.append(bench.spool.spans)
         return Delivered()
 
     bench.sender.judge = judge
     bench.deliver()
-    assert on_disk == [180, 120, 60]
+    assert on_disk == [300, 300, 180, 180, 60]
+
+
+def test_delivered_spans_leave_the_disk_before_a_wait(bench: Bench) -> None:
+    """While a target is away, which may be long, a kill repeats nothing that was delivered before."""
+    bench.delivery.account.clock_s = lambda: 100.0
+    outcomes = iter([Delivered(), Delivered(), Failed("away")])
+    bench.sender.judge = lambda part: next(outcomes, Delivered())
+    for _ in range(3):
+        bench.put(*[span(number) for number in range(60)])
+    bench.run_until(lambda: bool(bench.pauses))
+    assert bench.spool.spans <= 60
 
 
 def test_spans_that_a_sender_holds_stay_in_the_spool(bench: Bench) -> None:

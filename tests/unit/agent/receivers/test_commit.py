@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.receivers import commit
 from kaspan.agent.receivers.commit import GroupCommit, joined
 from kaspan.agent.senders.delivery import split
 from kaspan.agent.spool import Batch
@@ -21,6 +22,11 @@ ROW_BYTES = 50
 
 def batch(*numbers: int) -> Batch:
     return Batch(len(numbers), b",".join(b'{"id":"%d"}' % number for number in numbers))
+
+
+def commits_to(spool: FakeSpool, clients: int = 100) -> GroupCommit:
+    """Commits into a spool, for so many clients."""
+    return GroupCommit(spool, ROW_BYTES, lambda: clients)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.lists(st.integers(0, 999), min_size=1, max_size=9)))
@@ -46,14 +52,33 @@ def run(commits: GroupCommit, *bodies: Batch) -> list[BaseException | None]:
 def test_what_is_there_at_once_is_one_transaction() -> None:
     """Bodies that arrive together are committed together, from the first one on."""
     spool = FakeSpool()
-    assert run(GroupCommit(spool, ROW_BYTES), *map(batch, range(20))) == [None] * 20  # type: ignore[arg-type]
+    assert run(commits_to(spool), *map(batch, range(20))) == [None] * 20
     assert len(spool.transactions) == 1
+
+
+def test_under_load_a_commit_waits_until_all_clients_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon after a commit the next one waits for more, and no longer once every client waits for it."""
+    monkeypatch.setattr(commit, "INTERVAL_S", 3600.0)
+    spool = FakeSpool()
+    commits = commits_to(spool, clients=3)
+
+    async def put_all() -> None:
+        await commits.put([batch(1)])
+        puts = [asyncio.ensure_future(commits.put([batch(number)])) for number in (2, 3)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(spool.transactions) == 1
+        await commits.put([batch(4)])
+        await asyncio.gather(*puts)
+
+    asyncio.run(asyncio.wait_for(put_all(), 60))
+    assert len(spool.transactions) == 2
 
 
 def test_failed_transaction_is_everybodys() -> None:
     """Nobody whose spans were in a transaction that failed is told otherwise, and nothing is left waiting."""
     spool = FakeSpool()
-    commits = GroupCommit(spool, ROW_BYTES)  # type: ignore[arg-type]
+    commits = commits_to(spool)
     spool.error = OSError("gone")
     assert run(commits, batch(1), batch(2)) == [spool.error] * 2
     assert commits.waiting_bytes == 0
@@ -65,7 +90,7 @@ def test_bodies_that_do_not_fit_together_are_taken_one_by_one() -> None:
     """Where there is room for some of what came at once, only the others are told that the spool is full."""
     spool = FakeSpool()
     spool.room_bytes = 2 * len(batch(1).body)
-    outcomes = run(GroupCommit(spool, ROW_BYTES), *map(batch, range(5)))  # type: ignore[arg-type]
+    outcomes = run(commits_to(spool), *map(batch, range(5)))
     assert [type(outcome) for outcome in outcomes] == [type(None)] * 2 + [SpoolFull] * 3
     assert spool.spans == [batch(0).body, batch(1).body]
 
@@ -73,7 +98,7 @@ def test_bodies_that_do_not_fit_together_are_taken_one_by_one() -> None:
 def test_client_that_gives_up_does_not_disturb_the_others() -> None:
     """A put that is cancelled leaves the transaction of the others alone."""
     spool = FakeSpool()
-    commits = GroupCommit(spool, ROW_BYTES)  # type: ignore[arg-type]
+    commits = commits_to(spool)
 
     async def put_two() -> None:
         given_up = asyncio.ensure_future(commits.put([batch(1)]))
