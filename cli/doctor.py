@@ -71,6 +71,8 @@ def this_python() -> tuple[list[str], list[str]]:
     """Say whether programs of this Python are traced, and with which kafka-python."""
     wrong: list[str] = []
     said = [f"kaspan {VERSION}, Python {platform.python_version()} at {sys.executable}"]
+    if importlib.util.find_spec("kaspan.interceptor.compiled") is None:
+        said.append("kaspan is not compiled (there was no C compiler): it traces at some three times the cost")
     distributions = packages_distributions().get("kafka", [])
     if importlib.util.find_spec("kafka") is None:
         wrong.append("kafka-python is not installed for this Python: there is nothing to trace")

@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import log, suppress
 
 if TYPE_CHECKING:
     from kaspan.interceptor.tracing import Tracing
+
+PEER = "opentelemetry.instrumentation.kafka"
 
 _active = False
 
@@ -34,17 +36,17 @@ def activate(defaults: Mapping[str, str] = {}) -> None:
 
 
 def _is_subinterpreter() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):
-        try:
-            interpreters = import_module(name)
-        except ImportError:
-            continue
-        current, main = interpreters.get_current(), interpreters.get_main()
-        # From Python 3.13 on each is a tuple that begins with the number.
-        return int(current[0] if isinstance(current, tuple) else current) != int(
-            main[0] if isinstance(main, tuple) else main
-        )
-    return False
+    # Not one name after the other: a search that finds nothing goes through all of sys.path.
+    name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    try:
+        interpreters = import_module(name)
+    except ImportError:
+        return False
+    current, main = interpreters.get_current(), interpreters.get_main()
+    # From Python 3.13 on each is a tuple that begins with the number.
+    return int(current[0] if isinstance(current, tuple) else current) != int(
+        main[0] if isinstance(main, tuple) else main
+    )
 
 
 def _activate(defaults: Mapping[str, str]) -> None:
@@ -64,25 +66,37 @@ def _activate(defaults: Mapping[str, str]) -> None:
     if not settings.interceptor.enabled:
         return
 
-    from kaspan.interceptor import peer
-    from kaspan.interceptor.calls import Calls
-    from kaspan.interceptor.functions import follow_calls
     from kaspan.interceptor.imports import Imports
     from kaspan.interceptor.provider import provide_tracers
     from kaspan.interceptor.tracing import Tracing
 
     imports = Imports()
-    peer.displace(imports)  # first, since its patches would be taken for ours
+    imports.after(PEER, _displace_peer)  # first, since its patches would be taken for ours
     tracing = Tracing(settings.service or program_name(), settings.interceptor)
     _patch(tracing)
     provide_tracers(tracing)
-    follow_calls(Calls(tracing))
+    imports.after("kaspan.interceptor.functions", lambda functions: _follow_calls(functions, tracing))
     if settings.interceptor.functions:
         from kaspan.interceptor.named import NamedFunctions
 
         named = NamedFunctions(settings.interceptor.functions, imports)
         tracing.at_client = named.settle
         named.watch()
+
+
+# Each imports what few applications need, once they have imported what needs it.
+
+
+def _displace_peer(module: Any) -> None:
+    from kaspan.interceptor import peer
+
+    peer.displace(module)
+
+
+def _follow_calls(functions: Any, tracing: Tracing) -> None:
+    from kaspan.interceptor.calls import Calls
+
+    functions.follow_calls(Calls(tracing))
 
 
 def _patch(tracing: Tracing) -> None:

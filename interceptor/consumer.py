@@ -6,8 +6,9 @@ import functools
 import weakref
 from typing import Any
 
+from kaspan.interceptor.cursor import ConsumerLoop, Cursor
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.processing import ConsumerLoop, Cursor, Processing
+from kaspan.interceptor.processing import Processing
 from kaspan.interceptor.records import RecordList, carrying_span
 from kaspan.interceptor.tracing import Tracing
 

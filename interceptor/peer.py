@@ -9,17 +9,12 @@ import functools
 from typing import Any
 
 from kaspan.interceptor.failures import log
-from kaspan.interceptor.imports import Imports
-
-MODULE = "opentelemetry.instrumentation.kafka"
 
 
-def displace(imports: Imports) -> None:
-    """Take the peer's patches away, and let it make none from now on; with one warning if it would have."""
-    imports.after(MODULE, _displace)
-
-
-def _displace(module: Any) -> None:
+def displace(module: Any) -> None:
+    """Take away the patches of the peer, the module `opentelemetry.instrumentation.kafka`, and let it make
+    none from now on; with one warning if it would have.
+    """
     instrumentor: Any = module.KafkaInstrumentor
     if getattr(instrumentor._instrument, "__module__", None) == __name__:
         return

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from time import perf_counter_ns, time_ns
+from time import time_ns
 from typing import Any
 
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.records import RecordList
-from kaspan.interceptor.scope import SPAN_KEY
 from kaspan.interceptor.span import PassedSpan, RecordSpan
 from kaspan.interceptor.templates import (
     Tags,
@@ -21,6 +19,7 @@ from kaspan.interceptor.templates import (
 from kaspan.interceptor.tracing import Tracing
 
 _MAX_LANES = 10_000
+_FIELDS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
 _PARENT = b',"parentId":"%b"'
 _OFFSET_AND_KEY = b',"messaging.kafka.offset":"%d"%b'
 _TIMES = b',"kafka.queue_time_ms":"%d","kafka.lag":"%d"'
@@ -60,20 +59,24 @@ class Lane:
 class Processing:
     """The spans of one consumer: its group and client, and the lanes of its partitions."""
 
-    def __init__(self, consumer: Any, record_class: type, tracing: Tracing) -> None:
+    span_class = RecordSpan
+
+    def __init__(self, consumer: Any, record_class: Any, tracing: Tracing) -> None:
         self.tracing = tracing
-        self.record_class: Any = record_class
+        self.record_class = record_class
+        self.places = tuple(record_class._fields.index(name) for name in _FIELDS)
+        """Where in a record what is looked at is, since that differs between versions of kafka-python."""
         self.excluded = tracing.excluded
         self.get_context = tracing.scope.get
         self.set_context = tracing.scope.set
         # Not the consumer: what lives as long as a list of records must not keep a consumer alive.
-        self._subscription = consumer._subscription
+        self.subscription = consumer._subscription
         tags = {
             "messaging.consumer.group.name": consumer.config.get("group_id"),
             "messaging.client.id": consumer.config.get("client_id"),
         }
         self._tags = [(key, str(value)) for key, value in tags.items() if value]
-        self._lanes: dict[tuple[str, int], Lane] = {}
+        self.lanes: dict[tuple[str, int], Lane] = {}
 
     def is_plain(self, record: Any) -> bool:
         """Whether the record came from kafka-python just now, without a span yet, and should have one."""
@@ -82,10 +85,6 @@ class Processing:
             and record.kaspan_span is None
             and record.topic not in self.tracing.excluded
         )
-
-    def loop(self, records: RecordList) -> ListLoop:
-        """Iterate over what poll() returned."""
-        return ListLoop(self, records)
 
     def start(self, record: Any) -> tuple[RecordSpan, bool]:
         """Make the span of a record that has none, and let the record carry it.
@@ -127,10 +126,10 @@ class Processing:
         if not span.sampled:
             return
         place = (record.topic, record.partition)
-        lane = self._lanes.get(place) or self._lane(*place)
+        lane = self.lanes.get(place) or self._lane(*place)
         parent_id, offset, sent_ms = span.parent_id, record.offset, record.timestamp
         # kafka-python's TopicPartition is a tuple, so this finds it in the dict without making one.
-        assigned = self._subscription.assignment.get(place)
+        assigned = self.subscription.assignment.get(place)
         highwater = None if assigned is None else assigned.highwater
         lag = -1 if highwater is None else highwater - offset - 1
         # Without a timestamp, or by another clock in the future, there is no queue time to tell.
@@ -183,142 +182,7 @@ class Processing:
         )
 
     def _lane(self, topic: str, partition: int) -> Lane:
-        if len(self._lanes) >= _MAX_LANES:
-            self._lanes.clear()
-        made = self._lanes[topic, partition] = Lane(self.tracing, topic, partition, self._tags)
+        if len(self.lanes) >= _MAX_LANES:
+            self.lanes.clear()
+        made = self.lanes[topic, partition] = Lane(self.tracing, topic, partition, self._tags)
         return made
-
-
-class Cursor:
-    """The one record that the application works on now, and its open span, current in its thread.
-
-    The span ends when the cursor moves on, is closed, or goes away because the loop did.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_before",
-        "_during",
-        "_is_mine",
-        "_processing",
-        "_record",
-        "_span",
-        "_started_ns",
-        "_timestamp_ns",
-    )
-
-    def __init__(self, processing: Processing) -> None:
-        self._processing = processing
-        self._span: Any = None
-        self._record: Any = None
-
-    def open(self, record: Any) -> Any:
-        """Make the record's span current; returns the record. Never raises.
-
-        A record that has a span already, because it was looked at before, gets no second one: the one it
-        has becomes current again.
-        """
-        processing = self._processing
-        try:
-            if type(record) is not processing.record_class:
-                return record
-            span, is_mine = record.kaspan_span, False
-            if span is None:
-                excluded = processing.excluded
-                if excluded.known.get(record.topic) is not False and record.topic in excluded:
-                    span = processing.pass_on(record)
-                    if span is None:
-                        return record
-                else:
-                    span, is_mine = processing.start(record)
-            self._is_mine = is_mine
-            before = processing.get_context()
-            if before or span.left:
-                self._before, self._during = processing.tracing.scope.enter(span)
-            else:
-                # What Scope.enter does outside of any span, without the call.
-                self._before = before
-                self._during = during = {SPAN_KEY: span}
-                processing.set_context(during)
-            self._record = record
-            self._timestamp_ns = time_ns()
-            self._started_ns = perf_counter_ns()
-            self._span = span
-        except Exception as error:  # noqa: BLE001
-            suppress("starting a record's span", error)
-        return record
-
-    def close(self) -> None:
-        """End the open span, if there is one. Never raises."""
-        span = self._span
-        if span is None:
-            return
-        ended_ns = perf_counter_ns()
-        self._span = None
-        try:
-            processing = self._processing
-            tracing = processing.tracing
-            tracing.scope.leave(self._before, self._during, span)
-            started_ns = self._started_ns
-            if self._is_mine and started_ns >= tracing.born_ns:
-                duration_us = (ended_ns - started_ns) // 1000 or 1
-                processing.report("process", self._record, span, self._timestamp_ns // 1000, duration_us)
-        except Exception as error:  # noqa: BLE001
-            suppress("ending a record's span", error)
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class ConsumerLoop(Cursor):
-    """What `iter(consumer)` returns: the consumer's own records, each with its span while it is worked on."""
-
-    __slots__ = ("_consumer", "_next_record", "_other")
-
-    def __init__(self, processing: Processing, consumer: Any, next_record: Any, other: Cursor) -> None:
-        super().__init__(processing)
-        self._consumer = consumer
-        self._next_record = next_record
-        self._other = other
-        """The record that `next(consumer)` returned last, which going on with the loop ends."""
-
-    def __iter__(self) -> ConsumerLoop:
-        return self
-
-    def __next__(self) -> Any:
-        self.close()
-        if self._other._span is not None:
-            self._other.close()
-        return self.open(self._next_record(self._consumer))
-
-    def __getattr__(self, name: str) -> Any:
-        # kafka-python returns the consumer itself here, and somebody may rely on it.
-        return getattr(self._consumer, name)
-
-
-class ListLoop(Cursor):
-    """Iterates over a RecordList."""
-
-    __slots__ = ("_index", "_records")
-
-    def __init__(self, processing: Processing, records: RecordList) -> None:
-        super().__init__(processing)
-        self._records = records
-        self._index = 0
-
-    def __iter__(self) -> ListLoop:
-        return self
-
-    def __next__(self) -> Any:
-        self.close()
-        index = self._index
-        try:
-            record = list.__getitem__(self._records, index)
-        except IndexError:
-            self._index = len(self._records)
-            raise StopIteration from None
-        self._index = index + 1
-        return self.open(record)
-
-    def __length_hint__(self) -> int:
-        return max(0, len(self._records) - self._index)

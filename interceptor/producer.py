@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Mapping
 from sys import getrefcount
-from time import perf_counter_ns, time_ns
-from typing import Any
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.sending import Lane, Sending
 from kaspan.interceptor.span import RecordSpan
-from kaspan.interceptor.templates import (
-    error_part,
-    extras_parts,
-    key_part,
-    ordinary_template,
-    parent_part,
-    quote,
-    span_template,
-)
 from kaspan.interceptor.tracing import Tracing
+
+OrdinarySends: Any = None
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import OrdinarySends
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
 _MAX_LANES = 10_000
 _HEADERS_SINCE = (0, 11)
-_ENQUEUED = b',"annotations":[{"timestamp":%d,"value":"kafka.enqueued"}]'
-_PLACE = b',"messaging.destination.partition.id":"%d","messaging.kafka.offset":"%d"'
 
 # Positions in send(topic, value, key, headers, partition, timestamp_ms).
 _VALUE, _KEY, _HEADERS = 1, 2, 3
@@ -37,31 +33,6 @@ known_producers: weakref.WeakSet[ProducerState] = weakref.WeakSet()
 """Every producer that has sent something and still exists."""
 
 
-class Lane:
-    """The JSON of the spans of one topic in one producer, but for what differs each time.
-
-    `ordinary` is for the record that nearly all are like, acknowledged with its offset: filled in at once,
-    where `general`, for all others, is put together from parts.
-    """
-
-    __slots__ = ("general", "name", "ordinary")
-
-    def __init__(self, tracing: Tracing, topic: str, client_id: str | None) -> None:
-        tags = [
-            ("kafka.topic", topic),
-            ("messaging.system", "kafka"),
-            ("messaging.operation.name", "send"),
-            ("messaging.destination.name", topic),
-        ]
-        if client_id:
-            tags.append(("messaging.client.id", str(client_id)))
-        self.name = quote(f"send {topic}")
-        self.general = span_template(
-            "PRODUCER", tracing.service, tracing.remote_service, topic, tags, varying=b"%b"
-        )
-        self.ordinary = ordinary_template(self.general, b"%b", self.name, _ENQUEUED, _PLACE)
-
-
 class ProducerState:
     """What is constant for one producer: whether its broker takes headers, and a lane per topic."""
 
@@ -69,9 +40,10 @@ class ProducerState:
         "__weakref__",
         "_client_id",
         "_get_context",
+        "_is_answered",
         "_is_ordinary",
         "_lanes",
-        "is_answered",
+        "begin_ordinary",
         "takes_headers",
         "tracing",
     )
@@ -79,13 +51,16 @@ class ProducerState:
     def __init__(self, producer: Any, tracing: Tracing) -> None:
         api_version = producer.config.get("api_version")
         self.takes_headers = api_version is None or api_version >= _HEADERS_SINCE
-        self.is_answered = producer.config.get("acks") != 0
-        """Whether a send's future is done by the broker's answer, which has the record's offset."""
+        self._is_answered = producer.config.get("acks") != 0
         self.tracing = tracing
         self._get_context = tracing.scope.get
         self._is_ordinary = self.takes_headers and tracing.propagation.only_b3
         self._client_id = producer.config.get("client_id")
         self._lanes: dict[str, Lane] = {}
+        self.begin_ordinary = None
+        if OrdinarySends is not None and self._is_ordinary:
+            self.begin_ordinary = OrdinarySends(tracing, self._lanes).begin
+        """Does what `begin` does, if it was compiled, or returns None for a send that is not ordinary."""
         known_producers.add(self)
         if tracing.at_client is not None:
             tracing.at_client()
@@ -97,7 +72,7 @@ class ProducerState:
     def _lane(self, topic: str) -> Lane:
         if len(self._lanes) >= _MAX_LANES:
             self._lanes.clear()
-        made = self._lanes[topic] = Lane(self.tracing, topic, self._client_id)
+        made = self._lanes[topic] = Lane(self.tracing, topic, self._client_id, self._is_answered)
         return made
 
     def begin(
@@ -129,7 +104,9 @@ class ProducerState:
             value = args[_VALUE] if given > _VALUE else kwargs.get("value")
             key = args[_KEY] if given > _KEY else kwargs.get("key")
             lane = self._lanes.get(topic) or self._lane(topic)
-            sending = Sending(tracing, lane, span, key, value is None)
+            sending = Sending(
+                lane, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
+            )
             if self._is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
                 # What _inject does for nearly everybody, without three calls.
                 kwargs["headers"] = [("b3", b"%b-%b-1" % (span.trace_id, span.span_id))]
@@ -160,135 +137,6 @@ def _most_references(held: Mapping[str, object]) -> int:
     return max((getrefcount(one) for one in held.values()), default=0)
 
 
-class Sending:
-    """The open span of one send: its future calls it with the record's metadata, or with the error.
-
-    When the future goes away without either, the producer gave the record up: the span ends as a timeout.
-    """
-
-    __slots__ = (
-        "_key",
-        "_lane",
-        "_span",
-        "_started_ns",
-        "_timestamp_ns",
-        "_tombstone",
-        "_tracing",
-        "enqueued_ns",
-    )
-
-    def __init__(self, tracing: Tracing, lane: Lane, span: RecordSpan, key: object, tombstone: bool) -> None:
-        self._tracing = tracing
-        self._lane = lane
-        self._span: RecordSpan | None = span
-        self._key = key
-        self._tombstone = tombstone
-        self.enqueued_ns = 0
-        """When send() returned to its caller, on the performance counter."""
-        self._timestamp_ns = time_ns()
-        self._started_ns = perf_counter_ns()
-
-    def acknowledged(self, metadata: Any) -> None:
-        """End the span: the broker has the record."""
-        ended_ns = perf_counter_ns()
-        span = self._span
-        try:
-            offset = metadata.offset
-            tracing, started_ns, timestamp_ns = self._tracing, self._started_ns, self._timestamp_ns
-            if (
-                span is None
-                or self._tombstone
-                or span.extras is not None
-                or offset is None
-                or offset < 0  # with acks=0
-                or started_ns < tracing.born_ns
-            ):
-                self._end(metadata, None)
-                return
-            self._span = None
-            lane = self._lane
-            del self._lane  # what holds its lane is open, see has_open_sends
-            parent_id = span.parent_id
-            tracing.report(
-                lane.ordinary
-                % (
-                    span.trace_id,
-                    span.span_id,
-                    b"" if parent_id is None else b',"parentId":"' + parent_id + b'"',
-                    timestamp_ns // 1000,
-                    (ended_ns - started_ns) // 1000 or 1,
-                    (timestamp_ns + self.enqueued_ns - started_ns) // 1000,
-                    key_part(self._key),
-                    metadata.partition,
-                    offset,
-                )
-            )
-        except Exception as failure:  # noqa: BLE001
-            suppress("recording a send", failure)
-
-    def written(self, metadata: Any) -> None:
-        """End the span: the record went out with acks=0; kafka-python 3.0 calls its offset 0."""
-        self._end(metadata._replace(offset=-1), None)
-
-    def failed(self, error: BaseException) -> None:
-        """End the span as failed."""
-        self._end(None, error)
-
-    def settle(self, future: Any) -> None:
-        """End the span if the future is done: before 2.2 its callbacks, unlocked, can miss that moment."""
-        if future.is_done and self._span is not None:
-            self._end(future.value if future.exception is None else None, future.exception)
-
-    def give_up(self) -> None:
-        """End the span, if it is open, as that of a send to which no answer will come."""
-        if self._span is not None:
-            self._end(None, None)
-
-    __del__ = give_up
-
-    def _end(self, metadata: Any, error: BaseException | None) -> None:
-        """Report the span whatever became of the record; None and None when nobody knows."""
-        span, started_ns = self._span, self._started_ns
-        if span is None or started_ns < self._tracing.born_ns:
-            return
-        self._span = None
-        try:
-            lane = self._lane
-            del self._lane
-            duration_us = (perf_counter_ns() - started_ns) // 1000 or 1
-            annotations = b""
-            if self.enqueued_ns:
-                annotations = _ENQUEUED % ((self._timestamp_ns + self.enqueued_ns - started_ns) // 1000)
-            self._tracing.report(
-                lane.general
-                % (
-                    span.trace_id,
-                    span.span_id,
-                    parent_part(span.parent_id, span.debug),
-                    lane.name,
-                    self._timestamp_ns // 1000,
-                    duration_us,
-                    annotations,
-                    key_part(self._key),
-                    self._outcome(span, metadata, error),
-                )
-            )
-        except Exception as failure:  # noqa: BLE001
-            suppress("recording a send", failure)
-
-    def _outcome(self, span: RecordSpan, metadata: Any, error: BaseException | None) -> bytes:
-        tags = extras_parts(span.extras)[2]
-        if self._tombstone:
-            tags += b',"messaging.kafka.message.tombstone":"true"'
-        if error is not None:
-            return tags + error_part(error)
-        if metadata is None:
-            return tags + b',"error":"timeout","error.type":"timeout"'
-        if metadata.offset is not None and metadata.offset >= 0:
-            return tags + _PLACE % (metadata.partition, metadata.offset)
-        return tags + b',"messaging.destination.partition.id":"%d"' % metadata.partition
-
-
 def instrument(producer_class: type, future_class: type, tracing: Tracing) -> None:
     """Patch `send` of kafka-python's KafkaProducer. Calling it again does nothing."""
     original = producer_class.send  # type: ignore[attr-defined]
@@ -304,7 +152,8 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             state = self.__dict__.get(_STATE)
             if state is None:
                 state = self.__dict__[_STATE] = ProducerState(self, tracing)
-            args, sending, injected = state.begin(args, kwargs)
+            begun = None if state.begin_ordinary is None else state.begin_ordinary(args, kwargs)
+            args, sending, injected = begun or state.begin(args, kwargs)
         except Exception as error:  # noqa: BLE001
             suppress("tracing a send", error)
             return original(self, *args, **kwargs)
@@ -315,7 +164,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             too_large = injected and type(error).__name__ == "MessageSizeTooLargeError"
             if not too_large:
                 if sending is not None:
-                    sending.failed(error)
+                    sending(error)
                 raise
         if too_large:
             # Perhaps it is only so by our header: without it, kafka-python has the last word.
@@ -324,13 +173,13 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
                 future = original(self, *args, **kwargs)
             except BaseException as error:
                 if sending is not None:
-                    sending.failed(error)
+                    sending(error)
                 raise
         if sending is None:
             return future
         try:
             sending.enqueued_ns = perf_counter_ns()
-            follow(future, sending.acknowledged if state.is_answered else sending.written, sending.failed)
+            follow(future, sending, sending)
             if not locked_futures:
                 sending.settle(future)
         except Exception as error:  # noqa: BLE001

@@ -42,7 +42,7 @@ class Propagation:
         self._inject = tuple(inject)
         self._extractors = tuple(_EXTRACTORS[name] for name in extract)
         self.only_b3 = self._inject == ("b3",)
-        self._b3_first = extract[:1] == ("b3",)
+        self.is_b3_first = extract[:1] == ("b3",)
         # A header of a format that is read but not written would contradict the one that is.
         stale = {key for name in (*inject, *extract) for key in _OWNED[name]}
         if tracecontext.HEADER in stale:
@@ -56,7 +56,7 @@ class Propagation:
 
         Never raises on their content.
         """
-        if self._b3_first:
+        if self.is_b3_first:
             # Whoever injects, appends: look there before walking the list.
             key, value = headers[-1]
             if key == "b3" and value is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from kaspan.interceptor.cursor import ListLoop
 from kaspan.interceptor.failures import suppress
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class RecordList(list[Any]):
         return made
 
     def __iter__(self) -> Iterator[Any]:
-        return self.processing.loop(self)
+        return ListLoop(self.processing, self)
 
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)

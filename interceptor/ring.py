@@ -6,6 +6,7 @@ the process is killed. Source of the idea: LTTng-UST's ring buffers in shared me
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import mmap
@@ -14,6 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from kaspan.interceptor.ring_dir import open_ring_dir, refuse_unread_orphans
@@ -44,10 +46,8 @@ class SpanRing:
         finally:
             os.close(directory)
         self._positions = memoryview(self._map)[: layout.HEADER_BYTES].cast("Q")
-        self.put = self._writer()
-        """put(payload: bytes): append one Zipkin v2 JSON span. Never blocks; when the ring is full, or the
-        span larger than the agent takes, drops the span and counts it. Safe from any thread, from a signal
-        handler and from a finalizer that interrupts another put."""
+        self._writer = Writer(self._map, self._data_bytes)
+        self.put = self._writer.put
 
     def _make(self, directory: int, process: dict[str, object]) -> None:
         """Make the file under a temporary name and rename it when it is whole and locked."""
@@ -72,9 +72,41 @@ class SpanRing:
         finally:
             os.close(descriptor)
 
-    def _writer(self) -> Callable[[bytes], None]:
-        """Make `put`. Closures, since every span goes through it and attributes cost a third of it."""
-        mapped, positions, data_bytes = self._map, self._positions, self._data_bytes
+    def note_suppressed(self, errors: int) -> None:
+        """Write into the header how many failures the application has not seen."""
+        self._positions[_SUPPRESSED] = errors
+
+    def abandon(self) -> None:
+        """Let go of the file without a word to the reader: the ring is the parent's, and this is its fork."""
+        self._positions.release()
+        self._writer.release()
+        if self._map_descriptor is None or _identity(self._map_descriptor) in (self._identity, None):
+            self._map.close()
+        else:
+            # Its descriptor was closed, and the number is somebody else's by now: to close the mapping, or
+            # to let Python free it, would close that one. What hooks hold is freed after all modules are.
+            os.register_at_fork(before=lambda _kept=self._map: None)
+
+
+class Writer:
+    """Writes spans into a mapped ring with `data_bytes` for them.
+
+    `put(payload: bytes)` appends one Zipkin v2 JSON span. It never blocks; when the ring is full, or the span
+    larger than the agent takes, it drops the span and counts it. Safe from any thread, from a signal handler
+    and from a finalizer that interrupts another put.
+    """
+
+    def __init__(self, mapped: mmap.mmap, data_bytes: int) -> None:
+        self._positions = memoryview(mapped)[: layout.HEADER_BYTES].cast("Q")
+        self.put = self._make_put(mapped, self._positions, data_bytes)
+
+    def release(self) -> None:
+        """Let go of the mapping: nothing can be put any more."""
+        self._positions.release()
+
+    @staticmethod
+    def _make_put(mapped: mmap.mmap, positions: memoryview, data_bytes: int) -> Callable[[bytes], None]:
+        # Closures, since every span goes through them and attributes cost a third of it.
         frame, header_bytes, max_span_bytes = layout.pack_frame, layout.HEADER_BYTES, layout.MAX_SPAN_BYTES
         lock = threading.Lock()
         acquire, release = lock.acquire, lock.release
@@ -125,19 +157,10 @@ class SpanRing:
 
         return put
 
-    def note_suppressed(self, errors: int) -> None:
-        """Write into the header how many failures the application has not seen."""
-        self._positions[_SUPPRESSED] = errors
 
-    def abandon(self) -> None:
-        """Let go of the file without a word to the reader: the ring is the parent's, and this is its fork."""
-        self._positions.release()
-        if self._map_descriptor is None or _identity(self._map_descriptor) in (self._identity, None):
-            self._map.close()
-        else:
-            # Its descriptor was closed, and the number is somebody else's by now: to close the mapping, or
-            # to let Python free it, would close that one. What hooks hold is freed after all modules are.
-            os.register_at_fork(before=lambda _kept=self._map: None)
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import Writer
 
 
 def _map(descriptor: int, size: int) -> tuple[mmap.mmap, int | None]:

@@ -6,9 +6,10 @@ dictionaries unless the application adds something.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
@@ -67,12 +68,8 @@ class PassedSpan(NonRecordingSpan):
         return SpanContext(int(trace_id, 16), int(span_id, 16), True, flags, state)
 
 
-class RecordSpan(Span):
-    """The span of one record's processing: identifiers in hex digits, `debug` implies `sampled`.
-
-    What the application adds to it (tags, annotations, a name) is kept until the span ends, in bounded
-    number and size; additions after that are ignored, as OpenTelemetry does.
-    """
+class Identifiers:
+    """The identifiers of a record's span, in hex digits, and what tracing keeps with them."""
 
     # On the class, since nearly all spans leave them as they are.
     ended = False
@@ -93,6 +90,19 @@ class RecordSpan(Span):
         self.span_id = span_id
         self.parent_id = parent_id
         self.sampled = sampled
+
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import Identifiers
+
+
+class RecordSpan(Identifiers, Span):
+    """The span of one record's processing; `debug` implies `sampled`.
+
+    What the application adds to it (tags, annotations, a name) is kept until the span ends, in bounded
+    number and size; additions after that are ignored, as OpenTelemetry does.
+    """
 
     @classmethod
     def of(cls, found: Extracted) -> RecordSpan:

@@ -67,7 +67,8 @@ class Tracing:
         self.report: Callable[[bytes], None] = self._report_first
         """report(span_json): put one span into the process's ring. Never blocks, but that the first span
         makes the ring; drops and counts what does not fit."""
-        self._ids: list[bytes] = []
+        self.ids: list[bytes] = []
+        """Span ids for later, which `new_id` makes more of."""
         self._early: deque[bytes] = deque()
         self._opening = threading.Lock()
         self._retry_at_s = 0.0
@@ -86,10 +87,10 @@ class Tracing:
         """A new span id: 16 hex digits."""
         # From the system and by the hundred: an application that calls random.seed() repeats no trace id.
         try:
-            return self._ids.pop()
+            return self.ids.pop()
         except IndexError:
             digits = os.urandom(8 * _IDS_AT_ONCE).hex().encode()
-            self._ids.extend([digits[at : at + 16] for at in range(0, len(digits), 16)])
+            self.ids.extend([digits[at : at + 16] for at in range(0, len(digits), 16)])
             return self.new_id()
 
     def current(self, but_of: object = None) -> Extracted | None:
@@ -118,7 +119,7 @@ class Tracing:
         """
         known_id, parent_id, sampled, debug = _NOBODY if parent is None else parent
         try:
-            pop = self._ids.pop
+            pop = self.ids.pop
             span_id = pop()
             trace_id = known_id or pop() + pop()
         except IndexError:

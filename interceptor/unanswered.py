@@ -6,7 +6,8 @@ import atexit
 import gc
 
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.producer import Sending, known_producers
+from kaspan.interceptor.producer import known_producers
+from kaspan.interceptor.sending import Sending
 
 
 def end_at_exit() -> None:

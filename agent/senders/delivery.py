@@ -15,8 +15,9 @@ from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sende
 from kaspan.agent.spool import SEPARATOR, Message, Spool
 
 SAVE_S = 0.2
-"""How long what was delivered is noted in memory only, while there is more to deliver: a save of its own costs
-a flush of the disk, and the transactions that store spans save it on the way."""
+"""How long what was delivered is noted in memory only, while there is more to deliver.
+
+A save of its own costs a flush of the disk, and the transactions that store spans save it on the way."""
 
 _log = logging.getLogger("kaspan.agent")
 _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -26,9 +27,10 @@ _NOT_JSON = (msgspec.MsgspecError, RecursionError)
 class Delivery:
     """Delivers what is in the spool through one sender, in messages of at most `max_bytes`.
 
-    A kill repeats what was delivered in the last SAVE_S, a message at least. `run` returns after `drain`, when the spool is passed or the target
-    fails once more. `pause(seconds)` waits, or returns sooner when the agent stops. What comes when there was
-    nothing is given `linger_s` for company. `account` counts what becomes of it all.
+    A kill repeats what was delivered in the last SAVE_S, a message at least. `run` returns after `drain`,
+    when the spool is passed or the target fails once more. `pause(seconds)` waits, or returns sooner when the
+    agent stops. What comes when there was nothing is given `linger_s` for company. `account` counts what
+    becomes of it all.
     """
 
     def __init__(

@@ -116,6 +116,11 @@ def test_wheel_holds_every_module_and_nothing_outside_kaspan(wheel: Path) -> Non
     )
 
 
+def test_installation_is_compiled(installed: Path) -> None:
+    """Where there is a C compiler, the way of the ordinary record is compiled when kaspan is installed."""
+    run(installed / "bin" / "python", "-c", "import kaspan.interceptor.compiled", directory=installed)
+
+
 def test_wheel_says_that_every_package_is_typed(wheel: Path) -> None:
     """Each top package carries py.typed, so that users' type checkers read its annotations."""
     names = zipfile.ZipFile(wheel).namelist()

@@ -1,0 +1,599 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, auto_pickle=False
+"""The way of the ordinary record, compiled: the same as in Python at a fraction of the cost.
+
+What is here stands in for the class of the same name in `cursor`, `ring`, `sending` and `span`, which say what
+each does, and to which the tests hold it. Ordinary is what nearly every record is; whatever is not goes to the
+Python code, which also is all there is where nothing could be compiled.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcpy
+
+from time import perf_counter_ns, time_ns
+from zlib import crc32
+
+from opentelemetry.trace.propagation import _SPAN_KEY
+
+from kaspan.interceptor.failures import suppress
+from kaspan.wire import ring as layout
+
+cdef extern from *:
+    """
+    /* A text of a template's place; a number where `bytes` is NULL. */
+    typedef struct { const char *bytes; Py_ssize_t length; long long number; } kaspan_value;
+
+    /* The reader, another process, sees everything before a position once it sees the position. */
+    #define kaspan_load(at) __atomic_load_n((at), __ATOMIC_ACQUIRE)
+    #define kaspan_publish(at, value) __atomic_store_n((at), (value), __ATOMIC_RELEASE)
+
+    /* Printable ASCII but the quotation mark and the backslash stands in JSON as it is. */
+    static int kaspan_is_plain(const char *text, Py_ssize_t length) {
+        for (Py_ssize_t at = 0; at < length; at++) {
+            unsigned char c = (unsigned char) text[at];
+            if (c < 0x20 || c > 0x7E || c == '"' || c == '\\\\') return 0;
+        }
+        return 1;
+    }
+
+    /* Whether it is lower-case hexadecimal, and not all zeros. */
+    static int kaspan_is_id(const char *text, Py_ssize_t length) {
+        int any = 0;
+        for (Py_ssize_t at = 0; at < length; at++) {
+            char c = text[at];
+            if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return 0;
+            any |= c != '0';
+        }
+        return any;
+    }
+    """
+    ctypedef struct Value "kaspan_value":
+        const char *bytes
+        Py_ssize_t length
+        long long number
+
+    uint64_t load "kaspan_load"(uint64_t *at) noexcept nogil
+    void publish "kaspan_publish"(uint64_t *at, uint64_t value) noexcept nogil
+    bint is_plain "kaspan_is_plain"(const char *text, Py_ssize_t length) noexcept nogil
+    bint is_id "kaspan_is_id"(const char *text, Py_ssize_t length) noexcept nogil
+
+cdef extern from "Python.h":
+    int PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef enum:
+    SMALL_BYTES = 4096
+    DIGITS = 20
+    MAX_KEY_BYTES = 256  # as in templates
+
+cdef const char *KEY_TAG = b',"kafka.key":"'
+cdef const char *PARENT_TAG = b',"parentId":"'
+cdef object key_part = None
+
+
+# JSON by templates.
+
+cdef inline void text(Value *value, bytes given) noexcept:
+    value.bytes = PyBytes_AS_STRING(given)
+    value.length = PyBytes_GET_SIZE(given)
+
+
+cdef inline void number(Value *value, long long given) noexcept:
+    value.bytes = NULL
+    value.number = given
+
+
+cdef inline char *put_number(char *at, long long given) noexcept nogil:
+    cdef char digits[DIGITS]
+    cdef int count = 0
+    cdef unsigned long long left = <unsigned long long>given
+    if given < 0:
+        at[0] = c'-'
+        at += 1
+        left = 0 - left
+    while True:
+        digits[count] = <char>(c'0' + left % 10)
+        count += 1
+        left //= 10
+        if left == 0:
+            break
+    while count:
+        count -= 1
+        at[0] = digits[count]
+        at += 1
+    return at
+
+
+cdef bytes fill(bytes template, Value *values, int count):
+    """What template % values is, for places %b and %d."""
+    cdef const char *left = PyBytes_AS_STRING(template)
+    cdef const char *end = left + PyBytes_GET_SIZE(template)
+    cdef const char *place
+    cdef Py_ssize_t room = PyBytes_GET_SIZE(template)
+    cdef int index
+    for index in range(count):
+        room += DIGITS if values[index].bytes == NULL else values[index].length
+    cdef char small[SMALL_BYTES]
+    cdef char *made = &small[0]
+    if room > SMALL_BYTES:
+        made = <char *>PyMem_Malloc(room)
+        if made == NULL:
+            raise MemoryError
+    cdef char *at = made
+    index = 0
+    while True:
+        place = <const char *>memchr(left, c'%', end - left)
+        if place == NULL or place + 1 == end:
+            break
+        memcpy(at, left, place - left)
+        at += place - left
+        if place[1] == c'%':
+            at[0] = c'%'
+            at += 1
+        elif index < count:
+            if values[index].bytes == NULL:
+                at = put_number(at, values[index].number)
+            else:
+                memcpy(at, values[index].bytes, values[index].length)
+                at += values[index].length
+            index += 1
+        left = place + 2
+    memcpy(at, left, end - left)
+    at += end - left
+    cdef bytes filled = PyBytes_FromStringAndSize(made, at - made)
+    if made != &small[0]:
+        PyMem_Free(made)
+    return filled
+
+
+cdef bytes tagged(const char *opening, Py_ssize_t opening_bytes, const char *given, Py_ssize_t length):
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, opening_bytes + length + 1)
+    cdef char *at = PyBytes_AS_STRING(made)
+    memcpy(at, opening, opening_bytes)
+    memcpy(at + opening_bytes, given, length)
+    at[opening_bytes + length] = c'"'
+    return made
+
+
+cdef bytes tag_of_key(object key):
+    """What templates.key_part is, for keys that stand in JSON as they are."""
+    global key_part
+    cdef const char *given
+    cdef Py_ssize_t length
+    if key is None:
+        return b""
+    if type(key) is bytes:
+        given, length = PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)
+    elif type(key) is str and PyUnicode_IS_COMPACT_ASCII(key):
+        given = PyUnicode_AsUTF8AndSize(key, &length)
+    else:
+        given, length = NULL, 0
+    if given != NULL and 0 < length <= MAX_KEY_BYTES and is_plain(given, length):
+        return tagged(KEY_TAG, 14, given, length)
+    if key_part is None:
+        from kaspan.interceptor.templates import key_part as part
+
+        key_part = part
+    return key_part(key)
+
+
+cdef class Identifiers:
+    """Stands in for span.Identifiers."""
+
+    cdef public bytes trace_id, span_id
+    cdef public object parent_id, outer, consumer, extras, record, headers, _state
+    cdef public bint sampled, ended, left
+
+    def __init__(self, bytes trace_id, bytes span_id, parent_id, bint sampled):
+        self.trace_id, self.span_id, self.parent_id, self.sampled = trace_id, span_id, parent_id, sampled
+
+
+# The sending side.
+
+cdef class Sending:
+    """Stands in for sending.Sending."""
+
+    cdef public object lane
+    cdef readonly bytes trace_id, span_id
+    cdef readonly object parent_id, extras, key
+    cdef readonly bint is_tombstone
+    cdef readonly long long timestamp_ns, started_ns
+    cdef public long long enqueued_ns
+
+    def __init__(self, lane, bytes trace_id, bytes span_id, parent_id, extras, key, bint is_tombstone):
+        self.lane = lane
+        self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
+        self.extras, self.key, self.is_tombstone = extras, key, is_tombstone
+        self.timestamp_ns = time_ns()
+        self.started_ns = perf_counter_ns()
+
+    def __call__(self, outcome):
+        cdef object ended = perf_counter_ns()
+        lane, self.lane = self.lane, None
+        if lane is None:
+            return
+        if isinstance(outcome, BaseException):
+            lane.end(self, None, outcome, ended)
+            return
+        cdef long long offset, duration_us
+        cdef Value values[9]
+        cdef bytes parent, key
+        try:
+            offset_or_none, template, tracing = outcome.offset, lane.ordinary, lane.tracing
+            offset = -1 if offset_or_none is None else offset_or_none
+            if (
+                template is None
+                or self.is_tombstone
+                or self.extras is not None
+                or offset < 0
+                or self.started_ns < <long long>tracing.born_ns
+            ):
+                lane.end(self, outcome, None, ended)
+                return
+            duration_us = (<long long>ended - self.started_ns) // 1000
+            if self.parent_id is None:
+                parent = b""
+            else:
+                parent = self.parent_id
+                parent = tagged(PARENT_TAG, 13, PyBytes_AS_STRING(parent), PyBytes_GET_SIZE(parent))
+            key = tag_of_key(self.key)
+            text(&values[0], self.trace_id)
+            text(&values[1], self.span_id)
+            text(&values[2], parent)
+            number(&values[3], self.timestamp_ns // 1000)
+            number(&values[4], duration_us if duration_us else 1)
+            number(&values[5], (self.timestamp_ns + self.enqueued_ns - self.started_ns) // 1000)
+            text(&values[6], key)
+            number(&values[7], outcome.partition)
+            number(&values[8], offset)
+            tracing.report(fill(template, values, 9))
+        except Exception as failure:
+            suppress("recording a send", failure)
+
+    def settle(self, future):
+        if future.is_done:
+            self(future.value if future.exception is None else future.exception)
+
+    def give_up(self):
+        lane, self.lane = self.lane, None
+        if lane is not None:
+            lane.end(self, None, None, perf_counter_ns())
+
+    def __del__(self):
+        if self.lane is not None:
+            self.give_up()
+
+
+cdef bytes new_id(object tracing):
+    cdef list ids = tracing.ids
+    return ids.pop() if len(ids) else tracing.new_id()
+
+
+cdef class OrdinarySends:
+    """What ProducerState.begin does for the ordinary sends of one producer."""
+
+    cdef object tracing, get_context, takes
+    cdef dict known, lanes
+    cdef bint takes_all
+
+    def __init__(self, tracing, dict lanes):
+        self.tracing, self.lanes = tracing, lanes
+        self.known = tracing.excluded.known
+        self.get_context = tracing.scope.get
+        self.takes, self.takes_all = tracing.sampler.takes, tracing.sampler.takes_all
+
+    def begin(self, tuple args, dict kwargs):
+        """Begin a send as ProducerState.begin does; None, with nothing done, if it is not ordinary."""
+        cdef Py_ssize_t given = len(args)
+        if given > 3 or kwargs.get("headers") is not None:
+            return None
+        topic = args[0] if given else kwargs.get("topic")
+        if type(topic) is not str or self.known.get(topic) is not False:
+            return None
+        lane = self.lanes.get(topic)
+        if lane is None:
+            return None
+        tracing = self.tracing
+        cdef bytes trace_id, span_id
+        cdef bint sampled
+        parent_id = None
+        parent = tracing.current() if self.get_context() else None
+        if parent is None:
+            span_id = new_id(tracing)
+            trace_id = new_id(tracing) + new_id(tracing)
+            sampled = self.takes_all or self.takes(trace_id, "send", topic)
+        else:
+            known_id, parent_id, decision, debug = parent
+            if debug or known_id is None or decision is None:
+                return None
+            span_id, trace_id, sampled = new_id(tracing), known_id, decision
+        cdef Py_ssize_t trace_bytes = PyBytes_GET_SIZE(trace_id)
+        cdef bytes header = PyBytes_FromStringAndSize(NULL, trace_bytes + 19)
+        cdef char *at = PyBytes_AS_STRING(header)
+        memcpy(at, PyBytes_AS_STRING(trace_id), trace_bytes)
+        at[trace_bytes] = c'-'
+        memcpy(at + trace_bytes + 1, PyBytes_AS_STRING(span_id), 16)
+        at[trace_bytes + 17] = c'-'
+        at[trace_bytes + 18] = c'1' if sampled else c'0'
+        kwargs["headers"] = [("b3", header)]
+        if not sampled:
+            return args, None, True
+        value = args[1] if given > 1 else kwargs.get("value")
+        key = args[2] if given > 2 else kwargs.get("key")
+        return args, Sending(lane, trace_id, span_id, parent_id, None, key, value is None), True
+
+
+# The receiving side.
+
+cdef class Cursor:
+    """Stands in for cursor.Cursor."""
+
+    cdef object __weakref__
+    cdef object _processing, _tracing, _excluded, _get_context, _set_context, _record_class, _span_class
+    cdef object _subscription, _propagation
+    cdef dict _known, _lanes
+    cdef int _topic, _partition, _offset, _timestamp, _key, _value, _headers
+    cdef bint _is_simple, _is_b3_first, _is_mine
+    cdef object _before, _during, _record, _span
+    cdef long long _started_ns, _timestamp_ns
+
+    def __init__(self, processing):
+        tracing = processing.tracing
+        self._processing, self._tracing, self._excluded = processing, tracing, processing.excluded
+        self._known, self._lanes = processing.excluded.known, processing.lanes
+        self._get_context, self._set_context = processing.get_context, processing.set_context
+        self._record_class, self._span_class = processing.record_class, processing.span_class
+        self._subscription, self._propagation = processing.subscription, tracing.propagation
+        self._is_b3_first = tracing.propagation.is_b3_first
+        self._is_simple = tracing.captured is None
+        (
+            self._topic, self._partition, self._offset, self._timestamp, self._key, self._value, self._headers
+        ) = processing.places
+
+    def open(self, record):
+        return self._open(record)
+
+    def close(self):
+        self._close()
+
+    def __del__(self):
+        self._close()
+
+    cdef object _open(self, object record):
+        try:
+            if type(record) is not self._record_class:
+                return record
+            fields = <tuple>record
+            span = record.kaspan_span
+            self._is_mine = False
+            if span is None:
+                topic = fields[self._topic]
+                if self._known.get(topic) is not False and topic in self._excluded:
+                    span = self._processing.pass_on(record)
+                    if span is None:
+                        return record
+                else:
+                    span = self._start(record, fields)
+            before = self._get_context()
+            if before or span.left:
+                self._before, self._during = self._tracing.scope.enter(span)
+            else:
+                self._before = before
+                self._during = {_SPAN_KEY: span}
+                self._set_context(self._during)
+            self._record = record
+            self._timestamp_ns = time_ns()
+            self._started_ns = perf_counter_ns()
+            self._span = span
+        except Exception as error:
+            suppress("starting a record's span", error)
+        return record
+
+    cdef object _start(self, object record, tuple fields):
+        """Do what Processing.start does where the sender's b3 header, last in the list, says all."""
+        cdef bytes value
+        cdef const char *given
+        headers = fields[self._headers]
+        if self._is_simple and self._is_b3_first and type(headers) is list and len(<list>headers):
+            name, last = (<list>headers)[len(<list>headers) - 1]
+            if name == "b3" and type(last) is bytes and PyBytes_GET_SIZE(last) == 51:
+                value = last
+                given = PyBytes_AS_STRING(value)
+                if (
+                    given[32] == c'-' and given[49] == c'-' and (given[50] == c'1' or given[50] == c'0')
+                    and is_id(given, 32) and is_id(given + 33, 16)
+                ):
+                    span = self._span_class(
+                        PyBytes_FromStringAndSize(given, 32),
+                        new_id(self._tracing),
+                        PyBytes_FromStringAndSize(given + 33, 16),
+                        given[50] == c'1',
+                    )
+                    (<Identifiers>span).consumer = self._processing
+                    if len(<list>headers) > 1:
+                        (<Identifiers>span).headers = headers
+                    carried = (<dict>record.__dict__).setdefault("kaspan_span", span)
+                    self._is_mine = carried is span
+                    return carried
+        span, self._is_mine = self._processing.start(record)
+        return span
+
+    cdef int _close(self) except -1:
+        span = self._span
+        if span is None:
+            return 0
+        cdef long long ended_ns = perf_counter_ns()
+        cdef long long duration_us
+        self._span = None
+        try:
+            if not self._before and self._get_context() is self._during:
+                self._set_context(self._before)
+            else:
+                self._tracing.scope.leave(self._before, self._during, span)
+            if self._is_mine and self._started_ns >= <long long>self._tracing.born_ns:
+                duration_us = (ended_ns - self._started_ns) // 1000
+                self._report(self._record, span, self._timestamp_ns // 1000, duration_us if duration_us else 1)
+        except Exception as error:
+            suppress("ending a record's span", error)
+        return 0
+
+    cdef int _report(self, object record, Identifiers span, long long timestamp_us, long long duration_us) except -1:
+        """Do what Processing.report does for an ordinary record."""
+        cdef tuple fields = <tuple>record
+        cdef long long offset, lag, queued_ms, sent_ms
+        cdef Value values[9]
+        cdef bytes parent, key
+        if not span.sampled:
+            span.ended = True
+            return 0
+        place = (fields[self._topic], fields[self._partition])
+        lane = self._lanes.get(place)
+        assigned = self._subscription.assignment.get(place)
+        highwater = None if assigned is None else assigned.highwater
+        sent = fields[self._timestamp]
+        if (
+            lane is not None and highwater is not None and sent is not None and span.parent_id is not None
+            and span.extras is None and fields[self._value] is not None
+        ):
+            offset, sent_ms = fields[self._offset], sent
+            lag = <long long>highwater - offset - 1
+            queued_ms = timestamp_us // 1000 - sent_ms
+            if lag >= 0 and queued_ms >= 0 and sent_ms > 0:
+                span.ended = True
+                parent = span.parent_id
+                key = tag_of_key(fields[self._key])
+                text(&values[0], span.trace_id)
+                text(&values[1], span.span_id)
+                text(&values[2], parent)
+                number(&values[3], timestamp_us)
+                number(&values[4], duration_us)
+                number(&values[5], offset)
+                text(&values[6], key)
+                number(&values[7], queued_ms)
+                number(&values[8], lag)
+                self._tracing.report(fill(lane.ordinary, values, 9))
+                return 0
+        self._processing.report("process", record, span, timestamp_us, duration_us)
+        return 0
+
+
+cdef class ConsumerLoop(Cursor):
+    """Stands in for cursor.ConsumerLoop."""
+
+    cdef object _consumer, _next_record
+    cdef Cursor _other
+
+    def __init__(self, processing, consumer, next_record, Cursor other):
+        Cursor.__init__(self, processing)
+        self._consumer, self._next_record, self._other = consumer, next_record, other
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._close()
+        if self._other._span is not None:
+            self._other._close()
+        return self._open(self._next_record(self._consumer))
+
+    def __getattr__(self, name):
+        return getattr(self._consumer, name)
+
+
+cdef class ListLoop(Cursor):
+    """Stands in for cursor.ListLoop."""
+
+    cdef Py_ssize_t _index
+    cdef object _records  # a subclass of list
+
+    def __init__(self, processing, records):
+        Cursor.__init__(self, processing)
+        self._records = records
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._close()
+        records = <list>self._records
+        if self._index >= len(records):
+            self._index = len(records)
+            raise StopIteration
+        record = records[self._index]
+        self._index += 1
+        return self._open(record)
+
+    def __length_hint__(self):
+        return max(0, len(<list>self._records) - self._index)
+
+
+# The ring.
+
+cdef class Writer:
+    """Stands in for ring.Writer."""
+
+    cdef Py_buffer _view
+    cdef bint _is_open
+    cdef char *_data
+    cdef uint64_t *_positions
+    cdef uint64_t _data_bytes, _position, _limit, _written
+
+    def __init__(self, mapped, uint64_t data_bytes):
+        PyObject_GetBuffer(mapped, &self._view, PyBUF_WRITABLE)
+        self._is_open = True
+        self._positions = <uint64_t *>self._view.buf
+        self._data = <char *>self._view.buf + <Py_ssize_t>layout.HEADER_BYTES
+        self._data_bytes = self._limit = data_bytes
+
+    def put(self, bytes payload not None):
+        # zlib lets other threads run while it works on a large payload; after it, none runs until the end.
+        cdef uint32_t crc = crc32(payload)
+        cdef uint64_t length = PyBytes_GET_SIZE(payload)
+        cdef uint64_t size = (length + 15) & ~<uint64_t>7
+        cdef uint64_t start = self._position
+        cdef uint64_t index = start % self._data_bytes
+        cdef char *at
+        if not self._is_open:
+            raise ValueError("the ring is abandoned")
+        if index + size > self._data_bytes:
+            start += self._data_bytes - index
+        if start + size > self._limit or length > MAX_SPAN_BYTES:
+            self._limit = load(self._positions + READ) + self._data_bytes
+            if start + size > self._limit or length > MAX_SPAN_BYTES:
+                self._positions[DROPPED] += 1
+                return
+        if start != self._position:
+            put_u32(self._data + index, 0xFFFFFFFF)
+            put_u32(self._data + index + 4, 0)
+            index = 0
+        at = self._data + index
+        put_u32(at, <uint32_t>length)
+        put_u32(at + 4, crc)
+        memcpy(at + 8, PyBytes_AS_STRING(payload), length)
+        self._position = start + size
+        self._written += 1
+        publish(self._positions + WRITE, self._position)
+        self._positions[WRITTEN] = self._written
+
+    def release(self):
+        """Let go of the mapping: nothing can be put any more."""
+        if self._is_open:
+            self._is_open = False
+            PyBuffer_Release(&self._view)
+
+    def __dealloc__(self):
+        if self._is_open:
+            PyBuffer_Release(&self._view)
+
+
+cdef inline void put_u32(char *at, uint32_t given) noexcept:
+    memcpy(at, &given, 4)
+
+
+cdef uint64_t MAX_SPAN_BYTES = layout.MAX_SPAN_BYTES
+cdef Py_ssize_t WRITE = layout.WRITE_POS // 8
+cdef Py_ssize_t READ = layout.READ_POS // 8
+cdef Py_ssize_t DROPPED = layout.DROPPED_SPANS // 8
+cdef Py_ssize_t WRITTEN = layout.WRITTEN_SPANS // 8

@@ -1,0 +1,154 @@
+"""The record that the application works on now, and the loops that move from one to the next."""
+
+from __future__ import annotations
+
+import contextlib
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.scope import SPAN_KEY
+
+if TYPE_CHECKING:
+    from kaspan.interceptor.processing import Processing
+    from kaspan.interceptor.records import RecordList
+
+
+class Cursor:
+    """The one record that the application works on now, and its open span, current in its thread.
+
+    The span ends when the cursor moves on, is closed, or goes away because the loop did.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_before",
+        "_during",
+        "_is_mine",
+        "_processing",
+        "_record",
+        "_span",
+        "_started_ns",
+        "_timestamp_ns",
+    )
+
+    def __init__(self, processing: Processing) -> None:
+        self._processing = processing
+        self._span: Any = None
+        self._record: Any = None
+
+    def open(self, record: Any) -> Any:
+        """Make the record's span current; returns the record. Never raises.
+
+        A record that has a span already, because it was looked at before, gets no second one: the one it
+        has becomes current again.
+        """
+        processing = self._processing
+        try:
+            if type(record) is not processing.record_class:
+                return record
+            span, is_mine = record.kaspan_span, False
+            if span is None:
+                excluded = processing.excluded
+                if excluded.known.get(record.topic) is not False and record.topic in excluded:
+                    span = processing.pass_on(record)
+                    if span is None:
+                        return record
+                else:
+                    span, is_mine = processing.start(record)
+            self._is_mine = is_mine
+            before = processing.get_context()
+            if before or span.left:
+                self._before, self._during = processing.tracing.scope.enter(span)
+            else:
+                # What Scope.enter does outside of any span, without the call.
+                self._before = before
+                self._during = during = {SPAN_KEY: span}
+                processing.set_context(during)
+            self._record = record
+            self._timestamp_ns = time_ns()
+            self._started_ns = perf_counter_ns()
+            self._span = span
+        except Exception as error:  # noqa: BLE001
+            suppress("starting a record's span", error)
+        return record
+
+    def close(self) -> None:
+        """End the open span, if there is one. Never raises."""
+        span = self._span
+        if span is None:
+            return
+        ended_ns = perf_counter_ns()
+        self._span = None
+        try:
+            processing = self._processing
+            tracing = processing.tracing
+            tracing.scope.leave(self._before, self._during, span)
+            started_ns = self._started_ns
+            if self._is_mine and started_ns >= tracing.born_ns:
+                duration_us = (ended_ns - started_ns) // 1000 or 1
+                processing.report("process", self._record, span, self._timestamp_ns // 1000, duration_us)
+        except Exception as error:  # noqa: BLE001
+            suppress("ending a record's span", error)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class ConsumerLoop(Cursor):
+    """What `iter(consumer)` returns: the consumer's own records, each with its span while it is worked on."""
+
+    __slots__ = ("_consumer", "_next_record", "_other")
+
+    def __init__(self, processing: Processing, consumer: Any, next_record: Any, other: Cursor) -> None:
+        super().__init__(processing)
+        self._consumer = consumer
+        self._next_record = next_record
+        self._other = other
+        """The record that `next(consumer)` returned last, which going on with the loop ends."""
+
+    def __iter__(self) -> ConsumerLoop:
+        return self
+
+    def __next__(self) -> Any:
+        self.close()
+        if self._other._span is not None:
+            self._other.close()
+        return self.open(self._next_record(self._consumer))
+
+    def __getattr__(self, name: str) -> Any:
+        # kafka-python returns the consumer itself here, and somebody may rely on it.
+        return getattr(self._consumer, name)
+
+
+class ListLoop(Cursor):
+    """Iterates over a RecordList."""
+
+    __slots__ = ("_index", "_records")
+
+    def __init__(self, processing: Processing, records: RecordList) -> None:
+        super().__init__(processing)
+        self._records = records
+        self._index = 0
+
+    def __iter__(self) -> ListLoop:
+        return self
+
+    def __next__(self) -> Any:
+        self.close()
+        index = self._index
+        try:
+            record = list.__getitem__(self._records, index)
+        except IndexError:
+            self._index = len(self._records)
+            raise StopIteration from None
+        self._index = index + 1
+        return self.open(record)
+
+    def __length_hint__(self) -> int:
+        return max(0, len(self._records) - self._index)
+
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import ConsumerLoop, Cursor, ListLoop

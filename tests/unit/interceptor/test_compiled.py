@@ -1,0 +1,257 @@
+"""kaspan.interceptor.compiled: the same as the Python code that it stands in for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry import context
+
+from clients import make_tracing
+from kaspan.interceptor import cursor, processing, ring, sending
+from kaspan.interceptor.records import carrying_span
+from kaspan.interceptor.span import Extras
+from kaspan.wire import ring as layout
+
+NOW_NS = 1_732_459_200_123_456_789
+
+if os.environ.get("KASPAN_PURE"):
+    pytest.skip("kaspan is installed in plain Python", allow_module_level=True)
+compiled: Any = importlib.import_module("kaspan.interceptor.compiled")
+
+
+def in_python(module: ModuleType) -> Any:
+    """Load a module a second time, as where nothing could be compiled."""
+    name = "kaspan.interceptor.compiled"
+    kept = sys.modules[name]
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        assert module.__spec__ is not None
+        assert module.__spec__.origin is not None
+        spec = importlib.util.spec_from_file_location(f"python_{module.__name__}", module.__spec__.origin)
+        assert spec is not None
+        assert spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+    finally:
+        sys.modules[name] = kept
+    return loaded
+
+
+python_sending, python_cursor, python_ring = map(in_python, (sending, cursor, ring))
+
+
+class Clock:
+    """The performance counter of both sides; it goes on by `step_ns` each time that somebody looks at it."""
+
+    def start(self, step_ns: int) -> None:
+        """Begin at one second."""
+        self._ticks = itertools.count(10**9, step_ns)
+
+    def perf_counter_ns(self) -> int:
+        return next(self._ticks)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the clock that compiled and Python code look at."""
+    clock = Clock()
+    for module in (compiled, python_sending, python_cursor):
+        monkeypatch.setattr(module, "time_ns", lambda: NOW_NS)
+        monkeypatch.setattr(module, "perf_counter_ns", clock.perf_counter_ns)
+    return clock
+
+
+texts = st.one_of(st.text(max_size=300), st.text(st.characters(max_codepoint=127), max_size=300))
+keys = st.one_of(st.none(), texts, texts.map(str.encode), st.binary(max_size=300), st.integers())
+hex_ids = st.binary(min_size=8, max_size=8).map(lambda raw: raw.hex().encode())
+big = st.integers(-(2**62), 2**62)
+
+
+def test_compiled_code_is_what_is_used() -> None:
+    """Where it could be compiled, the classes are the compiled ones."""
+    assert sending.Sending is compiled.Sending
+    assert cursor.ConsumerLoop is compiled.ConsumerLoop
+    assert ring.Writer is compiled.Writer
+    assert python_sending.Sending is not compiled.Sending
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    topic=texts,
+    key=keys,
+    parent=st.none() | hex_ids,
+    offset=st.none() | big,
+    partition=st.integers(0, 2**31),
+    step_ns=st.integers(0, 10**12),
+    is_tombstone=st.booleans(),
+    is_answered=st.booleans(),
+    debug=st.booleans(),
+)
+def test_sends_are_recorded_alike(
+    clock: Clock,
+    topic: str,
+    key: Any,
+    parent: bytes | None,
+    offset: int | None,
+    partition: int,
+    step_ns: int,
+    is_tombstone: bool,
+    is_answered: bool,
+    debug: bool,
+) -> None:
+    """Whatever is sent and whatever comes back, the span is the same byte for byte."""
+    metadata = SimpleNamespace(offset=offset, partition=partition)
+    spans: list[list[bytes]] = []
+    for module in (sending, python_sending):
+        reported: list[bytes] = []
+        tracing: Any = SimpleNamespace(
+            service="50 %", remote_service="kafka/{topic}", born_ns=0, report=reported.append
+        )
+        lane = module.Lane(tracing, topic, "client-1", is_answered)
+        clock.start(step_ns)
+        extras = Extras(debug=True) if debug else None
+        sent = module.Sending(lane, b"a" * 32, b"b" * 16, parent, extras, key, is_tombstone)
+        sent.enqueued_ns = 10**9 + 5
+        sent(metadata)
+        sent(metadata)
+        spans.append(reported)
+    assert spans[0] == spans[1]
+    assert len(spans[0]) == 1
+
+
+@pytest.fixture(scope="module")
+def tracing(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Make tracing whose spans are kept in a list."""
+    return make_tracing(tmp_path_factory.mktemp("rings"))
+
+
+@st.composite
+def b3_values(draw: Callable[..., Any]) -> bytes:
+    """Draw what may stand in a b3 header, most of it right."""
+    whole: bytes = b"-".join(
+        [draw(hex_ids) + draw(hex_ids), draw(hex_ids), draw(st.sampled_from([b"1", b"0", b"d"]))]
+    )
+    at, other = draw(st.integers(-1, len(whole) - 1)), draw(st.binary(max_size=2))
+    return whole if at < 0 or draw(st.booleans()) else whole[:at] + other + whole[at + 1 :]
+
+
+header_lists = st.lists(
+    st.tuples(
+        st.sampled_from(["b3", "other", "traceparent"]), st.none() | st.binary(max_size=60) | b3_values()
+    ),
+    max_size=3,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    headers=header_lists,
+    key=keys,
+    value=st.none() | st.just(b"value"),
+    offset=st.integers(0, 2**62),
+    highwater=st.none() | st.integers(0, 2**62),
+    sent_ms=st.none() | st.integers(-1, 2**41),
+    step_ns=st.integers(0, 10**12),
+    is_excluded=st.booleans(),
+)
+def test_records_are_recorded_alike(
+    clock: Clock,
+    tracing: Any,
+    headers: list[Any],
+    key: Any,
+    value: bytes | None,
+    offset: int,
+    highwater: int | None,
+    sent_ms: int | None,
+    step_ns: int,
+    is_excluded: bool,
+) -> None:
+    """Whatever is received, what is current meanwhile and the span are the same but for the new ids."""
+    from kafka.consumer import fetcher
+
+    record_class: Any = fetcher.ConsumerRecord
+    if not hasattr(record_class, "kaspan_span"):
+        record_class = carrying_span(record_class)
+    topic = "__internal" if is_excluded else "orders"
+    fields = {
+        "topic": topic,
+        "partition": 3,
+        "offset": offset,
+        "timestamp": sent_ms,
+        "key": key,
+        "value": value,
+        "headers": headers,
+    }
+    seen = []
+    for module in (cursor, python_cursor):
+        place = SimpleNamespace(assignment={(topic, 3): SimpleNamespace(highwater=highwater)})
+        consumer = SimpleNamespace(config={"group_id": "group", "client_id": "client"}, _subscription=place)
+        reported: list[bytes] = []
+        tracing.report, tracing.ids = reported.append, [b"%016x" % number for number in range(9, 0, -1)]
+        spans = processing.Processing(consumer, record_class, tracing)
+        for _ in range(2):  # for the first of a partition the lane has to be made
+            tracing.ids = [b"%016x" % number for number in range(9, 0, -1)]
+            record = record_class(**{name: fields.get(name) for name in record_class._fields})
+            clock.start(step_ns)
+            work = module.Cursor(spans)
+            assert work.open(record) is record
+            current = dict(context.get_current())
+            work.close()
+            assert not context.get_current()
+            states = [
+                (
+                    type(span).__name__,
+                    getattr(span, "trace_id", None),
+                    getattr(span, "span_id", None),
+                    getattr(span, "parent_id", None),
+                    getattr(span, "headers", None),
+                )
+                for span in current.values()
+            ]
+            seen.append((module is cursor, states, reported[:]))
+            reported.clear()
+    assert [entry[1:] for entry in seen if entry[0]] == [entry[1:] for entry in seen if not entry[0]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9000), st.booleans()), max_size=60),
+)
+def test_rings_are_written_alike(puts: list[tuple[int, bool]]) -> None:
+    """The same spans leave the same ring: its frames, its wraps, what did not fit and the counts."""
+    data_bytes = layout.MIN_DATA_BYTES
+    made = []
+    for module in (ring, python_ring):
+        mapped = mmap.mmap(-1, layout.HEADER_BYTES + data_bytes)
+        mapped[: layout.HEADER_BYTES] = layout.pack_header(data_bytes, b"{}")
+        writer = module.Writer(mapped, data_bytes)
+        for index, (length, is_read_before) in enumerate(puts):
+            if is_read_before:
+                mapped[layout.READ_POS : layout.READ_POS + 8] = mapped[
+                    layout.WRITE_POS : layout.WRITE_POS + 8
+                ]
+            writer.put(bytes([index % 251 + 1]) * length)
+        made.append(mapped[:])
+        writer.release()
+        mapped.close()
+    assert made[0] == made[1]
+
+
+def test_released_ring_takes_nothing_and_the_file_can_be_closed() -> None:
+    """After a fork the child lets go of the parent's ring; a put that comes too late cannot reach it."""
+    mapped = mmap.mmap(-1, layout.HEADER_BYTES + layout.MIN_DATA_BYTES)
+    writer = compiled.Writer(mapped, layout.MIN_DATA_BYTES)
+    writer.release()
+    mapped.close()
+    with pytest.raises(ValueError, match="abandoned"):
+        writer.put(b"{}")
