@@ -13,7 +13,7 @@ import msgspec
 from kaspan.config.display import MASK, is_secret, mask
 from kaspan.config.document import NULLS, Items, Map, Node, Scalar, parse
 from kaspan.config.errors import ConfigError, Errors, shorten, suggest
-from kaspan.config.keys import Section, bare, fields, given, is_section, leaves, rule, types
+from kaspan.config.keys import Section, bare, fields, given, is_section, leaves, rule, type_of
 from kaspan.config.schema import Sender, Settings
 
 INVALID: Any = object()
@@ -60,7 +60,7 @@ class Checker:
             self._errors.extend(error)
 
     def _set(self, key: str, node: Node) -> None:
-        type_ = types()[key] if key else Settings
+        type_ = type_of(key) if key else Settings
         if is_section(type_):
             self._section(type_, key, node)
         elif (value := self._value(type_, key, node)) is not INVALID:

@@ -9,7 +9,7 @@ import msgspec
 
 from kaspan.config.document import Items, Map, Node, Scalar
 from kaspan.config.errors import Errors, shorten, suggest
-from kaspan.config.keys import VARIABLE_PREFIX, types, variable
+from kaspan.config.keys import VARIABLE_PREFIX, key_of, type_of, types, variable
 from kaspan.config.schema import Settings
 
 CONFIG_VARIABLE = "KASPAN_CONFIG"
@@ -26,13 +26,12 @@ def own(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]
     A variable that is empty counts as not set, so that a deployment's template may leave it blank; except
     where empty text is a value of its own. Unknown variables are added to `errors`.
     """
-    known = {variable(key): key for key in types()}
     names = [name for name in environ if name.startswith(VARIABLE_PREFIX) and name not in NOT_SETTINGS]
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
-        key = known.get(name)
+        key = key_of(name)
         if key is None:
             if not _is_of_kubernetes(name):
-                hint = "" if errors.full else suggest(name.upper(), known)
+                hint = "" if errors.full else suggest(name.upper(), map(variable, types()))
                 errors.add(_where(name), f"there is no setting of this name; {hint}")
         elif environ[name] or _means_something_empty(key):
             yield key, _raw(environ[name], name)
@@ -41,7 +40,7 @@ def own(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]
 def _means_something_empty(key: str) -> bool:
     default: object = reduce(getattr, key.split("."), Settings())
     try:
-        msgspec.convert("", types()[key])
+        msgspec.convert("", type_of(key))
     except msgspec.ValidationError:
         return False
     return default != ""

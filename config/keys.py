@@ -40,6 +40,20 @@ def walk(section: Section = Settings, prefix: str = "") -> Iterator[tuple[str, A
 
 
 @cache
+def type_of(key: str) -> Any:
+    """Return the type of one dotted key, None if there is no such key. Only the sections on its way are
+    looked into: applications set a few keys, and all together cost milliseconds.
+    """
+    type_: Any = Settings
+    for name in key.split("."):
+        field = fields(type_).get(name) if is_section(type_) else None
+        if field is None:
+            return None
+        type_ = field.type
+    return type_
+
+
+@cache
 def types() -> dict[str, Any]:
     """Return every dotted key of the settings, sections included, and its type."""
     return dict(walk())
@@ -54,6 +68,12 @@ def leaves() -> tuple[str, ...]:
 def variable(key: str) -> str:
     """Name the environment variable of a dotted key: `a.b` is KASPAN_A__B."""
     return VARIABLE_PREFIX + key.replace(".", "__").upper()
+
+
+def key_of(name: str) -> str | None:
+    """Name the dotted key that an environment variable sets; None if it is not one of ours."""
+    key = name.removeprefix(VARIABLE_PREFIX).lower().replace("__", ".")
+    return key if variable(key) == name and type_of(key) is not None else None
 
 
 def given(type_: Any) -> Any:

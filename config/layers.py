@@ -12,20 +12,26 @@ from kaspan.config.check import Checker, Found, SenderTypes
 from kaspan.config.document import Items, Map, Node, Scalar, read_file
 from kaspan.config.environment import CONFIG_VARIABLE, opentelemetry, own
 from kaspan.config.errors import ConfigError, Errors, suggest
-from kaspan.config.keys import Section, fields, is_section, leaves, types
+from kaspan.config.keys import Section, fields, is_section, leaves, type_of, types
 from kaspan.config.schema import Settings
 
 COMMAND_LINE = "command line"
 
 
-class Loaded(msgspec.Struct, frozen=True):
-    """The settings in effect, and for every dotted key that holds a value where the value came from:
+class Loaded:
+    """The settings in effect, and where each came from."""
 
-    `default`, `FILE:LINE`, `environment VARIABLE` or `command line`.
-    """
+    def __init__(self, settings: Settings, found: Mapping[str, Found]) -> None:
+        self.settings = settings
+        self._found = found
 
-    settings: Settings
-    origins: dict[str, str]
+    @property
+    def origins(self) -> dict[str, str]:
+        """For every dotted key that holds a value where the value came from: `default`, `FILE:LINE`,
+        `environment VARIABLE` or `command line`.
+        """
+        found = self._found
+        return {key: found[key].where if key in found else "default" for key in leaves()}
 
 
 def load(
@@ -57,14 +63,12 @@ def load(
         for key, node in source:
             checker.set(key, node)
     errors.raise_if_any()
-    found = checker.found
-    origins = {key: found[key].where if key in found else "default" for key in leaves()}
-    return Loaded(_build(Settings, "", found), origins)
+    return Loaded(_build(Settings, "", checker.found), checker.found)
 
 
 def _given(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[str, Node]]:
     for key, value in arguments.items():
-        if key not in types():
+        if type_of(key) is None:
             errors.add(COMMAND_LINE, f"there is no setting {key}; {suggest(key, types())}")
         elif isinstance(value, str):
             yield key, Scalar(value, "raw", COMMAND_LINE)
@@ -89,6 +93,8 @@ def _build(section: Section, prefix: str, found: Mapping[str, Found]) -> Any:
     values: dict[str, Any] = {}
     for name, field in fields(section).items():
         key = prefix + name
+        if not any(one.startswith(key) for one in found):
+            continue  # its default, whatever is below it
         if is_section(field.type):
             values[field.name] = _build(field.type, f"{key}.", found)
         elif key in found:

@@ -18,10 +18,11 @@ _TRACEPARENT = re.compile(
 ).fullmatch
 
 _MAX_STATE_MEMBERS = 32
-_STATE_MEMBER = re.compile(
+_STATE_MEMBER = (
     rb"[ \t]*(?:([a-z0-9][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
     rb"=[ -+\--<>-~]{0,255}[!-+\--<>-~])?[ \t]*"
-).fullmatch
+)
+"""Not compiled here: that takes 0.3 ms, and few applications ever see a tracestate."""
 
 
 def parse(value: bytes) -> Extracted | None:
@@ -52,7 +53,7 @@ def state_of(headers: Headers, trace_id: bytes) -> bytes:
         return b""
     # A list may be spread over several headers.
     state = b",".join(values)
-    matches = [_STATE_MEMBER(member) for member in state.split(b",")]
+    matches = [re.fullmatch(_STATE_MEMBER, member) for member in state.split(b",")]
     keys = [match[1] for match in matches if match is not None and match[1] is not None]
     if None in matches or len(keys) > _MAX_STATE_MEMBERS or len(set(keys)) < len(keys):
         return b""
