@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ class Loaded:
         self.settings = settings
         self._found = found
 
-    @property
+    @cached_property
     def origins(self) -> dict[str, str]:
         """For every dotted key that holds a value where the value came from: `default`, `FILE:LINE`,
         `environment VARIABLE` or `command line`.

@@ -303,7 +303,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 def test_missing_key_of_a_list_item_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A map in a list that lacks a key without default is refused with the key's name."""
-    monkeypatch.setattr("kaspan.config.check.types", lambda: {"functions": tuple[Rule, ...]})
+    monkeypatch.setattr("kaspan.config.check.type_of", {"functions": tuple[Rule, ...]}.get)
     errors = Errors()
     checker = Checker(errors)
     checker.set("functions", parse("- {call: a}\n- {name: b}", lambda line: f"FILE:{line}", errors))
@@ -316,7 +316,7 @@ def test_missing_key_of_a_list_item_is_named(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("key", ["password", "client_secret", "Token", "api_token"])
 def test_secrets_are_not_in_errors(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """The value of a key that is named like a secret is *** where it is wrong."""
-    monkeypatch.setattr("kaspan.config.check.types", lambda: {f"agent.{key}": bool})
+    monkeypatch.setattr("kaspan.config.check.type_of", {f"agent.{key}": bool}.get)
     errors = Errors()
     Checker(errors).set(f"agent.{key}", parse("hunter2", str, errors))
     with pytest.raises(ConfigError) as refused:

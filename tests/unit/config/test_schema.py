@@ -97,6 +97,12 @@ def load_yaml(path: Path, tree: Any, environ: Mapping[str, str] | None = None) -
     return load(str(path), environ or {})
 
 
+@pytest.mark.parametrize("key", [key for key, type_ in types().items() if is_section(type_)])
+def test_section_that_is_not_set_is_as_when_it_is_empty(key: str) -> None:
+    """A section's default is what its own keys' defaults make of it."""
+    assert at(Settings(), key) == types()[key]()
+
+
 @quick
 @given(wanted=allowed(Settings))
 def test_file_gives_back_settings_written_by_a_yaml_library(yaml_file: Path, wanted: Settings) -> None:

@@ -38,6 +38,35 @@ def test_service_has_a_name_where_there_is_no_command_line(monkeypatch: pytest.M
     assert program_name() == "python"
 
 
+RARELY_NEEDED = (
+    *("kaspan.interceptor." + name for name in ("calls", "functions", "named", "peer", "reporter", "sdk")),
+    *("opentelemetry.sdk", "opentelemetry.instrumentation", "yaml"),
+)
+
+
+def test_import_of_kafka_does_not_bring_in_what_few_applications_need(desk: Desk) -> None:
+    """Functions as spans, the peer, OpenTelemetry's SDK, the HTTP reporter and YAML come when wanted."""
+    code = f"import kafka, sys; print([name for name in {RARELY_NEEDED!r} if name in sys.modules])"
+
+    assert outcome(desk.traced(code)) == (0, "[]\n", "")
+
+
+ORDERS = {
+    "before kafka": "from kaspan.interceptor import traced\nimport kafka\n",
+    "after kafka": "import kafka\nfrom kaspan.interceptor import traced\n",
+}
+
+
+@pytest.mark.parametrize("imports", ORDERS.values(), ids=ORDERS.keys())
+def test_decorated_function_is_traced_in_whatever_order_modules_come(desk: Desk, imports: str) -> None:
+    """A call of a decorated function is a span, wherever the application imports the decorator."""
+    code = f"{imports}@traced('parse')\ndef parse(): pass\nparse()"
+
+    assert outcome(desk.traced(code)) == (0, "", "")
+
+    assert [span.name for span in Reader(desk.ring_dir).take()] == ["parse"]
+
+
 NAMES = {
     "ours": ({"KASPAN_SERVICE": "ours"}, "ours"),
     "OpenTelemetry's": ({"KASPAN_SERVICE": None, "OTEL_SERVICE_NAME": "theirs"}, "theirs"),
