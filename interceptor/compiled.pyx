@@ -48,6 +48,14 @@ cdef extern from *:
         }
         return any;
     }
+
+    /* The number that 16 lower-case hexadecimal digits are. */
+    static uint64_t kaspan_low_bits(const char *digits) {
+        uint64_t bits = 0;
+        for (int at = 0; at < 16; at++)
+            bits = bits << 4 | (uint64_t) (digits[at] <= '9' ? digits[at] - '0' : digits[at] - 'a' + 10);
+        return bits;
+    }
     """
     ctypedef struct Value "kaspan_value":
         const char *bytes
@@ -57,6 +65,7 @@ cdef extern from *:
     uint64_t load "kaspan_load"(uint64_t *at) noexcept nogil
     void publish "kaspan_publish"(uint64_t *at, uint64_t value) noexcept nogil
     bint is_plain "kaspan_is_plain"(const char *text, Py_ssize_t length) noexcept nogil
+    uint64_t low_bits "kaspan_low_bits"(const char *digits) noexcept nogil
     bint is_id "kaspan_is_id"(const char *text, Py_ssize_t length) noexcept nogil
 
 cdef extern from "Python.h":
@@ -276,13 +285,17 @@ cdef class OrdinarySends:
 
     cdef object tracing, get_context, takes
     cdef dict known, lanes
-    cdef bint takes_all
+    cdef bint takes_all, is_simple
+    cdef uint64_t bound
 
     def __init__(self, tracing, dict lanes):
+        sampler = tracing.sampler
         self.tracing, self.lanes = tracing, lanes
         self.known = tracing.excluded.known
         self.get_context = tracing.scope.get
-        self.takes, self.takes_all = tracing.sampler.takes, tracing.sampler.takes_all
+        self.takes, self.takes_all = sampler.takes, sampler.takes_all
+        self.is_simple = sampler.is_simple
+        self.bound = sampler.bound if self.is_simple and not self.takes_all else 0
 
     def begin(self, tuple args, dict kwargs):
         """Begin a send as ProducerState.begin does; None, with nothing done, if it is not ordinary."""
@@ -290,8 +303,11 @@ cdef class OrdinarySends:
         if given > 3 or kwargs.get("headers") is not None:
             return None
         topic = args[0] if given else kwargs.get("topic")
-        if type(topic) is not str or self.known.get(topic) is not False:
+        if type(topic) is not str:
             return None
+        is_excluded = self.known.get(topic)
+        if is_excluded is not False:
+            return (args, None, False) if is_excluded and not self.get_context() else None
         lane = self.lanes.get(topic)
         if lane is None:
             return None
@@ -303,7 +319,12 @@ cdef class OrdinarySends:
         if parent is None:
             span_id = new_id(tracing)
             trace_id = new_id(tracing) + new_id(tracing)
-            sampled = self.takes_all or self.takes(trace_id, "send", topic)
+            if self.takes_all:
+                sampled = True
+            elif self.is_simple:
+                sampled = low_bits(PyBytes_AS_STRING(trace_id) + 16) < self.bound
+            else:
+                sampled = self.takes(trace_id, "send", topic)
         else:
             known_id, parent_id, decision, debug = parent
             if debug or known_id is None or decision is None:
@@ -332,7 +353,7 @@ cdef class Cursor:
 
     cdef object __weakref__
     cdef object _processing, _tracing, _excluded, _get_context, _set_context, _record_class, _span_class
-    cdef object _subscription, _propagation
+    cdef object _passed_class, _subscription, _extract
     cdef dict _known, _lanes
     cdef int _topic, _partition, _offset, _timestamp, _key, _value, _headers
     cdef bint _is_simple, _is_b3_first, _is_mine
@@ -345,7 +366,8 @@ cdef class Cursor:
         self._known, self._lanes = processing.excluded.known, processing.lanes
         self._get_context, self._set_context = processing.get_context, processing.set_context
         self._record_class, self._span_class = processing.record_class, processing.span_class
-        self._subscription, self._propagation = processing.subscription, tracing.propagation
+        self._passed_class = processing.passed_class
+        self._subscription, self._extract = processing.subscription, tracing.propagation.extract
         self._is_b3_first = tracing.propagation.is_b3_first
         self._is_simple = tracing.captured is None
         (
@@ -371,9 +393,10 @@ cdef class Cursor:
             if span is None:
                 topic = fields[self._topic]
                 if self._known.get(topic) is not False and topic in self._excluded:
-                    span = self._processing.pass_on(record)
-                    if span is None:
+                    headers = fields[self._headers]
+                    if not headers:
                         return record
+                    span = self._passed_class(self._extract, headers)
                 else:
                     span = self._start(record, fields)
             before = self._get_context()

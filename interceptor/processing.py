@@ -59,7 +59,7 @@ class Lane:
 class Processing:
     """The spans of one consumer: its group and client, and the lanes of its partitions."""
 
-    span_class = RecordSpan
+    span_class, passed_class = RecordSpan, PassedSpan
 
     def __init__(self, consumer: Any, record_class: Any, tracing: Tracing) -> None:
         self.tracing = tracing

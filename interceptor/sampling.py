@@ -25,12 +25,14 @@ class Sampler:
     """
 
     def __init__(self, settings: Sampling, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._bound = _bound(settings.rate)
+        self.bound = _bound(settings.rate)
+        """What the low 64 bits of a trace's id must be below; nothing else counts if `is_simple`."""
         self._rules = [(rule.topic, rule.operation, _bound(rule.rate)) for rule in settings.rules]
         self._bounds: dict[tuple[Operation, str], int] = {}
         limit = settings.max_traces_per_s
         self._limit = None if limit is None else _Limit(limit, clock_s)
-        self.takes_all = self._bound == _EVERYTHING and not self._rules and limit is None
+        self.is_simple = not self._rules and limit is None
+        self.takes_all = self.bound == _EVERYTHING and self.is_simple
         """Whether every trace is recorded, so that nobody needs to ask."""
 
     def takes(self, trace_id: bytes, operation: Operation | None = None, topic: str = "") -> bool:
@@ -38,7 +40,7 @@ class Sampler:
 
         The rules are for those that start with a record; for another one `operation` is None.
         """
-        bound = self._bound_of(operation, topic) if self._rules and operation else self._bound
+        bound = self._bound_of(operation, topic) if self._rules and operation else self.bound
         if bound != _EVERYTHING and int(trace_id[-16:], 16) >= bound:
             return False
         return self._limit is None or self._limit.takes()
@@ -52,7 +54,7 @@ class Sampler:
             for glob, only, bound in self._rules
             if only in (None, operation) and fnmatchcase(topic, glob)
         )
-        bound = next(matching, self._bound)
+        bound = next(matching, self.bound)
         if len(self._bounds) >= _MAX_CACHED_TOPICS:
             self._bounds.clear()
         self._bounds[operation, topic] = bound

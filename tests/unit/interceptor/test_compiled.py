@@ -9,6 +9,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import context
+from opentelemetry.context import Context
 
 from clients import make_tracing
-from kaspan.interceptor import cursor, processing, ring, sending
+from kaspan.interceptor import cursor, processing, producer, ring, sending
 from kaspan.interceptor.records import carrying_span
-from kaspan.interceptor.span import Extras
+from kaspan.interceptor.scope import SPAN_KEY
+from kaspan.interceptor.span import Extras, RecordSpan
 from kaspan.wire import ring as layout
 
 NOW_NS = 1_732_459_200_123_456_789
@@ -134,6 +137,49 @@ def test_sends_are_recorded_alike(
 def tracing(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Make tracing whose spans are kept in a list."""
     return make_tracing(tmp_path_factory.mktemp("rings"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rate=st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0, 1),
+    topic=st.sampled_from(["orders", "__internal"]) | st.integers(),
+    given=st.integers(0, 4),
+    headers=st.sampled_from([None, [], [("other", b"1")]]),
+    value=st.none() | st.just(b"value"),
+    parent=st.none() | st.tuples(hex_ids, hex_ids, st.booleans(), st.booleans()),
+    low_bits=hex_ids,
+)
+def test_sends_begin_alike(
+    clock: Clock,
+    rate: float,
+    topic: Any,
+    given: int,
+    headers: Any,
+    value: Any,
+    parent: Any,
+    low_bits: bytes,
+) -> None:
+    """However send() is called, what goes on to kafka-python and what is recorded are the same."""
+    arguments = {"topic": topic, "value": value, "key": b"key", "headers": headers}
+    begun = []
+    for is_compiled in (True, False):
+        clock.start(0)
+        tracing = make_tracing(Path("/unused"), sampling__rate=rate)
+        config = {"api_version": (2, 5), "client_id": "client-1"}
+        state = producer.ProducerState(SimpleNamespace(config=config), tracing)
+        span = None if parent is None else RecordSpan(*parent[:2], None, parent[2])
+        if span is not None and parent[3]:
+            span.extras = Extras(debug=True)
+        token = context.attach(Context({} if span is None else {SPAN_KEY: span}))
+        for _ in range(2):  # for the first of a topic the lane has to be made
+            tracing.ids = [low_bits, b"b" * 16, b"a" * 16]
+            args, kwargs = tuple(arguments.values())[:given], dict(list(arguments.items())[given:])
+            result = state.begin_ordinary(args, kwargs) if is_compiled else None
+            args, sent, injected = result or state.begin(args, kwargs)
+        context.detach(token)
+        fields = ("trace_id", "span_id", "parent_id", "key", "is_tombstone", "timestamp_ns", "started_ns")
+        begun.append((args, kwargs, sent and [getattr(sent, name) for name in fields], injected))
+    assert begun[0] == begun[1]
 
 
 @st.composite
