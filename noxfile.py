@@ -5,7 +5,9 @@
     nox -s "kafka_python(2.0.2)"          one; what follows `--` goes to pytest
     nox -s ci                             what .ci/run takes the time for
 
-Each in a virtual environment of its own, with the wheel that users get instead of the checkout.
+    nox -s pure                           with nothing compiled
+
+Each in a virtual environment of its own, with what users get instead of the checkout.
 """
 
 from __future__ import annotations
@@ -46,21 +48,22 @@ for name, pip_name in {
 
 
 @functools.cache
-def built_wheel(directory: Path) -> str:
-    """Build the wheel, once in a run and by way of the sdist, which leaves nothing in the checkout."""
+def built_sdist(directory: Path) -> str:
+    """Build the source distribution, once in a run, of which each session's Python compiles its own wheel."""
     shutil.rmtree(directory, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "uv", "build", "--quiet", "--out-dir", directory], check=True)
-    (wheel,) = directory.glob("*.whl")
-    return wheel.as_uri()
+    command = [sys.executable, "-m", "uv", "build", "--quiet", "--sdist", "--out-dir", directory]
+    subprocess.run(command, check=True)
+    (sdist,) = directory.glob("*.tar.gz")
+    return sdist.as_uri()
 
 
 def run_tests(
     session: nox.Session, kafka_python: str, *selection: str, installing: Mapping[str, str] = {}
 ) -> None:
     """Install kaspan beside the required kafka-python, and run the tests or those selected."""
-    wheel = built_wheel(Path(session.cache_dir, "dist").absolute())
-    session.install(f"kaspan[demo,test] @ {wheel}", kafka_python, env=installing)
-    session.run("pytest", "-q", *TESTS, *selection, *session.posargs)
+    sdist = built_sdist(Path(session.cache_dir, "dist").absolute())
+    session.install(f"kaspan[demo,test] @ {sdist}", kafka_python, env=installing)
+    session.run("pytest", "-q", *TESTS, *selection, *session.posargs, env=installing)
 
 
 # Programs that tests start write no bytecode, and take twice as long where there is none.
@@ -78,6 +81,16 @@ def kafka_python(session: nox.Session, required: str) -> None:
 def python(session: nox.Session) -> None:
     """Test with a version of Python, where it is installed."""
     run_tests(session, "kafka-python", installing=COMPILED)
+
+
+# What is compiled is left out; uv keeps what it has built of a source, so this must be another one to it.
+PURE = {"PURE_PYTHON": "1", "UV_NO_CACHE": "1"}
+
+
+@nox.session(python="3.11", default=False)
+def pure(session: nox.Session) -> None:
+    """Test what depends on it where nothing was compiled."""
+    run_tests(session, "kafka-python", "-k", "not processes or test_activation", installing=PURE)
 
 
 @nox.session(python="3.11", default=False)

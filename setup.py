@@ -1,6 +1,7 @@
 """Compiles the way of the ordinary record where there is a C compiler; all else is in setup.cfg.
 
-KASPAN_PURE=1 leaves it out: the same in plain Python, which is also what there is where compiling fails.
+PURE_PYTHON=1 (as for zope's packages) leaves it out: the same in plain Python, which is also what there is
+where compiling fails.
 """
 
 import os
@@ -14,4 +15,4 @@ COMPILED = Extension(
     optional=True,
 )
 
-setup(ext_modules=[] if os.environ.get("KASPAN_PURE") else [COMPILED])
+setup(ext_modules=[] if os.environ.get("PURE_PYTHON") else [COMPILED])

@@ -28,7 +28,7 @@ from kaspan.wire import ring as layout
 
 NOW_NS = 1_732_459_200_123_456_789
 
-if os.environ.get("KASPAN_PURE"):
+if os.environ.get("PURE_PYTHON"):
     pytest.skip("kaspan is installed in plain Python", allow_module_level=True)
 compiled: Any = importlib.import_module("kaspan.interceptor.compiled")
 
