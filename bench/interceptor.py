@@ -1,12 +1,13 @@
 """What tracing costs the application: CPU microseconds a record, beside the peer, in one interleaved run.
 
-Each variant is a process of its own that stays for the whole run; they take turns, a slice of records at a
-time, on one real broker, and the median over the slices counts. Figures are CPU time of the whole process,
-threads included. `plain` is kafka-python as it is, `floor` adds one constant b3 header by hand, `peer` is
+Each variant is a process of its own that stays for a round; they take turns, a slice of records at a time, on
+one real broker, and the median over the slices of all rounds counts: two processes that do the same can
+differ by more than what is measured here. Figures are CPU time of the whole process, threads included.
+`plain` is kafka-python as it is, `floor` adds one constant b3 header by hand, `peer` is
 opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing. All
 read the same records, with a header for either.
 
-    python bench/interceptor.py [--slices 9] [--records 4000] [--null]
+    python bench/interceptor.py [--rounds 5] [--slices 9] [--records 4000] [--null]
 
 --null replaces the broker by nothing: send() returns a future that is then completed, the loop yields
 records that are there already. What remains is the instrumentation alone.
@@ -26,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 VARIANTS = ("plain", "floor", "kaspan", "kaspan unsampled", "kaspan excluded", "peer", "peer unsampled")
+OPERATIONS = ("send", "receive")
 RESULTS = ROOT / "bench" / "results"
 
 
@@ -68,10 +70,6 @@ class Variant:
         self._process.stdin.close()
         self._process.wait(30)
 
-    def median_us(self, what: str) -> float:
-        """The median over the slices, without the first, which warms up."""
-        return statistics.median(self.costs_us[what][1:])
-
 
 def read_away(ring_dir: Path, stop: threading.Event) -> None:
     """Do what an agent does, as cheaply as can be: keep the rings empty."""
@@ -84,8 +82,11 @@ def read_away(ring_dir: Path, stop: threading.Event) -> None:
             os.close(descriptor)
 
 
-def measure(bootstrap_servers: str, slices: int, records: int) -> dict[str, dict[str, float]]:
-    """Run all variants in turns; returns microseconds a record by operation and variant."""
+def measure(bootstrap_servers: str, slices: int, records: int) -> dict[str, dict[str, list[float]]]:
+    """Run all variants in turns for one round; returns microseconds a record by operation and variant.
+
+    The first slice warms up and does not count.
+    """
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         ring_dir = Path(directory) / "rings"
         stop = threading.Event()
@@ -95,15 +96,24 @@ def measure(bootstrap_servers: str, slices: int, records: int) -> dict[str, dict
         try:
             for number in range(slices + 1):
                 for variant in variants[number % 2 :: 1] + variants[: number % 2]:
-                    variant.run("send")
-                    variant.run("receive")
+                    for what in OPERATIONS:
+                        variant.run(what)
         finally:
             for variant in variants:
                 variant.end()
             stop.set()
             reader.join()
+    return {what: {variant.name: variant.costs_us[what][1:] for variant in variants} for what in OPERATIONS}
+
+
+def medians(rounds: list[dict[str, dict[str, list[float]]]]) -> dict[str, dict[str, float]]:
+    """Take the median over all slices of all rounds."""
     return {
-        what: {variant.name: variant.median_us(what) for variant in variants} for what in ("send", "receive")
+        what: {
+            name: statistics.median(cost_us for costs_us in rounds for cost_us in costs_us[what][name])
+            for name in VARIANTS
+        }
+        for what in OPERATIONS
     }
 
 
@@ -123,12 +133,13 @@ def table(costs_us: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     """Measure, print the table and keep it."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--slices", type=int, default=9)
     arguments.add_argument("--records", type=int, default=4000)
     arguments.add_argument("--null", action="store_true")
     options = arguments.parse_args()
     if options.null:
-        costs_us = measure("", options.slices, options.records)
+        rounds = [measure("", options.slices, options.records) for _ in range(options.rounds)]
     else:
         sys.path.insert(0, str(ROOT / "tests"))
         from servers.jars import fetch_jars
@@ -138,11 +149,13 @@ def main() -> None:
             servers = Servers(fetch_jars(), Path(directory))
             servers.start(["kafka"])
             try:
-                costs_us = measure(servers.kafka().bootstrap_servers, options.slices, options.records)
+                at = servers.kafka().bootstrap_servers
+                rounds = [measure(at, options.slices, options.records) for _ in range(options.rounds)]
             finally:
                 servers.stop()
     name = "interceptor-null" if options.null else "interceptor"
     print(f"interceptor, {'nothing behind it' if options.null else 'real broker'}")
+    costs_us = medians(rounds)
     print(table(costs_us))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(costs_us, indent=1) + "\n")

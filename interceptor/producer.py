@@ -96,6 +96,7 @@ class ProducerState:
             return self._inject(args, kwargs, headers, RecordSpan.of(parent)), None, self.takes_headers
         if parent is None and headers:
             parent = tracing.propagation.extract(headers)
+        lane = self._lanes.get(topic) or self._lane(topic)
         span = tracing.child_of(parent, "send", topic)
         sending = None
         if span.sampled:
@@ -103,7 +104,6 @@ class ProducerState:
                 span.set_attributes(dict(tracing.captured.tags(headers)))
             value = args[_VALUE] if given > _VALUE else kwargs.get("value")
             key = args[_KEY] if given > _KEY else kwargs.get("key")
-            lane = self._lanes.get(topic) or self._lane(topic)
             sending = Sending(
                 lane, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
             )
