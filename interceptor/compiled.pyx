@@ -6,6 +6,7 @@ each does, and to which the tests hold it. Ordinary is what nearly every record 
 Python code, which also is all there is where nothing could be compiled.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -201,9 +202,17 @@ cdef class Identifiers:
 
 # The sending side.
 
+cdef void *newest = NULL  # of the open ones, each of which knows its neighbours
+
+
+@cython.no_gc  # what it refers to never refers to it; a garbage collector would walk all that are under way
+@cython.freelist(512)
 cdef class Sending:
     """Stands in for sending.Sending."""
 
+    cdef void *newer
+    cdef void *older
+    cdef bint is_listed
     cdef public object lane
     cdef readonly bytes trace_id, span_id
     cdef readonly object parent_id, extras, key
@@ -215,14 +224,41 @@ cdef class Sending:
         self.lane = lane
         self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
         self.extras, self.key, self.is_tombstone = extras, key, is_tombstone
+        self.list_open()
         self.timestamp_ns = time_ns()
         self.started_ns = perf_counter_ns()
+
+    def __dealloc__(self):
+        self.unlist()
+
+    cdef void list_open(self) noexcept:
+        global newest
+        if self.is_listed:
+            return
+        self.older = newest
+        if newest != NULL:
+            (<Sending>newest).newer = <void *>self
+        newest = <void *>self
+        self.is_listed = True
+
+    cdef void unlist(self) noexcept:
+        global newest
+        if not self.is_listed:
+            return
+        self.is_listed = False
+        if self.newer != NULL:
+            (<Sending>self.newer).older = self.older
+        else:
+            newest = self.older
+        if self.older != NULL:
+            (<Sending>self.older).newer = self.newer
 
     def __call__(self, outcome):
         cdef object ended = perf_counter_ns()
         lane, self.lane = self.lane, None
         if lane is None:
             return
+        self.unlist()
         if isinstance(outcome, BaseException):
             lane.end(self, None, outcome, ended)
             return
@@ -268,11 +304,22 @@ cdef class Sending:
     def give_up(self):
         lane, self.lane = self.lane, None
         if lane is not None:
+            self.unlist()
             lane.end(self, None, None, perf_counter_ns())
 
     def __del__(self):
         if self.lane is not None:
             self.give_up()
+
+
+def open_sends():
+    """Stand in for sending.open_sends."""
+    found = []
+    cdef void *at = newest
+    while at != NULL:
+        found.append(<Sending>at)
+        at = (<Sending>at).older
+    return found
 
 
 cdef bytes new_id(object tracing):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import gc
 
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.producer import known_producers
-from kaspan.interceptor.sending import Sending
+from kaspan.interceptor.sending import open_sends
 
 
 def end_at_exit() -> None:
@@ -25,8 +24,7 @@ def _end_open_spans() -> None:
     # an application pays that ends with sends under way.
     try:
         if any(producer.has_open_sends() for producer in list(known_producers)):
-            for found in gc.get_objects():
-                if type(found) is Sending:
-                    found.give_up()
+            for sending in open_sends():
+                sending.give_up()
     except Exception as error:  # noqa: BLE001
         suppress("ending the sends that were not answered", error)
