@@ -5,6 +5,8 @@ where compiling fails.
 """
 
 import os
+import platform
+import sysconfig
 
 from setuptools import Extension, setup
 
@@ -15,4 +17,11 @@ COMPILED = Extension(
     optional=True,
 )
 
-setup(ext_modules=[] if os.environ.get("PURE_PYTHON") else [COMPILED])
+# It relies on the GIL, and must not bring it back where an application runs without.
+is_wanted = (
+    platform.python_implementation() == "CPython"
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    and not os.environ.get("PURE_PYTHON")
+)
+
+setup(ext_modules=[COMPILED] if is_wanted else [])

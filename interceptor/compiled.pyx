@@ -85,9 +85,12 @@ cdef object key_part = None
 
 # JSON by templates.
 
-cdef inline void text(Value *value, bytes given) noexcept:
+cdef inline int text(Value *value, bytes given) except -1:
+    if given is None:
+        raise TypeError("None where an id belongs")
     value.bytes = PyBytes_AS_STRING(given)
     value.length = PyBytes_GET_SIZE(given)
+    return 0
 
 
 cdef inline void number(Value *value, long long given) noexcept:
@@ -196,7 +199,7 @@ cdef class Identifiers:
     cdef public object parent_id, outer, consumer, extras, record, headers, _state
     cdef public bint sampled, ended, left
 
-    def __init__(self, bytes trace_id, bytes span_id, parent_id, bint sampled):
+    def __init__(self, bytes trace_id not None, bytes span_id not None, parent_id, bint sampled):
         self.trace_id, self.span_id, self.parent_id, self.sampled = trace_id, span_id, parent_id, sampled
 
 
@@ -220,7 +223,9 @@ cdef class Sending:
     cdef readonly long long timestamp_ns, started_ns
     cdef public long long enqueued_ns
 
-    def __init__(self, lane, bytes trace_id, bytes span_id, parent_id, extras, key, bint is_tombstone):
+    def __init__(
+        self, lane, bytes trace_id not None, bytes span_id not None, parent_id, extras, key, bint is_tombstone
+    ):
         self.lane = lane
         self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
         self.extras, self.key, self.is_tombstone = extras, key, is_tombstone
