@@ -195,4 +195,4 @@ def open_sends() -> list[Sending]:
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import Sending, open_sends
+        from kaspan.interceptor.compiled import Sending
