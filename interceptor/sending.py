@@ -195,4 +195,4 @@ def open_sends() -> list[Sending]:
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import Sending
+        from kaspan.interceptor.compiled import Sending, open_sends  # noqa: F401 (stands in for the above)
