@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kaspan.cli.doctor import this_python
 from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS
 from kaspan.wire import VERSION
 from kaspan.wire import ring as layout
@@ -68,6 +70,17 @@ def test_healthy_deployment_has_nothing_wrong(desk: Desk, reading: None) -> None
     assert f"spans go into rings in {desk.ring_dir}\nan agent reads it\n" in done.stdout
     (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("shop ")]
     assert (row[2:5], VERSION in row) == (["gone", "1", "spans"], True)
+
+
+def test_doctor_says_when_nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a C compiler all works, but the cost is another, and whoever measures should know."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name.endswith(".compiled") else found(name)
+    )
+    said, _ = this_python()
+
+    assert any("not compiled" in line for line in said)
 
 
 def test_directory_that_is_not_there_yet_is_not_wrong(desk: Desk) -> None:
