@@ -7,10 +7,10 @@ differ by more than what is measured here. Figures are CPU time of the whole pro
 opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing. All
 read the same records, with a header for either.
 
-    python bench/interceptor.py [--rounds 5] [--slices 9] [--records 4000] [--null]
+    python bench/interceptor.py [--rounds 3] [--slices 9] [--records 4000] [--null]
 
---null replaces the broker by nothing: send() returns a future that is then completed, the loop yields
-records that are there already. What remains is the instrumentation alone.
+Before that, nothing is behind kafka-python: send() returns a future that is then completed, the loop yields
+records that are there already. What remains is the instrumentation alone; --null does only this.
 """
 
 from __future__ import annotations
@@ -131,31 +131,34 @@ def table(costs_us: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    """Measure, print the table and keep it."""
+    """Measure with nothing behind kafka-python, and then with a real broker."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--slices", type=int, default=9)
     arguments.add_argument("--records", type=int, default=4000)
-    arguments.add_argument("--null", action="store_true")
+    arguments.add_argument("--null", action="store_true", help="only with nothing behind kafka-python")
     options = arguments.parse_args()
+    print_and_keep("interceptor-null", "nothing behind it", "", options)
     if options.null:
-        rounds = [measure("", options.slices, options.records) for _ in range(options.rounds)]
-    else:
-        sys.path.insert(0, str(ROOT / "tests"))
-        from servers.jars import fetch_jars
-        from servers.running import Servers
+        return
+    sys.path.insert(0, str(ROOT / "tests"))
+    from servers.jars import fetch_jars
+    from servers.running import Servers
 
-        with tempfile.TemporaryDirectory() as directory:
-            servers = Servers(fetch_jars(), Path(directory))
-            servers.start(["kafka"])
-            try:
-                at = servers.kafka().bootstrap_servers
-                rounds = [measure(at, options.slices, options.records) for _ in range(options.rounds)]
-            finally:
-                servers.stop()
-    name = "interceptor-null" if options.null else "interceptor"
-    print(f"interceptor, {'nothing behind it' if options.null else 'real broker'}")
+    with tempfile.TemporaryDirectory() as directory:
+        servers = Servers(fetch_jars(), Path(directory))
+        servers.start(["kafka"])
+        try:
+            print_and_keep("interceptor", "real broker", servers.kafka().bootstrap_servers, options)
+        finally:
+            servers.stop()
+
+
+def print_and_keep(name: str, behind: str, bootstrap_servers: str, options: argparse.Namespace) -> None:
+    """Run all rounds, print the table and keep it."""
+    rounds = [measure(bootstrap_servers, options.slices, options.records) for _ in range(options.rounds)]
     costs_us = medians(rounds)
+    print(f"interceptor, {behind}")
     print(table(costs_us))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(costs_us, indent=1) + "\n")

@@ -14,7 +14,7 @@ from kaspan.agent.senders.backoff import Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.spool import SEPARATOR, Message, Spool
 
-SAVE_S = 0.2
+SAVE_S = 0.05
 """How long what was delivered is noted in memory only, while there is more to deliver.
 
 A save of its own costs a flush of the disk, and the transactions that store spans save it on the way."""
