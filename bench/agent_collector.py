@@ -30,7 +30,7 @@ from load_worker import CountingZipkin, Forked, cpu_ns, post_bodies, write_rings
 CONNECTIONS = 10
 CONFIGURATION = """
 receivers:
-  zipkin: {{endpoint: 127.0.0.1:{port}}}
+  zipkin: {{endpoint: 127.0.0.1:{port}, keep_alives_enabled: true}}
 exporters:
   zipkin:
     endpoint: http://127.0.0.1:{zipkin_port}/api/v2/spans
