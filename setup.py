@@ -9,6 +9,7 @@ import platform
 import sysconfig
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 COMPILED = Extension(
     "kaspan.interceptor.compiled",
@@ -17,6 +18,22 @@ COMPILED = Extension(
     optional=True,
 )
 
+
+class BuildWhatCompiles(build_ext):
+    """Forgets an extension that could not be compiled: an editable install would look for its file."""
+
+    def run(self) -> None:
+        """Build them all."""
+        self.built: list[Extension] = []
+        super().run()
+        self.extensions = self.built
+
+    def build_extension(self, extension: Extension) -> None:
+        """Build one; an error in it is a warning, as it is optional."""
+        super().build_extension(extension)
+        self.built.append(extension)
+
+
 # It relies on the GIL, and must not bring it back where an application runs without.
 is_wanted = (
     platform.python_implementation() == "CPython"
@@ -24,4 +41,4 @@ is_wanted = (
     and not os.environ.get("PURE_PYTHON")
 )
 
-setup(ext_modules=[COMPILED] if is_wanted else [])
+setup(ext_modules=[COMPILED] if is_wanted else [], cmdclass={"build_ext": BuildWhatCompiles})

@@ -52,13 +52,19 @@ def run(*command: str | Path, directory: Path, **variables: str) -> subprocess.C
     return done
 
 
+def copied(directory: Path) -> Path:
+    """Copy the checkout: building leaves files behind."""
+    left_out = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "target", "__pycache__", "compiled.*.so"
+    )
+    return Path(shutil.copytree(ROOT, directory / "kaspan", ignore=left_out))
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from the sdist, as an index's users get it, in a copy: building leaves files behind."""
+    """Build the wheel from the sdist, as an index's users get it."""
     made = tmp_path_factory.mktemp("made")
-    copy = made / "kaspan"
-    left_out = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "target", "__pycache__")
-    shutil.copytree(ROOT, copy, ignore=left_out)
+    copy = copied(made)
     run(sys.executable, "-m", "build", "--outdir", made, copy, directory=made)
     (found,) = made.glob("*.whl")
     return found
@@ -114,6 +120,21 @@ def test_wheel_holds_every_module_and_nothing_outside_kaspan(wheel: Path) -> Non
     assert sorted(modules) == sorted(
         f"kaspan/{file}" for file in module_files() if file != "interceptor/inject/sitecustomize.py"
     )
+
+
+@pytest.mark.parametrize("editable", [[], ["--editable"]])
+def test_installation_works_without_a_compiler(tmp_path: Path, editable: list[str]) -> None:
+    """Where compiling fails, all else is installed, a checkout as well."""
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "venv", tmp_path / "venv", directory=tmp_path)
+    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    run(*pip, "install", "--no-deps", *editable, copied(tmp_path), directory=tmp_path, CC="false")
+    find = (
+        "from importlib.util import find_spec as f; print(*map(bool, map(f, ('{0}.ring', '{0}.compiled'))))"
+    )
+    found = run(python, "-c", find.format("kaspan.interceptor"), directory=tmp_path)
+
+    assert found.stdout == "True False\n"
 
 
 def test_installation_is_compiled(installed: Path) -> None:
