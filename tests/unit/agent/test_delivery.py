@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.senders.account import Account
 from kaspan.agent.senders.backoff import FIRST_S, LONGEST_S, Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.senders.delivery import SAVE_S, Delivery, split
@@ -256,13 +257,19 @@ def test_delivered_spans_leave_the_disk_now_and_then_while_there_are_more(bench:
 
 def test_delivered_spans_leave_the_disk_before_a_wait(bench: Bench) -> None:
     """While a target is away, which may be long, a kill repeats nothing that was delivered before."""
-    bench.delivery.account.clock_s = lambda: 100.0
+    on_disk: list[int] = []
+    delivery = Delivery(
+        *(bench.spool, bench.sender, MAX_BYTES, FixedBackoff()),
+        pause=lambda seconds: on_disk.append(bench.spool.spans),
+        account=Account(clock_s=lambda: 100.0),
+    )
+    bench.delivery = delivery
     outcomes = iter([Delivered(), Delivered(), Failed("away")])
     bench.sender.judge = lambda part: next(outcomes, Delivered())
     for _ in range(3):
         bench.put(*[span(number) for number in range(60)])
-    bench.run_until(lambda: bool(bench.pauses))
-    assert bench.spool.spans <= 60
+    bench.run_until(lambda: bool(on_disk))
+    assert on_disk == [60]
 
 
 def test_spans_that_a_sender_holds_stay_in_the_spool(bench: Bench) -> None:
