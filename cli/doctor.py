@@ -72,7 +72,9 @@ def this_python() -> tuple[list[str], list[str]]:
     wrong: list[str] = []
     said = [f"kaspan {VERSION}, Python {platform.python_version()} at {sys.executable}"]
     if importlib.util.find_spec("kaspan.interceptor.compiled") is None:
-        said.append("kaspan is not compiled (there was no C compiler): it costs some three times as much")
+        said.append(
+            "kaspan is not compiled and costs some three times as much; to compile it takes gcc and Python.h"
+        )
     distributions = packages_distributions().get("kafka", [])
     if importlib.util.find_spec("kafka") is None:
         wrong.append("kafka-python is not installed for this Python: there is nothing to trace")

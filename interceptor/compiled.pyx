@@ -10,7 +10,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
 from time import perf_counter_ns, time_ns
@@ -318,7 +318,7 @@ cdef class Sending:
 
 
 def open_sends():
-    """Stand in for sending.open_sends."""
+    """Stands in for sending.open_sends."""
     found = []
     cdef void *at = newest
     while at != NULL:

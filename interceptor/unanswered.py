@@ -20,8 +20,8 @@ def end_at_exit() -> None:
 
 def _end_open_spans() -> None:
     # Else they would never be collected: kafka-python's thread is a daemon, and holds their futures for good.
-    # No list of them is kept at every send. To look through a million objects takes up to 0.2 s, which only
-    # an application pays that ends with sends under way.
+    # Where nothing is compiled no list of them is kept, and to look for them among a million objects takes up
+    # to 0.2 s: only an application pays that which ends with sends under way.
     try:
         if any(producer.has_open_sends() for producer in list(known_producers)):
             for sending in open_sends():

@@ -27,10 +27,10 @@ _NOT_JSON = (msgspec.MsgspecError, RecursionError)
 class Delivery:
     """Delivers what is in the spool through one sender, in messages of at most `max_bytes`.
 
-    A kill repeats what was delivered in the last SAVE_S, a message at least. `run` returns after `drain`,
-    when the spool is passed or the target fails once more. `pause(seconds)` waits, or returns sooner when the
-    agent stops. What comes when there was nothing is given `linger_s` for company. `account` counts what
-    becomes of it all.
+    A kill repeats the message under way and what was delivered since the last save: SAVE_S ago at most while
+    there is more to deliver, the sender's `idle_s` after that. `run` returns after `drain`, when the spool is
+    passed or the target fails once more. `pause(seconds)` waits, or returns sooner when the agent stops. What
+    comes when there was nothing is given `linger_s` for company. `account` counts what becomes of it all.
     """
 
     def __init__(

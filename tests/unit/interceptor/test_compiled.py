@@ -28,8 +28,9 @@ from kaspan.wire import ring as layout
 
 NOW_NS = 1_732_459_200_123_456_789
 
-if os.environ.get("PURE_PYTHON"):
-    pytest.skip("kaspan is installed in plain Python", allow_module_level=True)
+is_compiled = importlib.util.find_spec("kaspan.interceptor.compiled") is not None
+if os.environ.get("PURE_PYTHON") or not (is_compiled or os.environ.get("CI")):
+    pytest.skip("nothing of kaspan is compiled: PURE_PYTHON, or no C compiler", allow_module_level=True)
 compiled: Any = importlib.import_module("kaspan.interceptor.compiled")
 
 
@@ -162,7 +163,7 @@ def test_sends_begin_alike(
     """However send() is called, what goes on to kafka-python and what is recorded are the same."""
     arguments = {"topic": topic, "value": value, "key": b"key", "headers": headers}
     begun = []
-    for is_compiled in (True, False):
+    for takes_compiled in (True, False):
         clock.start(0)
         tracing = make_tracing(Path("/unused"), sampling__rate=rate)
         config = {"api_version": (2, 5), "client_id": "client-1"}
@@ -174,7 +175,7 @@ def test_sends_begin_alike(
         for _ in range(2):  # for the first of a topic the lane has to be made
             tracing.ids = [low_bits, b"b" * 16, b"a" * 16]
             args, kwargs = tuple(arguments.values())[:given], dict(list(arguments.items())[given:])
-            result = state.begin_ordinary(args, kwargs) if is_compiled else None
+            result = state.begin_ordinary(args, kwargs) if takes_compiled else None
             args, sent, injected = result or state.begin(args, kwargs)
         context.detach(token)
         fields = ("trace_id", "span_id", "parent_id", "key", "is_tombstone", "timestamp_ns", "started_ns")
