@@ -41,7 +41,7 @@ class Application:
         }
         worker = Path(__file__).parent / "today_worker.py"
         self._process = subprocess.Popen(
-            [sys.executable, str(worker), name, "", str(records), "0"],
+            [sys.executable, str(worker), name, str(records)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

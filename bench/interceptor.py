@@ -1,146 +1,257 @@
-"""What tracing costs the application: CPU microseconds a record, beside the peer, in one interleaved run.
+"""What tracing costs the application: CPU microseconds a record, beside the peer, in one process.
 
-Each variant is a process of its own that stays for a round; they take turns, a slice of records at a time, on
-one real broker, and the median over the slices of all rounds counts: two processes that do the same can
-differ by more than what is measured here. Figures are CPU time of the whole process, threads included.
+Each variant has a producer and a consumer of its own, and they take turns with a block of records, in another
+order each round. What counts is the median over rounds of the difference to the base in the same round; the
+interval behind it holds the true median in 95 of 100 runs. Figures are CPU time of the process, all threads.
 `plain` is kafka-python as it is, `floor` adds one constant b3 header by hand, `peer` is
-opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing. All
-read the same records, with a header for either.
+opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing, which
+is emptied at the end of each block. All read the same records, with a header for either.
 
-    python bench/interceptor.py [--rounds 3] [--slices 9] [--records 4000] [--null]
+    python bench/interceptor.py [--rounds 60] [--records 2000] [--null]
 
-Before that, nothing is behind kafka-python: send() returns a future that is then completed, the loop yields
-records that are there already. What remains is the instrumentation alone; --null does only this.
+Before the real broker it runs with nothing behind kafka-python: send() returns a future that is then
+completed, the loop yields records that are there already. What remains is the instrumentation alone; --null
+does only this.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import kafka
+from kafka.consumer import fetcher
+from kafka.consumer.group import KafkaConsumer
+from kafka.future import Future
+from kafka.producer.kafka import KafkaProducer
+from null_kafka import B3, HEADERS, KEY, VALUE, NullConsumer, NullProducer, put_nothing_behind_kafka
 
 ROOT = Path(__file__).parent.parent
-VARIANTS = ("plain", "floor", "kaspan", "kaspan unsampled", "kaspan excluded", "peer", "peer unsampled")
-OPERATIONS = ("send", "receive")
 RESULTS = ROOT / "bench" / "results"
+PLAIN_RECORD = fetcher.ConsumerRecord
+NOT_SAMPLED = [(name, value[:-1] + b"0") for name, value in HEADERS]
+READ_TOPIC, UNSAMPLED_TOPIC = "bench-read", "bench-read-unsampled"
+BASES = {
+    "send": {"kaspan": "floor", "kaspan unsampled": "floor", "kaspan excluded": "plain", "peer": "floor"},
+    "receive": dict.fromkeys(("kaspan", "kaspan unsampled", "kaspan excluded", "peer"), "plain"),
+}
+"""What each variant is compared with: `excluded` sends no header."""
+
+Costs = dict[str, dict[str, list[float]]]
+"""CPU us a record by operation, variant and round."""
 
 
 class Variant:
-    """One worker process, told on its standard input what to do next."""
+    """A producer and a consumer of classes of their own, which may be instrumented."""
 
-    def __init__(self, name: str, bootstrap_servers: str, ring_dir: Path, records: int, slices: int) -> None:
+    def __init__(self, name: str, instrument: Callable[[type, type], Callable[[], object] | None]) -> None:
         self.name = name
-        environment = os.environ | {
-            "KASPAN_INTERCEPTOR__RING_DIR": str(ring_dir),
-            "KASPAN_SERVICE": "bench",
-            "KASPAN_INTERCEPTOR__SAMPLING__RATE": "0" if name == "kaspan unsampled" else "1",
-        }
-        if name == "kaspan excluded":
-            environment["KASPAN_INTERCEPTOR__EXCLUDE_TOPICS"] = '["bench-*"]'
-        worker = Path(__file__).parent / "interceptor_worker.py"
-        self._process = subprocess.Popen(
-            [sys.executable, str(worker), name, bootstrap_servers, str(records), str(slices)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-        self.costs_us: dict[str, list[float]] = {}
+        self._topic = "bench-" + name.replace(" ", "-")
+        self._read_topic = UNSAMPLED_TOPIC if "unsampled" in name else READ_TOPIC
+        self._headers = {"headers": [B3]} if name == "floor" else {}
+        fetcher.ConsumerRecord = PLAIN_RECORD
+        self._producer_class = type("Producer", (KafkaProducer,), {})
+        self._consumer_class = type("Consumer", (KafkaConsumer,), {})
+        self._finish = instrument(self._producer_class, self._consumer_class)
+        self._record_class = fetcher.ConsumerRecord
+        self._producer: Any = None
+        self._consumer: Any = None
 
-    def run(self, what: str) -> None:
-        """Let the worker do one slice of `what` and note what a record cost."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(what + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"the worker for {self.name} ended")
-        self.costs_us.setdefault(what, []).append(float(answer))
+    def connect(self, bootstrap_servers: str) -> None:
+        """Make the producer and the consumer; without servers, with nothing behind them."""
+        if bootstrap_servers:
+            self._producer = self._producer_class(bootstrap_servers=bootstrap_servers)
+            self._consumer = self._consumer_class(
+                self._read_topic,
+                bootstrap_servers=bootstrap_servers,
+                group_id=self._topic,
+                auto_offset_reset="earliest",
+            )
+        else:
+            self._producer = type("Producer", (NullProducer, self._producer_class), {})(self._topic)
+            headers = NOT_SAMPLED if self._read_topic == UNSAMPLED_TOPIC else HEADERS
+            self._consumer = type("Consumer", (NullConsumer, self._consumer_class), {})(
+                [self._read_topic], headers
+            )
 
-    def end(self) -> None:
-        """Close the worker's input, which ends it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
+    def run(self, what: str, records: int) -> float:
+        """Send or receive so many records; returns the CPU microseconds that one took."""
+        fetcher.ConsumerRecord = self._record_class
+        gc.collect()
+        began = time.process_time()
+        self._send(records) if what == "send" else self._receive(records)
+        if self._finish is not None:
+            self._finish()
+        return (time.process_time() - began) / records * 1e6
+
+    def _send(self, records: int) -> None:
+        producer, topic, headers = self._producer, self._topic, self._headers
+        for _ in range(records):
+            producer.send(topic, VALUE, key=KEY, **headers)
+        producer.flush()
+
+    def _receive(self, records: int) -> None:
+        for _ in self._consumer:
+            records -= 1
+            if not records:
+                break
+
+    def close(self) -> None:
+        """Close what `connect` made on a broker."""
+        if not isinstance(self._producer, NullProducer):
+            self._producer.close()
+            self._consumer.close()
 
 
-def read_away(ring_dir: Path, stop: threading.Event) -> None:
-    """Do what an agent does, as cheaply as can be: keep the rings empty."""
+def untraced(producer_class: type, consumer_class: type) -> None:
+    """Leave the classes as they are."""
+
+
+def traced(ring_dir: Path, **settings: Any) -> Callable[[type, type], None]:
+    """Instrument by kaspan, with these settings."""
+    from kaspan.config.schema import Interceptor
+    from kaspan.interceptor import consumer, producer
+    from kaspan.interceptor.tracing import Tracing
+
+    tracing = Tracing("bench", Interceptor(ring_dir=str(ring_dir), **settings))
+
+    def instrument(producer_class: type, consumer_class: type) -> None:
+        producer.instrument(producer_class, Future, tracing)
+        consumer.instrument(consumer_class, fetcher, tracing)
+
+    return instrument
+
+
+def traced_by_peer(producer_class: type, consumer_class: type) -> Callable[[], object]:
+    """Instrument by the peer; what is returned exports all spans that are left."""
+    from opentelemetry.instrumentation.kafka import KafkaInstrumentor
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nothing(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:  # noqa: ARG002
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Nothing()))
+    with mock.patch.multiple(kafka, KafkaProducer=producer_class, KafkaConsumer=consumer_class):
+        KafkaInstrumentor().instrument(tracer_provider=provider)
+    return provider.force_flush
+
+
+def variants(ring_dir: Path) -> list[Variant]:
+    """Instrument all classes."""
+    from kaspan.config.schema import Sampling
+
+    return [
+        Variant("plain", untraced),
+        Variant("floor", untraced),
+        Variant("kaspan", traced(ring_dir)),
+        Variant("kaspan unsampled", traced(ring_dir, sampling=Sampling(rate=0.0))),
+        Variant("kaspan excluded", traced(ring_dir, exclude_topics=["bench-*"])),
+        Variant("peer", traced_by_peer),
+    ]
+
+
+def empty(ring_dir: Path) -> None:
+    """Do what an agent does, as cheaply as can be."""
     from kaspan.wire import ring
 
-    while not stop.wait(0.02):
-        for path in ring_dir.glob("*.ring"):
-            descriptor = os.open(path, os.O_RDWR)
-            os.pwrite(descriptor, os.pread(descriptor, 8, ring.WRITE_POS), ring.READ_POS)
-            os.close(descriptor)
+    for path in ring_dir.glob("*.ring"):
+        descriptor = os.open(path, os.O_RDWR)
+        os.pwrite(descriptor, os.pread(descriptor, 8, ring.WRITE_POS), ring.READ_POS)
+        os.close(descriptor)
 
 
-def measure(bootstrap_servers: str, slices: int, records: int) -> dict[str, dict[str, list[float]]]:
-    """Run all variants in turns for one round; returns microseconds a record by operation and variant.
+def fill(bootstrap_servers: str, records: int) -> None:
+    """Send what will be read."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap_servers, linger_ms=20)
+    for topic, headers in ((READ_TOPIC, HEADERS), (UNSAMPLED_TOPIC, NOT_SAMPLED)):
+        for _ in range(records):
+            producer.send(topic, VALUE, key=KEY, headers=headers)
+    producer.close()
 
-    The first slice warms up and does not count.
-    """
+
+def measure(bootstrap_servers: str, rounds: int, records: int) -> Costs:
+    """Let all variants take turns. The first round warms up and does not count."""
+    order = random.Random(17)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         ring_dir = Path(directory) / "rings"
-        stop = threading.Event()
-        reader = threading.Thread(target=read_away, args=(ring_dir, stop))
-        reader.start()
-        variants = [Variant(name, bootstrap_servers, ring_dir, records, slices + 1) for name in VARIANTS]
-        try:
-            for number in range(slices + 1):
-                for variant in variants[number % 2 :: 1] + variants[: number % 2]:
-                    for what in OPERATIONS:
-                        variant.run(what)
-        finally:
-            for variant in variants:
-                variant.end()
-            stop.set()
-            reader.join()
-    return {what: {variant.name: variant.costs_us[what][1:] for variant in variants} for what in OPERATIONS}
+        all_variants = variants(ring_dir)
+        costs_us: Costs = {what: {variant.name: [] for variant in all_variants} for what in BASES}
+        for variant in all_variants:
+            variant.connect(bootstrap_servers)
+        for number in range(rounds + 1):
+            for what, of in costs_us.items():
+                for variant in order.sample(all_variants, len(all_variants)):
+                    cost_us = variant.run(what, records)
+                    empty(ring_dir)
+                    if number:
+                        of[variant.name].append(cost_us)
+        for variant in all_variants:
+            variant.close()
+    return costs_us
 
 
-def medians(rounds: list[dict[str, dict[str, list[float]]]]) -> dict[str, dict[str, float]]:
-    """Take the median over all slices of all rounds."""
-    return {
-        what: {
-            name: statistics.median(cost_us for costs_us in rounds for cost_us in costs_us[what][name])
-            for name in VARIANTS
+def median_and_interval(values: list[float]) -> tuple[float, float, float]:
+    """The median and the order statistics between which the true one is in 95 of 100 cases."""
+    ordered, count = sorted(values), len(values)
+    reach = 0.98 * math.sqrt(count)
+    low, high = math.floor((count - 1) / 2 - reach), math.ceil((count - 1) / 2 + reach)
+    return statistics.median(ordered), ordered[max(low, 0)], ordered[min(high, count - 1)]
+
+
+def compare(costs_us: Costs) -> dict[str, dict[str, dict[str, float]]]:
+    """Sum up by operation and variant: cost, overhead over the base, its part of the peer's."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for what, of in costs_us.items():
+        found[what] = {name: {"us": statistics.median(values)} for name, values in of.items()}
+        over_us = {
+            name: median_and_interval([cost - floor for cost, floor in zip(of[name], of[base], strict=True)])
+            for name, base in BASES[what].items()
         }
-        for what in OPERATIONS
-    }
+        for name, (median_us, low_us, high_us) in over_us.items():
+            peer_us = over_us["peer"][0]
+            found[what][name] |= {
+                "over_us": median_us,
+                "part": median_us / peer_us,
+                "part_low": low_us / peer_us,
+                "part_high": high_us / peer_us,
+            }
+    return found
 
 
-def table(costs_us: dict[str, dict[str, float]]) -> str:
-    """Make the table that is printed: cost, and overhead as a part of the peer's."""
+def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Make the table that is printed."""
     lines = []
-    for what, base in (("send", "floor"), ("receive", "plain")):
-        of = costs_us[what]
-        peer_us = of["peer"] - of[base]
-        lines.append(f"{what}: CPU us a record; overhead over {base}; as a part of the peer's")
-        for name, cost_us in of.items():
-            over_us = cost_us - of[base]
-            lines.append(f"  {name:18} {cost_us:8.2f} {over_us:8.2f} {over_us / peer_us:8.3f}")
+    for what, of in found.items():
+        lines.append(f"{what}: CPU us a record; overhead; as a part of the peer's, with its interval")
+        for name, row in of.items():
+            line = f"  {name:18} {row['us']:8.2f}"
+            if "part" in row:
+                interval = f"({row['part_low']:.3f} to {row['part_high']:.3f})"
+                line += f" {row['over_us']:8.2f} {row['part']:8.3f} {interval}"
+            lines.append(line)
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure with nothing behind kafka-python, and then with a real broker."""
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--slices", type=int, default=9)
-    arguments.add_argument("--records", type=int, default=4000)
-    arguments.add_argument("--null", action="store_true", help="only with nothing behind kafka-python")
-    options = arguments.parse_args()
-    print_and_keep("interceptor-null", "nothing behind it", "", options)
-    if options.null:
-        return
+@contextmanager
+def broker() -> Iterator[str]:
+    """Run a real broker; yields its address."""
     sys.path.insert(0, str(ROOT / "tests"))
     from servers.jars import fetch_jars
     from servers.running import Servers
@@ -149,19 +260,37 @@ def main() -> None:
         servers = Servers(fetch_jars(), Path(directory))
         servers.start(["kafka"])
         try:
-            print_and_keep("interceptor", "real broker", servers.kafka().bootstrap_servers, options)
+            yield servers.kafka().bootstrap_servers
         finally:
             servers.stop()
 
 
-def print_and_keep(name: str, behind: str, bootstrap_servers: str, options: argparse.Namespace) -> None:
-    """Run all rounds, print the table and keep it."""
-    rounds = [measure(bootstrap_servers, options.slices, options.records) for _ in range(options.rounds)]
-    costs_us = medians(rounds)
+def print_and_keep(name: str, behind: str, costs_us: Costs) -> None:
+    """Print the table and keep its figures."""
+    found = compare(costs_us)
     print(f"interceptor, {behind}")
-    print(table(costs_us))
+    print(table(found), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(costs_us, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure with nothing behind kafka-python, and then, in another process, with a real broker."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rounds", type=int, default=60)
+    arguments.add_argument("--records", type=int, default=2000)
+    arguments.add_argument("--null", action="store_true", help="only with nothing behind kafka-python")
+    options = arguments.parse_args()
+    if options.null:
+        put_nothing_behind_kafka()
+        costs_us = measure("", options.rounds, options.records)
+        print_and_keep("interceptor-null", "nothing behind it", costs_us)
+        return
+    subprocess.run([sys.executable, *sys.argv, "--null"], check=True)
+    with broker() as bootstrap_servers:
+        fill(bootstrap_servers, options.records * (options.rounds + 1))
+        costs_us = measure(bootstrap_servers, options.rounds, options.records)
+    print_and_keep("interceptor", "real broker", costs_us)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Worker:
         self._is_traced = variant != "plain"
         script = Path(__file__).with_name("interceptor_flat_worker.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(script), variant, "", str(SLICE_RECORDS), "0"],
+            [sys.executable, str(script), variant, str(SLICE_RECORDS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"KASPAN_INTERCEPTOR__RING_DIR": str(ring_dir), "KASPAN_SERVICE": "bench"},
@@ -99,7 +99,7 @@ def added_us(plain_us: list[float], traced_us: list[float]) -> float:
 
 def measure_topics(directory: Path, slices: int) -> Rows:
     """Compare numbers of topics, in the same process; memory is with the topics before."""
-    plain, traced = Worker("plain", directory / "none"), Worker("kaspan", directory / "topics")
+    plain, traced = Worker("plain", directory / "none"), Worker("traced", directory / "topics")
     found: Rows = {}
     for topics in TOPICS:
         for worker in (plain, traced):
@@ -127,9 +127,9 @@ def measure_records(directory: Path, records: int) -> Rows:
 
     The first are those of another process, which starts that late: so both are measured at the same time.
     """
-    old = Worker("kaspan", directory / "old")
+    old = Worker("traced", directory / "old")
     old.run_all(1, records - PART_RECORDS)
-    plain, young = Worker("plain", directory / "none"), Worker("kaspan", directory / "young")
+    plain, young = Worker("plain", directory / "none"), Worker("traced", directory / "young")
     for worker in (plain, young):
         worker.run_all(1, PART_RECORDS)
     costs_us: dict[tuple[str, Worker], list[float]] = defaultdict(list)

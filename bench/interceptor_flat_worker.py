@@ -1,5 +1,4 @@
-"""One variant of bench/interceptor_flat.py, with VARIANT "" RECORDS 0 as its arguments: it is a worker of
-bench/interceptor.py with nothing behind it, but for more than one topic.
+"""One process of bench/interceptor_flat.py, with plain or traced and RECORDS as its arguments.
 
 Reads "send TOPICS" or "receive TOPICS" from standard input, does RECORDS of it and prints the CPU
 microseconds a record, and the process's resident memory in KiB.
@@ -12,36 +11,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from interceptor_worker import KEY, RECORDS, TOPIC, VALUE, NullConsumer, NullProducer, instrument, null_send
-from kafka.consumer import fetcher
-from kafka.consumer.group import KafkaConsumer
-from kafka.producer.kafka import KafkaProducer
-from kafka.structs import TopicPartition
+from null_kafka import KEY, VALUE, NullConsumer, NullProducer, put_nothing_behind_kafka
+
+VARIANT, RECORDS = sys.argv[1], int(sys.argv[2])
 
 
 def topics(count: int) -> list[str]:
     """Name so many topics; none of them is among those of another count."""
-    return [f"{TOPIC}-{number}-of-{count}" for number in range(count)]
-
-
-class FlatConsumer(NullConsumer):
-    """Has the records of several topics for ever, one of each in turn."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = names
-        super().__init__()
-        (state,) = self._subscription.assignment.values()
-        self._subscription.assignment = {TopicPartition(name, 0): state for name in names}
-
-    def _all(self) -> Any:
-        first = next(super()._all())
-        templates = [list(first._replace(topic=name)) for name in self._names]
-        place = first._fields.index("offset")
-        for number, values in enumerate(itertools.cycle(templates)):
-            values[place] = number
-            yield fetcher.ConsumerRecord(*values)
+    return [f"bench-{number}-of-{count}" for number in range(count)]
 
 
 def rss_kib() -> int:
@@ -52,11 +30,13 @@ def rss_kib() -> int:
 
 def main() -> None:
     """Serve slices until standard input ends."""
-    KafkaProducer.send = null_send
-    KafkaConsumer.__next__ = lambda self: next(self.records)
-    instrument()
-    producer = NullProducer()
-    consumers: dict[int, FlatConsumer] = {}
+    put_nothing_behind_kafka()
+    if VARIANT == "traced":
+        from kaspan.interceptor import activation
+
+        activation.activate()
+    producer = NullProducer("bench")
+    consumers: dict[int, NullConsumer] = {}
 
     def send(count: int) -> float:
         names = list(itertools.islice(itertools.cycle(topics(count)), RECORDS))
@@ -69,7 +49,7 @@ def main() -> None:
     def receive(count: int) -> float:
         consumer = consumers.get(count)
         if consumer is None:
-            consumer = consumers[count] = FlatConsumer(topics(count))
+            consumer = consumers[count] = NullConsumer(topics(count))
         left = RECORDS
         began = time.process_time()
         for _ in consumer:

@@ -1,4 +1,4 @@
-"""One variant of bench/agent_today.py, with VARIANT "" RECORDS 0 as its arguments.
+"""One variant of bench/agent_today.py, with VARIANT RECORDS as its arguments.
 
 Reads a line from standard input, does a slice of records, and prints the CPU microseconds a record that the
 application's own thread took, and that its process took.
@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from interceptor_worker import NullConsumer
-from kafka.consumer.group import KafkaConsumer
+from null_kafka import NullConsumer, put_nothing_behind_kafka
 
-VARIANT, RECORDS = sys.argv[1], int(sys.argv[3])
+VARIANT, RECORDS = sys.argv[1], int(sys.argv[2])
 TAGS = {
     "kafka.topic": "orders",
     "kafka.key": "order-1234",
@@ -95,9 +94,9 @@ def make_spans() -> None:
 
 
 BY_HAND = {"SDK by hand": make_spans, "kaspan by hand": make_kaspan_spans}
-KafkaConsumer.__next__ = lambda self: next(self.records)
+put_nothing_behind_kafka()
 FLUSH = instrument()
-CONSUMER = NullConsumer()
+CONSUMER = NullConsumer(["orders"])
 for _ in sys.stdin:
     began_thread_s, began_s = time.thread_time(), time.process_time()
     BY_HAND.get(VARIANT, receive)()

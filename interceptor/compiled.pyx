@@ -10,8 +10,10 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
+from cpython.contextvars cimport PyContextVar_Set, get_value
 
 from time import perf_counter_ns, time_ns
 from zlib import crc32
@@ -23,8 +25,30 @@ from kaspan.wire import ring as layout
 
 cdef extern from *:
     """
-    /* A text of a template's place; a number where `bytes` is NULL. */
-    typedef struct { const char *bytes; Py_ssize_t length; long long number; } kaspan_value;
+    #include <time.h>
+
+    /* Python's time_ns and perf_counter_ns read these clocks on Linux, but make objects of what they read. */
+    #ifdef __linux__
+    #define KASPAN_HAS_CLOCKS 1
+    static long long kaspan_clock_ns(int clock) {
+        struct timespec now;
+        clock_gettime(clock ? CLOCK_MONOTONIC : CLOCK_REALTIME, &now);
+        return (long long) now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    #else
+    #define KASPAN_HAS_CLOCKS 0
+    static long long kaspan_clock_ns(int clock) { return clock; }
+    #endif
+
+    /* What goes into a template's place: a text, after `opening` and before a quotation mark if there is one;
+       a number where `bytes` is NULL. */
+    typedef struct {
+        const char *opening;
+        Py_ssize_t opening_length;
+        const char *bytes;
+        Py_ssize_t length;
+        long long number;
+    } kaspan_value;
 
     /* The reader, another process, sees everything before a position once it sees the position. */
     #define kaspan_load(at) __atomic_load_n((at), __ATOMIC_ACQUIRE)
@@ -59,6 +83,8 @@ cdef extern from *:
     }
     """
     ctypedef struct Value "kaspan_value":
+        const char *opening
+        Py_ssize_t opening_length
         const char *bytes
         Py_ssize_t length
         long long number
@@ -68,19 +94,45 @@ cdef extern from *:
     bint is_plain "kaspan_is_plain"(const char *text, Py_ssize_t length) noexcept nogil
     uint64_t low_bits "kaspan_low_bits"(const char *digits) noexcept nogil
     bint is_id "kaspan_is_id"(const char *text, Py_ssize_t length) noexcept nogil
+    bint HAS_CLOCKS "KASPAN_HAS_CLOCKS"
+    long long clock_ns "kaspan_clock_ns"(int clock) noexcept nogil
 
 cdef extern from "Python.h":
     int PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    object PyObject_VectorcallDict(object callable, PyObject **args, size_t count, PyObject *kwargs)
+    bint PyExceptionInstance_Check(object candidate) noexcept
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject *, tuple, void *)
 
 cdef enum:
     SMALL_BYTES = 4096
     DIGITS = 20
     MAX_KEY_BYTES = 256  # as in templates
 
-cdef const char *KEY_TAG = b',"kafka.key":"'
-cdef const char *PARENT_TAG = b',"parentId":"'
 cdef object key_part = None
+
+
+# The clocks.
+
+cdef bint are_clocks_given = not HAS_CLOCKS
+cdef object given_time_ns = time_ns
+cdef object given_perf_counter_ns = perf_counter_ns
+
+
+def set_clocks(wall_ns, performance_ns):
+    """Read these clocks from now on, in the place of Python's time_ns and perf_counter_ns."""
+    global are_clocks_given, given_time_ns, given_perf_counter_ns
+    given_time_ns, given_perf_counter_ns = wall_ns, performance_ns
+    are_clocks_given = not HAS_CLOCKS or wall_ns is not time_ns or performance_ns is not perf_counter_ns
+
+
+cdef inline long long wall_clock_ns() except -1:
+    return given_time_ns() if are_clocks_given else clock_ns(0)
+
+
+cdef inline long long performance_clock_ns() except -1:
+    return given_perf_counter_ns() if are_clocks_given else clock_ns(1)
 
 
 # JSON by templates.
@@ -88,14 +140,49 @@ cdef object key_part = None
 cdef inline int text(Value *value, bytes given) except -1:
     if given is None:
         raise TypeError("None where an id belongs")
+    value.opening, value.opening_length = b"", 0
     value.bytes = PyBytes_AS_STRING(given)
     value.length = PyBytes_GET_SIZE(given)
     return 0
 
 
 cdef inline void number(Value *value, long long given) noexcept:
+    value.opening, value.opening_length = b"", 0
     value.bytes = NULL
     value.number = given
+
+
+cdef inline int parent_tag(Value *value, given) except -1:
+    """What is in the place for a parent, which may be None."""
+    text(value, b"" if given is None else <bytes?>given)
+    if given is not None:
+        value.opening, value.opening_length = b',"parentId":"', 13
+    return 0
+
+
+cdef object key_tag(Value *value, object given):
+    """What templates.key_part is, for keys that stand in JSON as they are; returns what `value` points into."""
+    global key_part
+    cdef bytes part
+    if given is None:
+        text(value, b"")
+        return None
+    if type(given) is bytes:
+        value.bytes, value.length = PyBytes_AS_STRING(given), PyBytes_GET_SIZE(given)
+    elif type(given) is str and PyUnicode_IS_COMPACT_ASCII(given):
+        value.bytes = PyUnicode_AsUTF8AndSize(given, &value.length)
+    else:
+        value.length = 0
+    if 0 < value.length <= MAX_KEY_BYTES and is_plain(value.bytes, value.length):
+        value.opening, value.opening_length = b',"kafka.key":"', 14
+        return given
+    if key_part is None:
+        from kaspan.interceptor.templates import key_part as in_python
+
+        key_part = in_python
+    part = key_part(given)
+    text(value, part)
+    return part
 
 
 cdef inline char *put_number(char *at, long long given) noexcept nogil:
@@ -127,7 +214,7 @@ cdef bytes fill(bytes template, Value *values, int count):
     cdef Py_ssize_t room = PyBytes_GET_SIZE(template)
     cdef int index
     for index in range(count):
-        room += DIGITS if values[index].bytes == NULL else values[index].length
+        room += DIGITS if values[index].bytes == NULL else values[index].opening_length + values[index].length + 1
     cdef char small[SMALL_BYTES]
     cdef char *made = &small[0]
     if room > SMALL_BYTES:
@@ -149,8 +236,13 @@ cdef bytes fill(bytes template, Value *values, int count):
             if values[index].bytes == NULL:
                 at = put_number(at, values[index].number)
             else:
+                memcpy(at, values[index].opening, values[index].opening_length)
+                at += values[index].opening_length
                 memcpy(at, values[index].bytes, values[index].length)
                 at += values[index].length
+                if values[index].opening_length:
+                    at[0] = c'"'
+                    at += 1
             index += 1
         left = place + 2
     memcpy(at, left, end - left)
@@ -161,46 +253,52 @@ cdef bytes fill(bytes template, Value *values, int count):
     return filled
 
 
-cdef bytes tagged(const char *opening, Py_ssize_t opening_bytes, const char *given, Py_ssize_t length):
-    cdef bytes made = PyBytes_FromStringAndSize(NULL, opening_bytes + length + 1)
-    cdef char *at = PyBytes_AS_STRING(made)
-    memcpy(at, opening, opening_bytes)
-    memcpy(at + opening_bytes, given, length)
-    at[opening_bytes + length] = c'"'
-    return made
+cdef class Scoped:
+    """Stands in for span.Scoped."""
+
+    cdef public object outer
+    cdef public bint left
 
 
-cdef bytes tag_of_key(object key):
-    """What templates.key_part is, for keys that stand in JSON as they are."""
-    global key_part
-    cdef const char *given
-    cdef Py_ssize_t length
-    if key is None:
-        return b""
-    if type(key) is bytes:
-        given, length = PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)
-    elif type(key) is str and PyUnicode_IS_COMPACT_ASCII(key):
-        given = PyUnicode_AsUTF8AndSize(key, &length)
-    else:
-        given, length = NULL, 0
-    if given != NULL and 0 < length <= MAX_KEY_BYTES and is_plain(given, length):
-        return tagged(KEY_TAG, 14, given, length)
-    if key_part is None:
-        from kaspan.interceptor.templates import key_part as part
+cdef class Passed(Scoped):
+    """Stands in for span.Passed."""
 
-        key_part = part
-    return key_part(key)
+    cdef readonly object _extract, _headers
+
+    def __init__(self, extract, headers):
+        self._extract, self._headers = extract, headers
 
 
-cdef class Identifiers:
+cdef class Identifiers(Scoped):
     """Stands in for span.Identifiers."""
 
     cdef public bytes trace_id, span_id
-    cdef public object parent_id, outer, consumer, extras, record, headers, _state
-    cdef public bint sampled, ended, left
+    cdef public object parent_id, consumer, extras, record, headers, _state
+    cdef public bint sampled, ended
 
     def __init__(self, bytes trace_id not None, bytes span_id not None, parent_id, bint sampled):
         self.trace_id, self.span_id, self.parent_id, self.sampled = trace_id, span_id, parent_id, sampled
+
+
+# The current span.
+
+cdef class Current:
+    """Reads and sets the current context as Scope.get and Scope.set do."""
+
+    cdef object variable, getter, setter
+
+    def __init__(self, scope):
+        self.variable, self.getter, self.setter = scope.variable, scope.get, scope.set
+
+    cdef inline object get(self):
+        return self.getter() if self.variable is None else get_value(self.variable)
+
+    cdef inline int set(self, context) except -1:
+        if self.variable is None:
+            self.setter(context)
+        else:
+            PyContextVar_Set(self.variable, context)
+        return 0
 
 
 # The sending side.
@@ -229,9 +327,13 @@ cdef class Sending:
         self.lane = lane
         self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
         self.extras, self.key, self.is_tombstone = extras, key, is_tombstone
+        self.begin()
+
+    cdef int begin(self) except -1:
         self.list_open()
-        self.timestamp_ns = time_ns()
-        self.started_ns = perf_counter_ns()
+        self.timestamp_ns = wall_clock_ns()
+        self.started_ns = performance_clock_ns()
+        return 0
 
     def __dealloc__(self):
         self.unlist()
@@ -259,17 +361,16 @@ cdef class Sending:
             (<Sending>self.older).newer = self.newer
 
     def __call__(self, outcome):
-        cdef object ended = perf_counter_ns()
+        cdef long long ended = performance_clock_ns()
         lane, self.lane = self.lane, None
         if lane is None:
             return
         self.unlist()
-        if isinstance(outcome, BaseException):
+        if PyExceptionInstance_Check(outcome):
             lane.end(self, None, outcome, ended)
             return
         cdef long long offset, duration_us
         cdef Value values[9]
-        cdef bytes parent, key
         try:
             offset_or_none, template, tracing = outcome.offset, lane.ordinary, lane.tracing
             offset = -1 if offset_or_none is None else offset_or_none
@@ -282,20 +383,14 @@ cdef class Sending:
             ):
                 lane.end(self, outcome, None, ended)
                 return
-            duration_us = (<long long>ended - self.started_ns) // 1000
-            if self.parent_id is None:
-                parent = b""
-            else:
-                parent = self.parent_id
-                parent = tagged(PARENT_TAG, 13, PyBytes_AS_STRING(parent), PyBytes_GET_SIZE(parent))
-            key = tag_of_key(self.key)
+            duration_us = (ended - self.started_ns) // 1000
             text(&values[0], self.trace_id)
             text(&values[1], self.span_id)
-            text(&values[2], parent)
+            parent_tag(&values[2], self.parent_id)
             number(&values[3], self.timestamp_ns // 1000)
             number(&values[4], duration_us if duration_us else 1)
             number(&values[5], (self.timestamp_ns + self.enqueued_ns - self.started_ns) // 1000)
-            text(&values[6], key)
+            kept = key_tag(&values[6], self.key)
             number(&values[7], outcome.partition)
             number(&values[8], offset)
             tracing.report(fill(template, values, 9))
@@ -310,7 +405,7 @@ cdef class Sending:
         lane, self.lane = self.lane, None
         if lane is not None:
             self.unlist()
-            lane.end(self, None, None, perf_counter_ns())
+            lane.end(self, None, None, performance_clock_ns())
 
     def __del__(self):
         if self.lane is not None:
@@ -332,10 +427,19 @@ cdef bytes new_id(object tracing):
     return ids.pop() if len(ids) else tracing.new_id()
 
 
+cdef bytes new_trace_id(object tracing):
+    cdef bytes high = new_id(tracing), low = new_id(tracing)
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 32)
+    memcpy(PyBytes_AS_STRING(made), PyBytes_AS_STRING(high), 16)
+    memcpy(PyBytes_AS_STRING(made) + 16, PyBytes_AS_STRING(low), 16)
+    return made
+
+
 cdef class OrdinarySends:
     """What ProducerState.begin does for the ordinary sends of one producer."""
 
     cdef object tracing, get_context, takes
+    cdef Current current
     cdef dict known, lanes
     cdef bint takes_all, is_simple
     cdef uint64_t bound
@@ -344,33 +448,32 @@ cdef class OrdinarySends:
         sampler = tracing.sampler
         self.tracing, self.lanes = tracing, lanes
         self.known = tracing.excluded.known
-        self.get_context = tracing.scope.get
+        self.current = Current(tracing.scope)
         self.takes, self.takes_all = sampler.takes, sampler.takes_all
         self.is_simple = sampler.is_simple
         self.bound = sampler.bound if self.is_simple and not self.takes_all else 0
 
-    def begin(self, tuple args, dict kwargs):
-        """Begin a send as ProducerState.begin does; None, with nothing done, if it is not ordinary."""
+    cdef object begin(self, tuple args, dict kwargs, bint *is_injected):
+        """Begin a send as ProducerState.begin does; NotImplemented, with nothing done, if it is not ordinary."""
         cdef Py_ssize_t given = len(args)
         if given > 3 or kwargs.get("headers") is not None:
-            return None
+            return NotImplemented
         topic = args[0] if given else kwargs.get("topic")
         if type(topic) is not str:
-            return None
+            return NotImplemented
         is_excluded = self.known.get(topic)
         if is_excluded is not False:
-            return (args, None, False) if is_excluded and not self.get_context() else None
+            return None if is_excluded and not self.current.get() else NotImplemented
         lane = self.lanes.get(topic)
         if lane is None:
-            return None
+            return NotImplemented
         tracing = self.tracing
         cdef bytes trace_id, span_id
         cdef bint sampled
         parent_id = None
-        parent = tracing.current() if self.get_context() else None
+        parent = tracing.current() if self.current.get() else None
         if parent is None:
-            span_id = new_id(tracing)
-            trace_id = new_id(tracing) + new_id(tracing)
+            span_id, trace_id = new_id(tracing), new_trace_id(tracing)
             if self.takes_all:
                 sampled = True
             elif self.is_simple:
@@ -380,7 +483,7 @@ cdef class OrdinarySends:
         else:
             known_id, parent_id, decision, debug = parent
             if debug or known_id is None or decision is None:
-                return None
+                return NotImplemented
             span_id, trace_id, sampled = new_id(tracing), known_id, decision
         cdef Py_ssize_t trace_bytes = PyBytes_GET_SIZE(trace_id)
         cdef bytes header = PyBytes_FromStringAndSize(NULL, trace_bytes + 19)
@@ -391,21 +494,88 @@ cdef class OrdinarySends:
         at[trace_bytes + 17] = c'-'
         at[trace_bytes + 18] = c'1' if sampled else c'0'
         kwargs["headers"] = [("b3", header)]
+        is_injected[0] = True
         if not sampled:
-            return args, None, True
-        value = args[1] if given > 1 else kwargs.get("value")
-        key = args[2] if given > 2 else kwargs.get("key")
-        return args, Sending(lane, trace_id, span_id, parent_id, None, key, value is None), True
+            return None
+        cdef Sending sending = Sending.__new__(Sending)
+        sending.lane, sending.trace_id, sending.span_id, sending.parent_id = lane, trace_id, span_id, parent_id
+        sending.key = args[2] if given > 2 else kwargs.get("key")
+        sending.is_tombstone = (args[1] if given > 1 else kwargs.get("value")) is None
+        sending.begin()
+        return sending
+
+
+cdef class Sends:
+    """Stands in for what producer.instrument puts in the place of send(), which `general` is."""
+
+    cdef object state_class, original, general, follow
+    cdef bint may_miss
+
+    def __init__(self, state_class, original, general, follow, bint may_miss):
+        self.state_class, self.original, self.general, self.follow = state_class, original, general, follow
+        self.may_miss = may_miss
+
+    def send(self, producer, tuple args not None, dict kwargs not None):
+        cdef bint is_injected = False, is_too_large = False
+        sending = NotImplemented
+        try:
+            state = getattr(producer, "_kaspan", None)
+            if type(state) is self.state_class:
+                ordinary = state.ordinary
+                if ordinary is not None:
+                    sending = (<OrdinarySends>ordinary).begin(args, kwargs, &is_injected)
+        except Exception as error:
+            suppress("tracing a send", error)
+            return self.original(producer, *args, **kwargs)
+        if sending is NotImplemented:
+            return self.general(producer, *args, **kwargs)
+        try:
+            future = call(self.original, producer, args, kwargs)
+        except BaseException as error:
+            is_too_large = is_injected and type(error).__name__ == "MessageSizeTooLargeError"
+            if not is_too_large:
+                if sending is not None:
+                    sending(error)
+                raise
+        if is_too_large:
+            future = state.send_stripped(self.original, producer, args, kwargs, sending)
+        if sending is None:
+            return future
+        try:
+            (<Sending>sending).enqueued_ns = performance_clock_ns()
+            self.follow(future, sending, sending)
+            if self.may_miss:
+                sending.settle(future)
+        except Exception as error:
+            suppress("following a send", error)
+        return future
+
+
+cdef object call(object method, object producer, tuple args, dict kwargs):
+    """method(producer, *args, **kwargs), for at most three in `args`."""
+    cdef PyObject *given[4]
+    cdef Py_ssize_t count = 1
+    given[0] = <PyObject *>producer
+    for one in args:
+        given[count] = <PyObject *>one
+        count += 1
+    return PyObject_VectorcallDict(method, given, count, <PyObject *>kwargs)
 
 
 # The receiving side.
+
+cdef inline object new(object span_class):
+    """span_class(), but for its __init__."""
+    return (<PyTypeObject *>span_class).tp_new(<PyTypeObject *>span_class, (), NULL)
+
 
 cdef class Cursor:
     """Stands in for cursor.Cursor."""
 
     cdef object __weakref__
-    cdef object _processing, _tracing, _excluded, _get_context, _set_context, _record_class, _span_class
-    cdef object _passed_class, _subscription, _extract
+    cdef object _processing, _tracing, _excluded, _record_class, _subscription, _extract
+    cdef object _span_class, _passed_class
+    cdef Current _current
     cdef dict _known, _lanes
     cdef int _topic, _partition, _offset, _timestamp, _key, _value, _headers
     cdef bint _is_simple, _is_b3_first, _is_mine
@@ -416,7 +586,7 @@ cdef class Cursor:
         tracing = processing.tracing
         self._processing, self._tracing, self._excluded = processing, tracing, processing.excluded
         self._known, self._lanes = processing.excluded.known, processing.lanes
-        self._get_context, self._set_context = processing.get_context, processing.set_context
+        self._current = Current(tracing.scope)
         self._record_class, self._span_class = processing.record_class, processing.span_class
         self._passed_class = processing.passed_class
         self._subscription, self._extract = processing.subscription, tracing.propagation.extract
@@ -444,24 +614,29 @@ cdef class Cursor:
             self._is_mine = False
             if span is None:
                 topic = fields[self._topic]
-                if self._known.get(topic) is not False and topic in self._excluded:
+                is_excluded = self._known.get(topic)
+                if is_excluded is None:
+                    is_excluded = topic in self._excluded
+                if is_excluded:
                     headers = fields[self._headers]
                     if not headers:
                         return record
-                    span = self._passed_class(self._extract, headers)
+                    span = new(self._passed_class)
+                    (<Passed>span)._extract, (<Passed>span)._headers = self._extract, headers
                 else:
                     span = self._start(record, fields)
-            before = self._get_context()
-            if before or span.left:
+            before = self._current.get()
+            if before or (<Scoped>span).left:
                 self._before, self._during = self._tracing.scope.enter(span)
             else:
                 self._before = before
                 self._during = {_SPAN_KEY: span}
-                self._set_context(self._during)
-            self._record = record
-            self._timestamp_ns = time_ns()
-            self._started_ns = perf_counter_ns()
+                self._current.set(self._during)
             self._span = span
+            if self._is_mine and (<Identifiers>span).sampled:
+                self._record = record
+                self._timestamp_ns = wall_clock_ns()
+                self._started_ns = performance_clock_ns()
         except Exception as error:
             suppress("starting a record's span", error)
         return record
@@ -470,6 +645,7 @@ cdef class Cursor:
         """Do what Processing.start does where the sender's b3 header, last in the list, says all."""
         cdef bytes value
         cdef const char *given
+        cdef Identifiers span
         headers = fields[self._headers]
         if self._is_simple and self._is_b3_first and type(headers) is list and len(<list>headers):
             name, last = (<list>headers)[len(<list>headers) - 1]
@@ -480,34 +656,38 @@ cdef class Cursor:
                     given[32] == c'-' and given[49] == c'-' and (given[50] == c'1' or given[50] == c'0')
                     and is_id(given, 32) and is_id(given + 33, 16)
                 ):
-                    span = self._span_class(
-                        PyBytes_FromStringAndSize(given, 32),
-                        new_id(self._tracing),
-                        PyBytes_FromStringAndSize(given + 33, 16),
-                        given[50] == c'1',
-                    )
-                    (<Identifiers>span).consumer = self._processing
+                    span = <Identifiers>new(self._span_class)
+                    span.trace_id = PyBytes_FromStringAndSize(given, 32)
+                    span.span_id = new_id(self._tracing)
+                    span.parent_id = PyBytes_FromStringAndSize(given + 33, 16)
+                    span.sampled = given[50] == c'1'
+                    span.consumer = self._processing
                     if len(<list>headers) > 1:
-                        (<Identifiers>span).headers = headers
+                        span.headers = headers
                     carried = (<dict>record.__dict__).setdefault("kaspan_span", span)
                     self._is_mine = carried is span
                     return carried
-        span, self._is_mine = self._processing.start(record)
-        return span
+        carried, self._is_mine = self._processing.start(record)
+        return carried
 
     cdef int _close(self) except -1:
         span = self._span
         if span is None:
             return 0
-        cdef long long ended_ns = perf_counter_ns()
-        cdef long long duration_us
+        cdef long long ended_ns = 0, duration_us
+        cdef bint is_reported = self._is_mine and (<Identifiers>span).sampled
+        if is_reported:
+            ended_ns = performance_clock_ns()
         self._span = None
         try:
-            if not self._before and self._get_context() is self._during:
-                self._set_context(self._before)
+            if not self._before and self._current.get() is self._during:
+                self._current.set(self._before)
             else:
                 self._tracing.scope.leave(self._before, self._during, span)
-            if self._is_mine and self._started_ns >= <long long>self._tracing.born_ns:
+            if not is_reported:
+                if self._is_mine:
+                    (<Identifiers>span).ended = True
+            elif self._started_ns >= <long long>self._tracing.born_ns:
                 duration_us = (ended_ns - self._started_ns) // 1000
                 self._report(self._record, span, self._timestamp_ns // 1000, duration_us if duration_us else 1)
         except Exception as error:
@@ -519,10 +699,6 @@ cdef class Cursor:
         cdef tuple fields = <tuple>record
         cdef long long offset, lag, queued_ms, sent_ms
         cdef Value values[9]
-        cdef bytes parent, key
-        if not span.sampled:
-            span.ended = True
-            return 0
         place = (fields[self._topic], fields[self._partition])
         lane = self._lanes.get(place)
         assigned = self._subscription.assignment.get(place)
@@ -537,15 +713,13 @@ cdef class Cursor:
             queued_ms = timestamp_us // 1000 - sent_ms
             if lag >= 0 and queued_ms >= 0 and sent_ms > 0:
                 span.ended = True
-                parent = span.parent_id
-                key = tag_of_key(fields[self._key])
                 text(&values[0], span.trace_id)
                 text(&values[1], span.span_id)
-                text(&values[2], parent)
+                text(&values[2], span.parent_id)
                 number(&values[3], timestamp_us)
                 number(&values[4], duration_us)
                 number(&values[5], offset)
-                text(&values[6], key)
+                kept = key_tag(&values[6], fields[self._key])
                 number(&values[7], queued_ms)
                 number(&values[8], lag)
                 self._tracing.report(fill(lane.ordinary, values, 9))

@@ -63,9 +63,10 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     record_class = fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)
 
     def state_of(consumer: Any) -> ConsumerState:
-        state: ConsumerState | None = consumer.__dict__.get(_STATE)
-        if state is None:
-            state = consumer.__dict__[_STATE] = ConsumerState(consumer, record_class, tracing)
+        # Not in its __dict__: who looks into that makes one, and all other attributes are slower.
+        state = getattr(consumer, _STATE, None)
+        if type(state) is not ConsumerState:
+            state = consumer._kaspan = ConsumerState(consumer, record_class, tracing)
         return state
 
     @functools.wraps(plain_iter)
@@ -119,8 +120,8 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     @functools.wraps(plain_close)
     def traced_close(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            state = self.__dict__.get(_STATE)
-            if state is not None:
+            state = getattr(self, _STATE, None)
+            if type(state) is ConsumerState:
                 state.close()
         except Exception as error:  # noqa: BLE001
             suppress("ending a consumer's spans", error)

@@ -16,9 +16,10 @@ from kaspan.interceptor.span import RecordSpan
 from kaspan.interceptor.tracing import Tracing
 
 OrdinarySends: Any = None
+Sends: Any = None
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import OrdinarySends
+        from kaspan.interceptor.compiled import OrdinarySends, Sends
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
@@ -43,7 +44,7 @@ class ProducerState:
         "_is_answered",
         "_is_ordinary",
         "_lanes",
-        "begin_ordinary",
+        "ordinary",
         "takes_headers",
         "tracing",
     )
@@ -57,10 +58,9 @@ class ProducerState:
         self._is_ordinary = self.takes_headers and tracing.propagation.only_b3
         self._client_id = producer.config.get("client_id")
         self._lanes: dict[str, Lane] = {}
-        self.begin_ordinary = None
-        if OrdinarySends is not None and self._is_ordinary:
-            self.begin_ordinary = OrdinarySends(tracing, self._lanes).begin
-        """Does what `begin` does, if it was compiled, or returns None for a send that is not ordinary."""
+        is_compiled = OrdinarySends is not None and self._is_ordinary
+        self.ordinary = OrdinarySends(tracing, self._lanes) if is_compiled else None
+        """Does what `begin` does for the ordinary sends, if it was compiled."""
         known_producers.add(self)
         if tracing.at_client is not None:
             tracing.at_client()
@@ -113,10 +113,18 @@ class ProducerState:
                 return args, sending, True
         return self._inject(args, kwargs, headers, span), sending, self.takes_headers
 
-    def strip(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take the context out of the headers again, which are a list of ours."""
+    def send_stripped(
+        self, send: Any, producer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending | None
+    ) -> Any:
+        """Call `send` once more without the context in the headers, which are a list of ours."""
         headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]
         headers[:] = self.tracing.propagation.without(headers)
+        try:
+            return send(producer, *args, **kwargs)
+        except BaseException as error:
+            if sending is not None:
+                sending(error)
+            raise
 
     def _inject(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Any, span: RecordSpan
@@ -149,11 +157,11 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
     @functools.wraps(original)
     def traced_send(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            state = self.__dict__.get(_STATE)
-            if state is None:
-                state = self.__dict__[_STATE] = ProducerState(self, tracing)
-            begun = None if state.begin_ordinary is None else state.begin_ordinary(args, kwargs)
-            args, sending, injected = begun or state.begin(args, kwargs)
+            # Not in its __dict__: who looks into that makes one, and all other attributes are slower.
+            state = getattr(self, _STATE, None)
+            if type(state) is not ProducerState:
+                state = self._kaspan = ProducerState(self, tracing)
+            args, sending, injected = state.begin(args, kwargs)
         except Exception as error:  # noqa: BLE001
             suppress("tracing a send", error)
             return original(self, *args, **kwargs)
@@ -168,13 +176,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
                 raise
         if too_large:
             # Perhaps it is only so by our header: without it, kafka-python has the last word.
-            state.strip(args, kwargs)
-            try:
-                future = original(self, *args, **kwargs)
-            except BaseException as error:
-                if sending is not None:
-                    sending(error)
-                raise
+            future = state.send_stripped(original, self, args, kwargs, sending)
         if sending is None:
             return future
         try:
@@ -186,8 +188,16 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             suppress("following a send", error)
         return future
 
-    setattr(traced_send, _PATCHED, True)
-    producer_class.send = traced_send  # type: ignore[attr-defined]
+    patched = traced_send
+    if Sends is not None:
+        send = Sends(ProducerState, original, traced_send, follow, not locked_futures).send
+
+        @functools.wraps(original)
+        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return send(self, args, kwargs)
+
+    setattr(patched, _PATCHED, True)
+    producer_class.send = patched  # type: ignore[attr-defined]
 
 
 def _follow(future: Any, acknowledged: Any, failed: Any) -> None:

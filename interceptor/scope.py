@@ -31,7 +31,8 @@ class Scope:
     """Makes spans current and takes them away again, in the calling thread or task."""
 
     def __init__(self) -> None:
-        variable = _context_variable()
+        variable = self.variable = _context_variable()
+        """None if another runtime context keeps it."""
         self.get: Callable[[], Any] = otel_context.get_current if variable is None else variable.get
         """The current context, a dict."""
         self.set: Callable[[Any], Any] = otel_context.attach if variable is None else variable.set

@@ -44,38 +44,28 @@ class Extras:
         """Pairs of timestamp in us and text."""
 
 
-class PassedSpan(NonRecordingSpan):
-    """What is current while a record of an excluded topic is worked on: its sender's span, if it named one.
+class Scoped:
+    """What a span of ours that is made current keeps."""
 
-    Nothing is recorded, but what the application sends meanwhile still belongs to the sender's trace. The
-    headers are read only if somebody asks, since most applications exclude topics to save that.
-    """
-
+    # On the class, since nearly all spans leave them as they are.
     left = False
     outer: Any = None
+    """The context in which it was made current, if that was not empty."""
+
+
+class Passed(Scoped):
+    """The headers of a record that is passed on, and how they are read."""
 
     def __init__(self, extract: Callable[[Headers], Extracted | None], headers: Headers) -> None:
         self._extract = extract
         self._headers = headers
 
-    def get_span_context(self) -> SpanContext:
-        """The sender's span, or an invalid context."""
-        trace_id, span_id, sampled, _ = self._extract(self._headers) or (None, None, None, False)
-        if trace_id is None or span_id is None:
-            return INVALID_SPAN_CONTEXT
-        flags = TraceFlags(TraceFlags.DEFAULT if sampled is False else TraceFlags.SAMPLED)
-        state = _trace_state(tracecontext.state_of(self._headers, trace_id))
-        return SpanContext(int(trace_id, 16), int(span_id, 16), True, flags, state)
 
-
-class Identifiers:
+class Identifiers(Scoped):
     """The identifiers of a record's span, in hex digits, and what tracing keeps with them."""
 
-    # On the class, since nearly all spans leave them as they are.
+    # As in Scoped.
     ended = False
-    left = False
-    outer: Any = None
-    """The context in which it was made current, if that was not empty."""
     consumer: object = None
     """Whose record it is the span of: one record is never the parent of another of the same consumer."""
     extras: Extras | None = None
@@ -94,7 +84,24 @@ class Identifiers:
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import Identifiers
+        from kaspan.interceptor.compiled import Identifiers, Passed
+
+
+class PassedSpan(Passed, NonRecordingSpan):
+    """What is current while a record of an excluded topic is worked on: its sender's span, if it named one.
+
+    Nothing is recorded, but what the application sends meanwhile still belongs to the sender's trace. The
+    headers are read only if somebody asks, since most applications exclude topics to save that.
+    """
+
+    def get_span_context(self) -> SpanContext:
+        """The sender's span, or an invalid context."""
+        trace_id, span_id, sampled, _ = self._extract(self._headers) or (None, None, None, False)
+        if trace_id is None or span_id is None:
+            return INVALID_SPAN_CONTEXT
+        flags = TraceFlags(TraceFlags.DEFAULT if sampled is False else TraceFlags.SAMPLED)
+        state = _trace_state(tracecontext.state_of(self._headers, trace_id))
+        return SpanContext(int(trace_id, 16), int(span_id, 16), True, flags, state)
 
 
 class RecordSpan(Identifiers, Span):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import itertools
 import mmap
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from opentelemetry import context
 from opentelemetry.context import Context
 
@@ -67,13 +71,47 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """Give the clock that compiled and Python code look at."""
     clock = Clock()
-    for module in (compiled, python_sending, python_cursor):
-        monkeypatch.setattr(module, "time_ns", lambda: NOW_NS)
+    for module in (python_sending, python_cursor, producer):
+        monkeypatch.setattr(module, "time_ns", lambda: NOW_NS, raising=False)
         monkeypatch.setattr(module, "perf_counter_ns", clock.perf_counter_ns)
-    return clock
+    compiled.set_clocks(lambda: NOW_NS, clock.perf_counter_ns)
+    yield clock
+    compiled.set_clocks(time.time_ns, time.perf_counter_ns)
+
+
+class Future:
+    """Keeps who follows it."""
+
+    def __init__(self) -> None:
+        self._lock = None
+        self.followers: list[Any] = []
+
+    def _add_cb_eb(self, acknowledged: Any, failed: Any) -> None:
+        assert acknowledged is failed
+        self.followers.append(acknowledged)
+
+
+def fake_producer() -> type:
+    """Make a class whose instances keep what they are given, with copies of the headers; or raise `error`."""
+
+    class Producer:
+        def __init__(self) -> None:
+            self.config = {"api_version": (2, 5), "client_id": "client-1"}
+            self.calls: list[Any] = []
+            self.futures: list[Future] = []
+            self.error: BaseException | None = None
+
+        def send(self, *args: Any, **kwargs: Any) -> Future:
+            self.calls.append((copy.deepcopy(args), copy.deepcopy(kwargs)))
+            if self.error is not None and (kwargs.get("headers") or "only" not in str(self.error)):
+                raise self.error
+            self.futures.append(Future())
+            return self.futures[-1]
+
+    return Producer
 
 
 texts = st.one_of(st.text(max_size=300), st.text(st.characters(max_codepoint=127), max_size=300))
@@ -162,25 +200,74 @@ def test_sends_begin_alike(
 ) -> None:
     """However send() is called, what goes on to kafka-python and what is recorded are the same."""
     arguments = {"topic": topic, "value": value, "key": b"key", "headers": headers}
-    begun = []
+    sent = []
     for takes_compiled in (True, False):
         clock.start(0)
         tracing = make_tracing(Path("/unused"), sampling__rate=rate)
-        config = {"api_version": (2, 5), "client_id": "client-1"}
-        state = producer.ProducerState(SimpleNamespace(config=config), tracing)
+        producer_class = fake_producer()
+        with mock.patch.object(producer, "Sends", compiled.Sends if takes_compiled else None):
+            producer.instrument(producer_class, Future, tracing)
         span = None if parent is None else RecordSpan(*parent[:2], None, parent[2])
         if span is not None and parent[3]:
             span.extras = Extras(debug=True)
+        fake = producer_class()
         token = context.attach(Context({} if span is None else {SPAN_KEY: span}))
         for _ in range(2):  # for the first of a topic the lane has to be made
             tracing.ids = [low_bits, b"b" * 16, b"a" * 16]
             args, kwargs = tuple(arguments.values())[:given], dict(list(arguments.items())[given:])
-            result = state.begin_ordinary(args, kwargs) if takes_compiled else None
-            args, sent, injected = result or state.begin(args, kwargs)
+            assert fake.send(*args, **kwargs) is fake.futures[-1]
         context.detach(token)
-        fields = ("trace_id", "span_id", "parent_id", "key", "is_tombstone", "timestamp_ns", "started_ns")
-        begun.append((args, kwargs, sent and [getattr(sent, name) for name in fields], injected))
-    assert begun[0] == begun[1]
+        assert not takes_compiled or fake._kaspan.ordinary is not None
+        fields = (
+            "trace_id",
+            "span_id",
+            "parent_id",
+            "key",
+            "is_tombstone",
+            "timestamp_ns",
+            "started_ns",
+            "enqueued_ns",
+        )
+        followers = [one for future in fake.futures for one in future.followers]
+        sent.append((fake.calls, [[getattr(one, name) for name in fields] for one in followers]))
+    assert sent[0] == sent[1]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    error=st.sampled_from(
+        [
+            KafkaTimeoutError("slow"),
+            KeyboardInterrupt(),
+            MessageSizeTooLargeError("large"),
+            MessageSizeTooLargeError("large only with our header"),
+        ]
+    ),
+    rate=st.sampled_from([0.0, 1.0]),
+    topic=st.sampled_from(["orders", "__internal"]),
+)
+def test_refused_sends_end_alike(clock: Clock, error: BaseException, rate: float, topic: str) -> None:
+    """Whatever send() raises, the caller gets it, and the span ends with it."""
+    outcomes = []
+    for takes_compiled in (True, False):
+        clock.start(1000)
+        tracing = make_tracing(Path("/unused"), sampling__rate=rate)
+        reported: list[bytes] = []
+        tracing.report = reported.append
+        producer_class = fake_producer()
+        with mock.patch.object(producer, "Sends", compiled.Sends if takes_compiled else None):
+            producer.instrument(producer_class, Future, tracing)
+        fake = producer_class()
+        fake.send(topic, b"value")  # for the first of a topic the lane has to be made
+        fake.error = error
+        tracing.ids = [b"c" * 16, b"b" * 16, b"a" * 16]
+        raised: Any = None
+        try:
+            fake.send(topic, b"value", key=b"key")
+        except BaseException as caught:  # noqa: BLE001
+            raised = caught, caught.__context__
+        outcomes.append((raised, fake.calls[1:], reported[:]))
+    assert outcomes[0] == outcomes[1]
 
 
 @st.composite

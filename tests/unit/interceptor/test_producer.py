@@ -224,7 +224,7 @@ def frames(error: BaseException) -> list[str]:
     traceback = error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if "/interceptor/producer.py" not in code.co_filename:
+        if not code.co_filename.endswith(("interceptor/producer.py", "interceptor/compiled.pyx")):
             names.append(code.co_qualname if hasattr(code, "co_qualname") else code.co_name)
         traceback = traceback.tb_next
     return names
