@@ -54,24 +54,26 @@ cdef extern from *:
     #define kaspan_load(at) __atomic_load_n((at), __ATOMIC_ACQUIRE)
     #define kaspan_publish(at, value) __atomic_store_n((at), (value), __ATOMIC_RELEASE)
 
-    /* Printable ASCII but the quotation mark and the backslash stands in JSON as it is. */
+    /* Printable ASCII but the quotation mark and the backslash stands in JSON as it is. Here and below there is
+       no way out of the loop, so that compilers do many characters at once. */
     static int kaspan_is_plain(const char *text, Py_ssize_t length) {
+        unsigned char is_plain = 1;
         for (Py_ssize_t at = 0; at < length; at++) {
             unsigned char c = (unsigned char) text[at];
-            if (c < 0x20 || c > 0x7E || c == '"' || c == '\\\\') return 0;
+            is_plain &= ((unsigned char) (c - 0x20) < 0x5F) & (c != '"') & (c != 0x5C);
         }
-        return 1;
+        return is_plain;
     }
 
     /* Whether it is lower-case hexadecimal, and not all zeros. */
     static int kaspan_is_id(const char *text, Py_ssize_t length) {
-        int any = 0;
+        unsigned char is_hex = 1, is_any = 0;
         for (Py_ssize_t at = 0; at < length; at++) {
-            char c = text[at];
-            if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return 0;
-            any |= c != '0';
+            unsigned char c = (unsigned char) text[at];
+            is_hex &= ((unsigned char) (c - '0') < 10) | ((unsigned char) (c - 'a') < 6);
+            is_any |= c != '0';
         }
-        return any;
+        return is_hex & is_any;
     }
 
     /* The number that 16 lower-case hexadecimal digits are. */
