@@ -1,4 +1,5 @@
-"""What `kaspan run` and `kaspan install` add to a start of Python, and tracing to `import kafka`: wall ms.
+"""What `kaspan run` and `kaspan install` add to a start of Python, and tracing to `import kafka` and to the
+first client: wall ms.
 
 The commands take turns; the median of the runs counts, with the difference to the plain command of its kind.
 
@@ -20,6 +21,12 @@ import time
 import venv
 from pathlib import Path
 
+FIRST_CLIENT = """
+import kafka
+class Producer(kafka.KafkaProducer):
+    __init__ = __del__ = lambda self: None
+Producer()
+"""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -33,6 +40,8 @@ def commands(bin_directory: Path, inject: Path) -> dict[str, tuple[list[str], di
         "a child: python -c pass under kaspan run": ([python, "-c", "pass"], injected),
         "python -c 'import kafka'": ([python, "-c", "import kafka"], {}),
         "a child: python -c 'import kafka' under kaspan run": ([python, "-c", "import kafka"], injected),
+        "python -c 'import kafka', and a client": ([python, "-c", FIRST_CLIENT], {}),
+        "a child: the same under kaspan run": ([python, "-c", FIRST_CLIENT], injected),
     }
 
 
@@ -75,7 +84,9 @@ def main() -> None:
     bare_ms, kafka_ms = medians["python -c pass"], medians["python -c 'import kafka'"]
     print("startup: wall ms, median; more than the plain command")
     for name, median_ms in medians.items():
-        plain = medians["python -I -c pass"] if "-I" in name else kafka_ms if "import" in name else bare_ms
+        plain = medians["python -I -c pass"] if "-I" in name else bare_ms
+        plain = kafka_ms if "import" in name else plain
+        plain = medians["python -c 'import kafka', and a client"] if "the same" in name else plain
         print(f"  {name:52} {median_ms:8.2f} {median_ms - plain:8.2f}")
     share = (medians["a child: python -c 'import kafka' under kaspan run"] - kafka_ms) / (kafka_ms - bare_ms)
     print(f"  on top of importing kafka: {share:.0%}")

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import log, suppress
+from kaspan.interceptor.imports import imports
 
 if TYPE_CHECKING:
     from kaspan.interceptor.tracing import Tracing
@@ -16,23 +17,23 @@ if TYPE_CHECKING:
 PEER = "opentelemetry.instrumentation.kafka"
 
 _active = False
+_tracing: Tracing | None = None
 
 
-def activate(defaults: Mapping[str, str] = {}) -> None:
+def activate(environ: Mapping[str, str] = os.environ) -> Tracing | None:
     """Patch the kafka-python that is loaded. Never raises: with a bad configuration the application runs
-    untraced, and one warning says why.
+    untraced, and one warning says why. Calling it again does nothing.
 
-    `defaults` are variables for a process whose environment does not have them. kaspan's own commands are
-    not traced.
+    `environ` are the variables that count. Returns the process's tracing, None while it is not traced.
     """
     global _active  # noqa: PLW0603
-    if _active or "kaspan.cli.main" in sys.modules:
-        return
-    _active = True
-    try:
-        _activate(defaults)
-    except Exception as error:  # noqa: BLE001
-        suppress("switching tracing on (the application runs untraced)", error)
+    if not _active:
+        _active = True
+        try:
+            _activate(environ)
+        except Exception as error:  # noqa: BLE001
+            suppress("switching tracing on (the application runs untraced)", error)
+    return _tracing
 
 
 def _is_subinterpreter() -> bool:
@@ -49,7 +50,7 @@ def _is_subinterpreter() -> bool:
     )
 
 
-def _activate(defaults: Mapping[str, str]) -> None:
+def _activate(environ: Mapping[str, str]) -> None:
     if _is_subinterpreter():
         log.warning(
             "kaspan: a sub-interpreter is not traced, since what kaspan needs works in main interpreters "
@@ -59,22 +60,21 @@ def _activate(defaults: Mapping[str, str]) -> None:
     from kaspan.config import ConfigError, load
 
     try:
-        settings = load(environ={**defaults, **os.environ}).settings
+        settings = load(environ=environ).settings
     except ConfigError as error:
         log.warning("kaspan: this process is not traced, because of its configuration:\n%s", error)
         return
     if not settings.interceptor.enabled:
         return
 
-    from kaspan.interceptor.imports import Imports
     from kaspan.interceptor.provider import provide_tracers
     from kaspan.interceptor.tracing import Tracing
 
-    imports = Imports()
     imports.after(PEER, _displace_peer)  # first, since its patches would be taken for ours
-    tracing = Tracing(settings.service or program_name(), settings.interceptor)
+    global _tracing  # noqa: PLW0603
+    tracing = _tracing = Tracing(settings.service or program_name(), settings.interceptor)
     _patch(tracing)
-    provide_tracers(tracing)
+    imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, lambda: tracing))
     imports.after("kaspan.interceptor.functions", lambda functions: _follow_calls(functions, tracing))
     if settings.interceptor.functions:
         from kaspan.interceptor.named import NamedFunctions

@@ -6,13 +6,15 @@ import functools
 import weakref
 from typing import Any
 
+from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.cursor import ConsumerLoop, Cursor
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.processing import Processing
-from kaspan.interceptor.records import RecordList, carrying_span
+from kaspan.interceptor.records import RecordList
 from kaspan.interceptor.tracing import Tracing
 
 _STATE = "_kaspan"
+_PATCHED = "_kaspan_patched"
 _UPDATE_OFFSETS = 2  # position in poll(timeout_ms, max_records, update_offsets)
 
 
@@ -57,7 +59,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     original: Any = consumer_class
     plain_iter, plain_next = original.__iter__, original.__next__
     plain_poll, plain_close = original.poll, original.close
-    if hasattr(fetcher.ConsumerRecord, "kaspan_span"):
+    if hasattr(plain_next, _PATCHED):
         return
     # Records are made with a place for their span: making them over would cost more than all the rest.
     record_class = fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)
@@ -120,12 +122,12 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     @functools.wraps(plain_close)
     def traced_close(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            state = getattr(self, _STATE, None)
-            if type(state) is ConsumerState:
+            if type(state := getattr(self, _STATE, None)) is ConsumerState:
                 state.close()
         except Exception as error:  # noqa: BLE001
             suppress("ending a consumer's spans", error)
         return plain_close(self, *args, **kwargs)
 
+    setattr(traced_next, _PATCHED, True)
     original.__iter__, original.__next__ = traced_iter, traced_next
     original.poll, original.close = traced_poll, traced_close

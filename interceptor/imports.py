@@ -6,14 +6,16 @@ the rest of kaspan.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 from kaspan.interceptor.failures import suppress
+
+TYPE_CHECKING = False  # typing's own costs the import of typing
+if TYPE_CHECKING:
+    from typing import Any
 
 Task = Callable[[ModuleType], None]
 
@@ -62,6 +64,10 @@ class Imports:
         return None
 
 
+imports = Imports()
+"""The process's: each asks all other finders, and two of them would ask each other for ever."""
+
+
 class _NoticedLoader:
     """Runs the real loader of a module, then says that the module is loaded."""
 
@@ -104,6 +110,8 @@ def first_missing(name: str) -> str | None:
 
     Imports nothing: what is below a package that is not imported yet is not looked for.
     """
+    import importlib.util
+
     parts = name.split(".")
     for end in range(1, len(parts) + 1):
         part = ".".join(parts[:end])

@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
-
-from opentelemetry.trace import ProxyTracer, Tracer
+from collections.abc import Callable
 
 from kaspan.interceptor.failures import suppress
 
+TYPE_CHECKING = False  # typing's own costs the import of typing
 if TYPE_CHECKING:
-    from opentelemetry.trace import TracerProvider
+    from typing import Any
+
+    from opentelemetry.trace import Tracer, TracerProvider
 
     from kaspan.interceptor.tracing import Tracing
 
 _TRACER = "_kaspan_tracer"
+_IS_OURS = "_kaspan_is_ours"
 
 
 class LazyProvider:
     """Makes the SDK's provider when a tracer is needed; `tracer` gives None if it cannot be had."""
 
-    def __init__(self, tracing: Tracing) -> None:
-        self._tracing = tracing
+    def __init__(self, get_tracing: Callable[[], Tracing | None]) -> None:
+        self._get_tracing = get_tracing
         self._provider: TracerProvider | None = None
         self._failed = False
         self._making = threading.RLock()
@@ -55,19 +57,28 @@ class LazyProvider:
         with self._making:
             if self._provider is None and not self._failed:
                 self._failed = True  # until it is done, for whoever asks from within the import
-                from kaspan.interceptor.sdk import make_provider
+                tracing = self._get_tracing()
+                if tracing is not None:
+                    from kaspan.interceptor.sdk import make_provider
 
-                self._provider = make_provider(self._tracing)
-                self._failed = False
+                    self._provider = make_provider(tracing)
+                    self._failed = False
 
 
-def provide_tracers(tracing: Tracing) -> None:
-    """Let the API's proxies find kaspan's provider where there is no other."""
-    own: Any = ProxyTracer.__dict__.get("_tracer")
+def provide_tracers(trace: Any, get_tracing: Callable[[], Tracing | None]) -> None:
+    """Let the proxies of the API, the module `opentelemetry.trace`, find kaspan's provider where there is no
+    other. Doing so again does nothing.
+
+    `get_tracing` is asked at the first such span, and gives None in a process that is not traced.
+    """
+    proxy: Any = trace.ProxyTracer
+    own: Any = proxy.__dict__.get("_tracer")
     if not isinstance(own, property) or own.fget is None:
         suppress("providing OpenTelemetry's tracers", TypeError("this version's proxy is not known"))
         return
-    find, lazy = own.fget, LazyProvider(tracing)
+    if hasattr(own.fget, _IS_OURS):
+        return
+    find, lazy = own.fget, LazyProvider(get_tracing)
 
     def _tracer(self: Any) -> Tracer:
         found: Tracer = find(self)
@@ -83,4 +94,5 @@ def provide_tracers(tracing: Tracing) -> None:
             )
         return found if made is None else made
 
-    ProxyTracer._tracer = property(_tracer)  # type: ignore[assignment, method-assign]
+    setattr(_tracer, _IS_OURS, True)
+    proxy._tracer = property(_tracer)

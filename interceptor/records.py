@@ -1,4 +1,4 @@
-"""Records that carry their span, and the lists of them that `poll()` returns."""
+"""The lists of records that `poll()` returns."""
 
 from __future__ import annotations
 
@@ -10,26 +10,6 @@ from kaspan.interceptor.failures import suppress
 
 if TYPE_CHECKING:
     from kaspan.interceptor.processing import Processing
-
-
-def carrying_span(record_class: type) -> type:
-    """Make the subclass of kafka-python's ConsumerRecord whose instances can carry their span.
-
-    An instance equals the plain record and prints as it does. It has the plain one's name, so that it
-    pickles to a plain record where kaspan is not, and without its span everywhere.
-    """
-
-    def reduce(self: Any) -> tuple[Any, ...]:
-        return type(self), tuple(self)
-
-    members = {
-        "__module__": record_class.__module__,
-        "__qualname__": record_class.__qualname__,
-        "__doc__": record_class.__doc__,
-        "__reduce__": reduce,
-        "kaspan_span": None,
-    }
-    return type(record_class.__name__, (record_class,), members)
 
 
 class RecordList(list[Any]):

@@ -11,8 +11,13 @@ KASPAN = Path(sys.executable).with_name("kaspan")
 INJECT = Path(sys.prefix) / "share" / "kaspan" / "inject"
 DEADLINE_S = 60
 
-TRACED = "import kafka; print(hasattr(kafka.KafkaProducer.send, '__wrapped__'))"
-"""Prints whether kafka-python is patched."""
+FIRST_CLIENT = (
+    "type('Producer', (kafka.KafkaProducer,), dict.fromkeys(['__init__', '__del__'], lambda self: None))()"
+)
+"""Makes a client, as which tracing waits for, and drops it."""
+
+TRACED = f"import kafka; {FIRST_CLIENT}; print(hasattr(kafka.KafkaProducer.send, '__wrapped__'))"
+"""Prints whether kafka-python is patched once there is a client."""
 
 SEND = """
 from clients import UnconnectedProducer

@@ -14,16 +14,16 @@ DEFAULTS = {}
 
 
 def activate():
-    """Load kaspan and patch kafka-python; whatever goes wrong here, the application runs on untraced."""
+    """Load what waits for the first client; whatever goes wrong here, the application runs on untraced."""
     try:
-        from kaspan.interceptor import activation
+        from kaspan.interceptor import standby
     except Exception as error:  # noqa: BLE001
         sys.stderr.write(
             f"kaspan: this process is not traced: kaspan cannot be loaded by {sys.executable} "
             f"({type(error).__name__}: {error}); install it there: pip install kaspan\n"
         )
     else:
-        activation.activate(DEFAULTS)
+        standby.stand_by(DEFAULTS)
 
 
 class KafkaLoader:

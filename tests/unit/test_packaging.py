@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.wire import VERSION
+from scripts import FIRST_CLIENT
 
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGED = {"tests", "bench", "docs", "build", "dist"}
@@ -173,7 +174,7 @@ def test_install_is_complete_enough_to_say_what_it_can_do(installed: Path) -> No
 
 def test_install_traces_an_application_that_imports_kafka(installed: Path, tmp_path: Path) -> None:
     """`kaspan run` of a fresh installation patches the producer of an unchanged application."""
-    application = "import kafka; print(kafka.KafkaProducer.send.__wrapped__.__qualname__)"
+    application = f"import kafka; {FIRST_CLIENT}; print(kafka.KafkaProducer.send.__wrapped__.__qualname__)"
     done = run(
         installed / "bin" / "kaspan",
         *("run", "--service", "shop", "--", installed / "bin" / "python", "-c", application),

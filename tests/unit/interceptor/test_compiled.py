@@ -25,7 +25,7 @@ from opentelemetry.context import Context
 
 from clients import make_tracing
 from kaspan.interceptor import cursor, processing, producer, ring, sending
-from kaspan.interceptor.records import carrying_span
+from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.scope import SPAN_KEY
 from kaspan.interceptor.span import Extras, RecordSpan
 from kaspan.wire import ring as layout

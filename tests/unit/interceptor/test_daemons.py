@@ -154,6 +154,17 @@ def test_first_span_in_another_root_is_one_warning(desk: Desk) -> None:
     assert "interceptor.ring_dir" in done.stderr
 
 
+@only_root
+def test_first_client_in_another_root_is_one_warning(desk: Desk) -> None:
+    """Where Python's modules cannot be reached any more, the application goes on untraced."""
+    start = "import os; from clients import UnconnectedProducer\nos.chroot('modules')\n"
+    done = desk.traced(f"{start}producer = UnconnectedProducer()\n{MORE}{MORE}print('done')", **jail(desk))
+
+    assert (done.returncode, done.stdout) == (0, "done\n")
+    assert done.stderr.count("\n") == 1
+    assert "untraced" in done.stderr
+
+
 def jail(desk: Desk) -> dict[str, str]:
     (desk.directory / "modules").mkdir()
     return {}
@@ -214,6 +225,9 @@ import sys
 sys.stdout.flush()
 interpreters.run_string(interpreters.create(), '''
 import kafka
+class Producer(kafka.KafkaProducer):
+    __init__ = __del__ = lambda self: None
+Producer()
 print(hasattr(kafka.KafkaProducer.send, "__wrapped__"), flush=True)
 ''')
 import os; os._exit(0)  # Python 3.12.1 and 3.13.0 crash at the end, kaspan or not

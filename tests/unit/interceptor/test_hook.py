@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scripts import INJECT, SEND, TRACED, Desk, outcome
+from scripts import FIRST_CLIENT, INJECT, SEND, TRACED, Desk, outcome
 from spans import Reader, rings
 
 ALL_MODULES = "import sys; print(*sorted(sys.modules))"
@@ -62,8 +62,8 @@ IMPORTS = {
 
 @pytest.mark.parametrize("statement", IMPORTS.values(), ids=IMPORTS.keys())
 def test_every_way_of_importing_kafka_starts_tracing_once(desk: Desk, statement: str) -> None:
-    """However kafka is imported its classes are patched, once, and nobody is told."""
-    code = f"{statement}\nfrom kafka import KafkaProducer as P, KafkaConsumer as C\n" + (
+    """However kafka is imported its classes are patched, once, when a client is made; and nobody is told."""
+    code = f"{statement}\nimport kafka; {FIRST_CLIENT}\nP, C = kafka.KafkaProducer, kafka.KafkaConsumer\n" + (
         "print([hasattr(m, '__wrapped__') and not hasattr(m.__wrapped__, '__wrapped__')"
         " for m in (P.send, C.poll, C.__next__, C.__iter__, C.close)])"
     )
@@ -71,8 +71,8 @@ def test_every_way_of_importing_kafka_starts_tracing_once(desk: Desk, statement:
     assert outcome(desk.traced(code)) == (0, f"{[True] * 5}\n", "")
 
 
-def test_kafka_that_was_imported_before_is_patched_at_once(desk: Desk) -> None:
-    """Where kafka came in before our hook, as from a .pth file, tracing starts when the hook runs."""
+def test_kafka_that_was_imported_before_is_traced(desk: Desk) -> None:
+    """Where kafka came in before our hook, as from a .pth file, the clients made after it are traced."""
     code = f"import runpy, kafka; runpy.run_path({str(INJECT / 'sitecustomize.py')!r}); {TRACED}"
 
     assert outcome(desk.plain(code)) == (0, "True\n", "")
@@ -83,7 +83,7 @@ def test_hook_that_runs_twice_starts_tracing_once(desk: Desk) -> None:
     code = (
         f"import runpy, sys; runpy.run_path({str(INJECT / 'sitecustomize.py')!r});"
         "print(sum(getattr(f, '__name__', '') == 'KafkaFinder' for f in sys.meta_path));"
-        "import kafka; print(hasattr(kafka.KafkaProducer.send.__wrapped__, '__wrapped__'))"
+        f"import kafka; {FIRST_CLIENT}; print(hasattr(kafka.KafkaProducer.send.__wrapped__, '__wrapped__'))"
     )
 
     assert outcome(desk.traced(code)) == (0, "1\nFalse\n", "")

@@ -34,7 +34,7 @@ def provided(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
 
     def provide(application: Any) -> Any:
         monkeypatch.setattr(ProxyTracer, "_tracer", vars(ProxyTracer)["_tracer"])
-        provide_tracers(application.tracing)
+        provide_tracers(trace, lambda: application.tracing)
         return trace.get_tracer("hand", "1.2")
 
     return provide

@@ -1,0 +1,91 @@
+"""Between the import of kafka and the first use of it: nothing but what is needed to notice that.
+
+Many processes import kafka with the rest of an application and never make a client. What tracing needs, from
+the schema of the settings to OpenTelemetry's API, is loaded when the first one is made, or when what works
+with tracing is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+
+from kaspan.interceptor.carrying import carrying_span
+from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.imports import imports
+from kaspan.interceptor.provider import provide_tracers
+
+TYPE_CHECKING = False  # typing's own costs the import of typing
+if TYPE_CHECKING:
+    from typing import Any
+
+_CLIENTS = (("kafka.producer.kafka", "KafkaProducer"), ("kafka.consumer.group", "KafkaConsumer"))
+_WORK_WITH_TRACING = ("kaspan.interceptor.functions", "opentelemetry.instrumentation.kafka")
+_AT_ONCE = (
+    "KASPAN_CONFIG",
+    "KASPAN_INTERCEPTOR__ENABLED",
+    "KASPAN_INTERCEPTOR__FUNCTIONS",
+    "OTEL_SDK_DISABLED",
+)
+
+_stands_by = False
+
+
+def stand_by(defaults: Mapping[str, str]) -> None:
+    """Have tracing switched on when it is needed, by the environment of this moment.
+
+    `defaults` are variables for a process whose environment does not have them. At once where functions may
+    be named in the settings, since those of modules that are imported from now on are replaced as they come;
+    where it may be disabled, since nothing must be changed then; and where it is no kafka-python that we
+    know, to say so. kaspan's own commands are not traced. Never raises; calling it again does nothing.
+    """
+    global _stands_by  # noqa: PLW0603
+    if _stands_by or "kaspan.cli.main" in sys.modules:
+        return
+    _stands_by = True
+    try:
+        _stand_by({**defaults, **os.environ})
+    except Exception as error:  # noqa: BLE001
+        suppress("waiting for the first client (the application runs untraced)", error)
+
+
+def _stand_by(environ: Mapping[str, str]) -> None:
+    def activate(*_: Any) -> Any:
+        try:
+            from kaspan.interceptor import activation
+        except Exception as error:  # noqa: BLE001
+            suppress("loading kaspan (the application runs untraced)", error)
+            return None
+        return activation.activate(environ)
+
+    if any(environ.get(variable) for variable in _AT_ONCE):
+        activate()
+        return
+    try:
+        clients = [getattr(import_module(module), name) for module, name in _CLIENTS]
+        fetcher = import_module("kafka.consumer.fetcher")
+        # Now already, since whoever imports it has another class otherwise.
+        fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)  # type: ignore[attr-defined]
+        for client in clients:
+            _at_first_instance(client, activate)
+    except (ImportError, AttributeError, TypeError):
+        activate()
+        return
+    for name in _WORK_WITH_TRACING:
+        imports.after(name, activate)
+    imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, activate))
+
+
+def _at_first_instance(client: Any, activate: Any) -> None:
+    # Not by __init__, which a subclass need not call before it is used, and which others patch. It stays: a
+    # class from which __new__ was deleted refuses all arguments.
+    def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 (what it is)
+        activate()
+        make = super(client, cls).__new__
+        return make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+
+    if "__new__" in vars(client):
+        raise TypeError("a client that is made in a way of its own is not known")
+    client.__new__ = __new__
