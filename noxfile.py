@@ -24,6 +24,7 @@ import nox
 
 TESTS = ("tests/unit/wire", "tests/unit/interceptor")
 # `~=2.1.0` is the newest 2.1.x.
+FEW = "not processes or test_activation or test_standby"
 NEWEST = nox.param("kafka-python", id="newest")
 OLD = {
     "2.0.2": nox.param("kafka-python==2.0.2", id="2.0.2"),
@@ -90,11 +91,13 @@ PURE = {"PURE_PYTHON": "1", "UV_NO_CACHE": "1"}
 @nox.session(python="3.11", default=False)
 def pure(session: nox.Session) -> None:
     """Test what depends on it where nothing was compiled."""
-    run_tests(session, "kafka-python", "-k", "not processes or test_activation or test_standby", installing=PURE)
+    run_tests(
+        session, "kafka-python", "-k", FEW, installing=PURE
+    )
 
 
 @nox.session(python="3.11", default=False)
 @nox.parametrize("required", [OLD["2.0.2"], OLD["2.2"], OLD["2.3"]])
 def ci(session: nox.Session, required: str) -> None:
     """Test with old versions what depends on them; `make test` tests everything, with the newest."""
-    run_tests(session, required, "-k", "not processes or test_activation or test_standby")
+    run_tests(session, required, "-k", FEW)

@@ -62,14 +62,14 @@ class LazyProvider:
                     from kaspan.interceptor.sdk import make_provider
 
                     self._provider = make_provider(tracing)
-                    self._failed = False
+                self._failed = False
 
 
 def provide_tracers(trace: Any, get_tracing: Callable[[], Tracing | None]) -> None:
     """Let the proxies of the API, the module `opentelemetry.trace`, find kaspan's provider where there is no
     other. Doing so again does nothing.
 
-    `get_tracing` is asked at the first such span, and gives None in a process that is not traced.
+    `get_tracing` is asked at the first such span, and gives None while the process is not traced.
     """
     proxy: Any = trace.ProxyTracer
     own: Any = proxy.__dict__.get("_tracer")

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
 from opentelemetry.instrumentation.threading import ThreadingInstrumentor
 from opentelemetry.trace import ProxyTracer, SpanKind, Status, StatusCode
 
-from kaspan.interceptor.provider import provide_tracers
+from kaspan.interceptor.provider import LazyProvider, provide_tracers
 from kaspan.wire.ring import MAX_SPAN_BYTES
 from scripts import Desk, outcome
 from spans import Reader, Span, current
@@ -38,6 +38,15 @@ def provided(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
         return trace.get_tracer("hand", "1.2")
 
     return provide
+
+
+def test_tracer_can_be_had_once_tracing_is_on(application: Any) -> None:
+    """Who asks while another thread is switching tracing on gets none, and one the next time."""
+    answers = iter([None, application.tracing])
+    provider = LazyProvider(lambda: next(answers))
+
+    assert provider.tracer("hand") is None
+    assert provider.tracer("hand") is not None
 
 
 @pytest.fixture
