@@ -23,8 +23,8 @@ from pathlib import Path
 import nox
 
 TESTS = ("tests/unit/wire", "tests/unit/interceptor")
-# `~=2.1.0` is the newest 2.1.x.
 FEW = "not processes or test_activation or test_standby"
+# `~=2.1.0` is the newest 2.1.x.
 NEWEST = nox.param("kafka-python", id="newest")
 OLD = {
     "2.0.2": nox.param("kafka-python==2.0.2", id="2.0.2"),
@@ -91,9 +91,7 @@ PURE = {"PURE_PYTHON": "1", "UV_NO_CACHE": "1"}
 @nox.session(python="3.11", default=False)
 def pure(session: nox.Session) -> None:
     """Test what depends on it where nothing was compiled."""
-    run_tests(
-        session, "kafka-python", "-k", FEW, installing=PURE
-    )
+    run_tests(session, "kafka-python", "-k", FEW, installing=PURE)
 
 
 @nox.session(python="3.11", default=False)
