@@ -7,6 +7,7 @@ with tracing is imported.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Mapping
@@ -79,13 +80,13 @@ def _stand_by(environ: Mapping[str, str]) -> None:
 
 
 def _at_first_instance(client: Any, activate: Any) -> None:
-    # Not by __init__, which a subclass need not call before it is used, and which others patch. It stays: a
-    # class from which __new__ was deleted refuses all arguments.
-    def __new__(cls: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N807 (what it is)
-        activate()
-        make = super(client, cls).__new__
-        return make(cls) if make is object.__new__ else make(cls, *args, **kwargs)
+    original = client.__init__
 
-    if "__new__" in vars(client):
-        raise TypeError("a client that is made in a way of its own is not known")
-    client.__new__ = __new__
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (what it is)
+        if client.__init__ is __init__:  # unless somebody has wrapped it meanwhile
+            client.__init__ = original
+        activate()
+        original(self, *args, **kwargs)
+
+    client.__init__ = __init__

@@ -5,17 +5,18 @@ They work with every version of kafka-python that kaspan does.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import types
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer import fetcher
 from kafka.consumer.subscription_state import SubscriptionState
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaConfigurationError, KafkaTimeoutError
 from kafka.future import Future
 from kafka.producer.future import FutureProduceResult, FutureRecordMetadata, RecordMetadata
 
@@ -99,10 +100,17 @@ class _Metadata:
     available_partitions_for_topic = partitions_for_topic
 
 
+def refused_by(init: Callable[..., None]) -> None:
+    """Begin as every client does, by kafka-python's own __init__, which stops at an unknown setting."""
+    with contextlib.suppress(AssertionError, ValueError, KafkaConfigurationError):
+        init(nonsense=True)
+
+
 class UnconnectedProducer(KafkaProducer):  # type: ignore[misc]
     """kafka-python's producer up to its buffer; `appended` is what it would have sent."""
 
     def __init__(self, **config: Any) -> None:
+        refused_by(super().__init__)
         self.config = {**KafkaProducer.DEFAULT_CONFIG, "api_version": (2, 5), "client_id": "till-1", **config}
         self._closed = False
         self._metadata = _Metadata()
@@ -164,6 +172,7 @@ class UnconnectedConsumer(KafkaConsumer):  # type: ignore[misc]
     """
 
     def __init__(self, *batches: Iterable[Any], **config: Any) -> None:
+        refused_by(super().__init__)
         self.config = {
             **KafkaConsumer.DEFAULT_CONFIG,
             "api_version": (2, 5),

@@ -11,10 +11,8 @@ KASPAN = Path(sys.executable).with_name("kaspan")
 INJECT = Path(sys.prefix) / "share" / "kaspan" / "inject"
 DEADLINE_S = 60
 
-FIRST_CLIENT = (
-    "type('Producer', (kafka.KafkaProducer,), dict.fromkeys(['__init__', '__del__'], lambda self: None))()"
-)
-"""Makes a client, as which tracing waits for, and drops it."""
+FIRST_CLIENT = "exec('try: kafka.KafkaProducer(nonsense=True)\\nexcept Exception: pass')"
+"""Makes a client, for which tracing waits; kafka-python refuses the setting before it connects."""
 
 TRACED = f"import kafka; {FIRST_CLIENT}; print(hasattr(kafka.KafkaProducer.send, '__wrapped__'))"
 """Prints whether kafka-python is patched once there is a client."""

@@ -221,9 +221,8 @@ import sys
 sys.stdout.flush()
 interpreters.run_string(interpreters.create(), '''
 import kafka
-class Producer(kafka.KafkaProducer):
-    __init__ = __del__ = lambda self: None
-Producer()
+try: kafka.KafkaProducer(nonsense=True)
+except Exception: pass
 print(hasattr(kafka.KafkaProducer.send, "__wrapped__"), flush=True)
 ''')
 import os; os._exit(0)  # Python 3.12.1 and 3.13.0 crash at the end, kaspan or not
