@@ -1,6 +1,6 @@
 """Read kaspan settings from one YAML file and the environment.
 
-`load()` is the way in. Applications import this package when they import kafka, so it brings in msgspec
+`load()` is the way in. Applications import this package at their first client, so it brings in msgspec
 and nothing else; YAML is read by PyYAML, which is imported when there is YAML to read.
 """
 

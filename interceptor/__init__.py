@@ -1,4 +1,4 @@
-"""What happens inside the application: kafka-python patched when it is imported, spans written to a ring.
+"""What happens inside the application: kafka-python patched at its first client, spans written to a ring.
 
 Nothing is imported here: this package is loaded at the start of interpreters that may never use Kafka.
 `traced`, `process` and `next_span`, for those who want code, come when they are asked for.

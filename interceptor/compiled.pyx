@@ -440,7 +440,7 @@ cdef bytes new_trace_id(object tracing):
 cdef class OrdinarySends:
     """What ProducerState.begin does for the ordinary sends of one producer."""
 
-    cdef object tracing, get_context, takes
+    cdef object tracing, takes
     cdef Current current
     cdef dict known, lanes
     cdef bint takes_all, is_simple
@@ -692,6 +692,7 @@ cdef class Cursor:
             elif self._started_ns >= <long long>self._tracing.born_ns:
                 duration_us = (ended_ns - self._started_ns) // 1000
                 self._report(self._record, span, self._timestamp_ns // 1000, duration_us if duration_us else 1)
+            self._record = None
         except Exception as error:
             suppress("ending a record's span", error)
         return 0

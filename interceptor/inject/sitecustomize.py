@@ -62,7 +62,7 @@ class KafkaFinder:
 
 
 def install(defaults=()):
-    """Make tracing start when kafka is imported, or at once if it already is. Safe to call twice."""
+    """Have kaspan wait for the first client once kafka is imported, which it may be. Safe to call twice."""
     DEFAULTS.update(defaults)
     if TARGET in sys.modules:
         activate()
