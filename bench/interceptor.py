@@ -7,7 +7,7 @@ interval behind it holds the true median in 95 of 100 runs. Figures are CPU time
 opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing, which
 is emptied at the end of each block. All read the same records, with a header for either.
 
-    python bench/interceptor.py [--rounds 60] [--records 2000] [--null]
+    python bench/interceptor.py [--rounds 100] [--records 2000] [--null]
 
 Before the real broker it runs with nothing behind kafka-python: send() returns a future that is then
 completed, the loop yields records that are there already. What remains is the instrumentation alone; --null
@@ -277,7 +277,7 @@ def print_and_keep(name: str, behind: str, costs_us: Costs) -> None:
 def main() -> None:
     """Measure with nothing behind kafka-python, and then, in another process, with a real broker."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=60)
+    arguments.add_argument("--rounds", type=int, default=100)
     arguments.add_argument("--records", type=int, default=2000)
     arguments.add_argument("--null", action="store_true", help="only with nothing behind kafka-python")
     options = arguments.parse_args()
