@@ -10,30 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import log, suppress
 from kaspan.interceptor.imports import imports
+from kaspan.interceptor.standby import end_sends_at_exit, program_name
 
 if TYPE_CHECKING:
     from kaspan.interceptor.tracing import Tracing
 
 PEER = "opentelemetry.instrumentation.kafka"
 
-_active = False
+_active = _done = False
 _tracing: Tracing | None = None
 
 
-def activate(environ: Mapping[str, str] = os.environ) -> Tracing | None:
+def activate(environ: Mapping[str, str] = os.environ, program: str | None = None) -> Tracing | None:
     """Patch the kafka-python that is loaded. Never raises: with a bad configuration the application runs
     untraced, and one warning says why. Calling it again does nothing.
 
-    `environ` are the variables that count. Returns the process's tracing, None while it is not traced.
+    `environ` are the variables that count, `program` is the service's name where they have none. Returns the
+    process's tracing, None while it is not traced.
     """
-    global _active  # noqa: PLW0603
+    global _active, _done  # noqa: PLW0603
     if not _active:
         _active = True
         try:
-            _activate(environ)
+            _activate(environ, program or program_name())
         except Exception as error:  # noqa: BLE001
             suppress("switching tracing on (the application runs untraced)", error)
+        _done = True
     return _tracing
+
+
+def _after_fork() -> None:
+    # Another thread of the parent's was in the middle of it.
+    global _active  # noqa: PLW0603
+    _active = _done
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _is_subinterpreter() -> bool:
@@ -50,7 +62,7 @@ def _is_subinterpreter() -> bool:
     )
 
 
-def _activate(environ: Mapping[str, str]) -> None:
+def _activate(environ: Mapping[str, str], program: str) -> None:
     if _is_subinterpreter():
         log.warning(
             "kaspan: a sub-interpreter is not traced, since what kaspan needs works in main interpreters "
@@ -72,7 +84,7 @@ def _activate(environ: Mapping[str, str]) -> None:
 
     imports.after(PEER, _displace_peer)  # first, since its patches would be taken for ours
     global _tracing  # noqa: PLW0603
-    tracing = _tracing = Tracing(settings.service or program_name(), settings.interceptor)
+    tracing = _tracing = Tracing(settings.service or program, settings.interceptor)
     _patch(tracing)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, lambda: tracing))
     imports.after("kaspan.interceptor.functions", lambda functions: _follow_calls(functions, tracing))
@@ -115,10 +127,10 @@ def _patch_producer(tracing: Tracing) -> None:
     from kafka.future import Future
     from kafka.producer.kafka import KafkaProducer
 
-    from kaspan.interceptor import producer, unanswered
+    from kaspan.interceptor import producer, unanswered  # noqa: F401 (looked for at exit)
 
     producer.instrument(KafkaProducer, Future, tracing)
-    unanswered.end_at_exit()
+    end_sends_at_exit()
 
 
 def _patch_consumer(tracing: Tracing) -> None:
@@ -128,11 +140,3 @@ def _patch_consumer(tracing: Tracing) -> None:
     from kaspan.interceptor import consumer
 
     consumer.instrument(KafkaConsumer, fetcher, tracing)
-
-
-def program_name() -> str:
-    """The service's name when nobody gave one: the program's, without folders and .py."""
-    path = (getattr(sys, "argv", None) or [""])[0]
-    folder, file = os.path.split(path)
-    name = os.path.basename(folder) if file == "__main__.py" else file.removesuffix(".py")
-    return name if name not in ("", "-c", "-m") else "python"

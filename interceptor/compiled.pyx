@@ -104,6 +104,9 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     object PyObject_VectorcallDict(object callable, PyObject **args, size_t count, PyObject *kwargs)
     bint PyExceptionInstance_Check(object candidate) noexcept
+    bint PyBytes_Check(object candidate) noexcept
+    bint PyUnicode_Check(object candidate) noexcept
+    object PyUnicode_FromObject(object text)
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *, tuple, void *)
 
@@ -308,6 +311,15 @@ cdef class Current:
 cdef void *newest = NULL  # of the open ones, each of which knows its neighbours
 
 
+cdef object plain_key(object key):
+    """The key, if it may be in its span's tags, without what a class of the application's has added to it."""
+    if type(key) is bytes or type(key) is str:
+        return key
+    if PyBytes_Check(key):
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    return PyUnicode_FromObject(key) if PyUnicode_Check(key) else None
+
+
 @cython.no_gc  # what it refers to never refers to it; a garbage collector would walk all that are under way
 @cython.freelist(512)
 cdef class Sending:
@@ -328,7 +340,7 @@ cdef class Sending:
     ):
         self.lane = lane
         self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
-        self.extras, self.key, self.is_tombstone = extras, key, is_tombstone
+        self.extras, self.key, self.is_tombstone = extras, plain_key(key), is_tombstone
         self.begin()
 
     cdef int begin(self) except -1:
@@ -501,7 +513,7 @@ cdef class OrdinarySends:
             return None
         cdef Sending sending = Sending.__new__(Sending)
         sending.lane, sending.trace_id, sending.span_id, sending.parent_id = lane, trace_id, span_id, parent_id
-        sending.key = args[2] if given > 2 else kwargs.get("key")
+        sending.key = plain_key(args[2] if given > 2 else kwargs.get("key"))
         sending.is_tombstone = (args[1] if given > 1 else kwargs.get("value")) is None
         sending.begin()
         return sending
@@ -673,26 +685,25 @@ cdef class Cursor:
         return carried
 
     cdef int _close(self) except -1:
-        span = self._span
+        # All that is needed is taken first: from `leave` on, another thread may close or open as well.
+        span, before, during, record = self._span, self._before, self._during, self._record
         if span is None:
             return 0
-        cdef long long ended_ns = 0, duration_us
-        cdef bint is_reported = self._is_mine and (<Identifiers>span).sampled
-        if is_reported:
-            ended_ns = performance_clock_ns()
-        self._span = None
+        cdef bint is_mine = self._is_mine, is_reported = record is not None
+        cdef long long started_ns = self._started_ns, timestamp_ns = self._timestamp_ns
+        cdef long long duration_us, ended_ns = performance_clock_ns() if is_reported else 0
+        self._span = self._record = None
         try:
-            if not self._before and self._current.get() is self._during:
-                self._current.set(self._before)
+            if not before and self._current.get() is during:
+                self._current.set(before)
             else:
-                self._tracing.scope.leave(self._before, self._during, span)
+                self._tracing.scope.leave(before, during, span)
             if not is_reported:
-                if self._is_mine:
-                    (<Identifiers>span).ended = True
-            elif self._started_ns >= <long long>self._tracing.born_ns:
-                duration_us = (ended_ns - self._started_ns) // 1000
-                self._report(self._record, span, self._timestamp_ns // 1000, duration_us if duration_us else 1)
-            self._record = None
+                if is_mine:
+                    (<Identifiers?>span).ended = True
+            elif started_ns >= <long long>self._tracing.born_ns:
+                duration_us = (ended_ns - started_ns) // 1000
+                self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
         except Exception as error:
             suppress("ending a record's span", error)
         return 0

@@ -30,6 +30,17 @@ class ConsumerState:
         if tracing.at_client is not None:
             tracing.at_client()
 
+    @classmethod
+    def of(cls, consumer: Any, record_class: type, tracing: Tracing) -> ConsumerState:
+        """Return a consumer's state, made when it is wanted first."""
+        # Not in its __dict__: who looks into that makes one, and all other attributes are slower.
+        state = getattr(consumer, _STATE, None)
+        if isinstance(state, cls):
+            return state
+        made = cls(consumer, record_class, tracing)
+        object.__setattr__(consumer, _STATE, made)
+        return made
+
     def settle(self) -> None:
         """End what is open because the application has gone back to the consumer."""
         self.cursor.close()
@@ -57,19 +68,13 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     Calling it again does nothing.
     """
     original: Any = consumer_class
-    plain_iter, plain_next = original.__iter__, original.__next__
-    plain_poll, plain_close = original.poll, original.close
-    if hasattr(plain_next, _PATCHED):
+    plain_iter, plain_next, plain_poll = original.__iter__, original.__next__, original.poll
+    plain_close, original._kaspan = original.close, None  # so that nobody's __getattr__ is asked for a state
+    if getattr(plain_next, _PATCHED, None) is True:  # a mock has every attribute
         return
     # Records are made with a place for their span: making them over would cost more than all the rest.
     record_class = fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)
-
-    def state_of(consumer: Any) -> ConsumerState:
-        # Not in its __dict__: who looks into that makes one, and all other attributes are slower.
-        state = getattr(consumer, _STATE, None)
-        if type(state) is not ConsumerState:
-            state = consumer._kaspan = ConsumerState(consumer, record_class, tracing)
-        return state
+    state_of = functools.partial(ConsumerState.of, record_class=record_class, tracing=tracing)
 
     @functools.wraps(plain_iter)
     def traced_iter(self: Any) -> Any:

@@ -79,15 +79,17 @@ class Cursor:
         if span is None:
             return
         ended_ns = perf_counter_ns()
-        self._span = None
+        # All that is needed is taken first: from `leave` on, another thread may close or open as well.
+        record, is_mine = self._record, self._is_mine
+        started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
+        self._span = self._record = None
         try:
             processing = self._processing
             tracing = processing.tracing
             tracing.scope.leave(self._before, self._during, span)
-            started_ns = self._started_ns
-            if self._is_mine and started_ns >= tracing.born_ns:
+            if is_mine and started_ns >= tracing.born_ns:
                 duration_us = (ended_ns - started_ns) // 1000 or 1
-                processing.report("process", self._record, span, self._timestamp_ns // 1000, duration_us)
+                processing.report("process", record, span, timestamp_ns // 1000, duration_us)
         except Exception as error:  # noqa: BLE001
             suppress("ending a record's span", error)
 

@@ -148,7 +148,7 @@ def _most_references(held: Mapping[str, object]) -> int:
 def instrument(producer_class: type, future_class: type, tracing: Tracing) -> None:
     """Patch `send` of kafka-python's KafkaProducer. Calling it again does nothing."""
     original = producer_class.send  # type: ignore[attr-defined]
-    if hasattr(original, _PATCHED):
+    if getattr(original, _PATCHED, None) is True:  # a mock has every attribute
         return
     locked_futures = hasattr(future_class(), "_lock")
     # One lock for both callbacks instead of two, where kafka-python has a way for that.
@@ -160,7 +160,8 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             # Not in its __dict__: who looks into that makes one, and all other attributes are slower.
             state = getattr(self, _STATE, None)
             if type(state) is not ProducerState:
-                state = self._kaspan = ProducerState(self, tracing)
+                state = ProducerState(self, tracing)
+                object.__setattr__(self, _STATE, state)
             args, sending, injected = state.begin(args, kwargs)
         except Exception as error:  # noqa: BLE001
             suppress("tracing a send", error)
@@ -197,6 +198,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             return send(self, args, kwargs)
 
     setattr(patched, _PATCHED, True)
+    producer_class._kaspan = None  # type: ignore[attr-defined]  # so that nobody's __getattr__ is asked
     producer_class.send = patched  # type: ignore[attr-defined]
 
 

@@ -94,6 +94,9 @@ class PassedSpan(Passed, NonRecordingSpan):
     headers are read only if somebody asks, since most applications exclude topics to save that.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.get_span_context()!r})"
+
     def get_span_context(self) -> SpanContext:
         """The sender's span, or an invalid context."""
         trace_id, span_id, sampled, _ = self._extract(self._headers) or (None, None, None, False)

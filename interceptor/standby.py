@@ -7,6 +7,7 @@ with tracing is imported.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _CLIENTS = (("kafka.producer.kafka", "KafkaProducer"), ("kafka.consumer.group", "KafkaConsumer"))
 _WORK_WITH_TRACING = ("kaspan.interceptor.functions", "opentelemetry.instrumentation.kafka")
 _AT_ONCE = (
+    "KASPAN_INTERCEPTOR",
     "KASPAN_CONFIG",
     "KASPAN_INTERCEPTOR__ENABLED",
     "KASPAN_INTERCEPTOR__FUNCTIONS",
@@ -53,13 +55,15 @@ def stand_by(defaults: Mapping[str, str]) -> None:
 
 
 def _stand_by(environ: Mapping[str, str]) -> None:
+    program = program_name()
+
     def activate(*_: Any) -> Any:
         try:
             from kaspan.interceptor import activation
         except Exception as error:  # noqa: BLE001
             suppress("loading kaspan (the application runs untraced)", error)
             return None
-        return activation.activate(environ)
+        return activation.activate(environ, program)
 
     if any(environ.get(variable) for variable in _AT_ONCE):
         activate()
@@ -74,19 +78,64 @@ def _stand_by(environ: Mapping[str, str]) -> None:
     except (ImportError, AttributeError, TypeError):
         activate()
         return
+    end_sends_at_exit()
     for name in _WORK_WITH_TRACING:
         imports.after(name, activate)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, activate))
 
 
 def _at_first_instance(client: Any, activate: Any) -> None:
-    original = client.__init__
+    client.__init__ = _FirstInit(client, activate)
 
-    @functools.wraps(original)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (what it is)
-        if client.__init__ is __init__:  # unless somebody has wrapped it meanwhile
-            client.__init__ = original
-        activate()
-        original(self, *args, **kwargs)
 
-    client.__init__ = __init__
+class _FirstInit:
+    """Stands as a class's `__init__` until it is wanted for an instance, and calls `activate` then.
+
+    It hands out the original, so that there is no frame in between: kafka-python counts frames to say whose
+    line a warning is about.
+    """
+
+    def __init__(self, client: Any, activate: Any) -> None:
+        self._client, self._original, self._activate = client, client.__init__, activate
+
+        @functools.wraps(self._original)
+        def of_class(*args: Any, **kwargs: Any) -> None:
+            self._notice()
+            self._original(*args, **kwargs)
+
+        self._of_class = of_class
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self._of_class
+        self._notice()
+        return self._original.__get__(instance, owner)
+
+    def _notice(self) -> None:
+        is_on = self._activate() is not None
+        if is_on and vars(self._client).get("__init__") is self:  # unless somebody has wrapped it meanwhile
+            self._client.__init__ = self._original
+
+
+@functools.cache
+def end_sends_at_exit() -> None:
+    """Have the spans of sends that are open when the process ends reported then.
+
+    To be called when kafka is imported: what the application registers after that still runs before it, and
+    so do kafka-python's producers, which close at exit.
+    """
+    atexit.register(_end_open_sends)
+
+
+def _end_open_sends() -> None:
+    unanswered = sys.modules.get("kaspan.interceptor.unanswered")
+    if unanswered is not None:
+        unanswered.end_open_sends()
+
+
+def program_name() -> str:
+    """The service's name when nobody gave one: the program's, without folders and .py."""
+    path = (getattr(sys, "argv", None) or [""])[0]
+    folder, file = os.path.split(path)
+    name = os.path.basename(folder) if file == "__main__.py" else file.removesuffix(".py")
+    return name if name not in ("", "-c", "-m") else "python"

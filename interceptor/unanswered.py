@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-
 from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.producer import known_producers
 from kaspan.interceptor.sending import open_sends
 
 
-def end_at_exit() -> None:
-    """Have every span of a send that is open when the process ends reported then, as a timeout.
-
-    To be called before a producer is made: kafka-python closes its producers at exit as well, and what is
-    answered meanwhile has ended by then.
-    """
-    atexit.register(_end_open_spans)
-
-
-def _end_open_spans() -> None:
+def end_open_sends() -> None:
+    """Report every span of a send that is open now, when the process ends, as a timeout. Never raises."""
     # Else they would never be collected: kafka-python's thread is a daemon, and holds their futures for good.
     # Where nothing is compiled no list of them is kept, and to look for them among a million objects takes up
     # to 0.2 s: only an application pays that which ends with sends under way.

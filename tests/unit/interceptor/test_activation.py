@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from kaspan.interceptor.activation import program_name
+from kaspan.interceptor.standby import program_name
 from scripts import SEND, TRACED, Desk, outcome
 from spans import Reader
 

@@ -464,3 +464,26 @@ def test_send_of_a_subclass_is_one_span(application: Any) -> None:
     producer.last.acknowledge()
 
     assert len(application.take()) == 1
+
+
+def test_class_with_attributes_of_its_own_making_is_traced(application: Any) -> None:
+    """A subclass that hands attributes on, or refuses those that it does not know, never hears of ours."""
+    asked = []
+
+    class Handing(application.producer_class):  # type: ignore[misc]
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            raise KeyError(name)
+
+    class Strict(application.producer_class):  # type: ignore[misc]
+        def __setattr__(self, name: str, value: Any) -> None:
+            if "kaspan" in name:
+                raise AttributeError(name)
+            super().__setattr__(name, value)
+
+    for producer in (Handing(), Strict()):
+        producer.send("orders", b"value")
+        producer.last.acknowledge()
+
+    assert len(application.take()) == 2
+    assert not asked

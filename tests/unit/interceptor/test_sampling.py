@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from clients import header
@@ -233,6 +234,17 @@ def test_send_in_the_loop_of_an_excluded_topic_continues_its_senders_trace(confi
     (span,) = application.take()
 
     assert (span.trace_id, span.parent_id) == ("463ac35c9f6413ad48485a3953bb6124", "a2fb4a1d1a96d312")
+
+
+def test_span_in_the_loop_of_an_excluded_topic_can_be_printed(configured: Any) -> None:
+    """The current span shows whose it is to an application that logs it."""
+    application = configured(exclude_topics=["audit.*"])
+    context = b"463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1"
+    consumer = application.consumer([application.record(topic="audit.log", headers=[("b3", context)])])
+
+    (shown,) = [repr(trace.get_current_span()) for _ in consumer]
+
+    assert "463ac35c9f6413ad48485a3953bb6124" in shown
 
 
 def test_topics_of_kafka_itself_are_excluded(application: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts import FIRST_CLIENT, SEND, TRACED, Desk, outcome
+from scripts import FIRST_CLIENT, SEND, Desk, outcome
 from spans import Reader
 
 LOADED = "sorted({name.partition('.')[0] for name in sys.modules} & {'msgspec', 'opentelemetry', 'yaml'})"
@@ -49,6 +49,7 @@ def test_record_class_that_was_imported_before_the_first_client_is_that_of_the_r
 
 
 AT_ONCE = {
+    "disabled by the whole section's variable": {"KASPAN_INTERCEPTOR": "{enabled: false}"},
     "disabled": {"KASPAN_INTERCEPTOR__ENABLED": "false"},
     "disabled by OpenTelemetry's variable": {"OTEL_SDK_DISABLED": "true"},
 }
@@ -113,15 +114,78 @@ def test_span_of_opentelemetry_before_the_first_client_is_recorded(desk: Desk) -
     assert [span.name for span in Reader(desk.ring_dir).take()] == ["early"]
 
 
-def test_threads_that_make_the_first_clients_at_once_are_traced(desk: Desk) -> None:
-    """Who comes second neither waits for the first nor patches again."""
-    make = f"def make():\n    ready.wait(); {FIRST_CLIENT}\n"
-    code = f"import kafka, threading\nready = threading.Barrier(8)\n{make}" + (
-        "threads = [threading.Thread(target=make) for _ in range(8)]\n"
-        "for thread in threads: thread.start()\n"
-        "for thread in threads: thread.join()\n"
-        "print(hasattr(kafka.KafkaProducer.send.__wrapped__, '__wrapped__'))\n"
+MAKE = "kafka.KafkaProducer(value_serializer=lambda value: value, nonsense=True)"
+
+
+@pytest.mark.parametrize(
+    "make", [f"make = lambda: {MAKE}", f"def make(): return {MAKE}"], ids=["lambda", "def"]
+)
+def test_warnings_of_kafka_python_name_the_same_line(desk: Desk, make: str) -> None:
+    """kafka-python 3 counts frames to say whose line a warning is about: there is none of ours."""
+    tries = "for _ in range(2):\n    try: make()\n    except Exception as error: print(repr(error))\n"
+    code = f"import kafka\n{make}\n{tries}"
+    for filters in ("always", "error::DeprecationWarning:__main__"):
+        plain, traced = (run(code, PYTHONWARNINGS=filters) for run in (desk.plain, desk.traced))
+
+        assert outcome(traced) == outcome(plain)
+
+
+def test_send_at_exit_is_recorded_though_no_answer_comes(desk: Desk) -> None:
+    """What an application sends by a handler that it registers before its first client has a span."""
+    code = (
+        "import atexit, kafka, threading, time\nfrom clients import UnconnectedProducer\n"
+        "kept = []\n"  # by a daemon, as futures are by kafka-python's own
+        "threading.Thread(target=lambda held: time.sleep(1000), args=(kept,), daemon=True).start()\n"
+        "@atexit.register\ndef goodbye():\n"
+        "    kept.append(UnconnectedProducer()); kept[0].send('orders', b'bye')\n"
     )
 
-    assert outcome(desk.traced(f"{TRACED}\n{code}")) == (0, "True\nFalse\n", "")
-    assert outcome(desk.traced(code)) == (0, "False\n", "")
+    assert outcome(desk.traced(code)) == (0, "", "")
+
+    (span,) = Reader(desk.ring_dir).take()
+    assert span.tags["error"] == "timeout"
+
+
+def test_service_is_named_after_the_program_as_it_was_started(desk: Desk) -> None:
+    """An application that takes its arguments apart before its first client keeps its name."""
+    path = desk.module("till.py", f"import kafka, sys\nsys.argv[:] = ['--queue']\n{SEND}")
+    words = desk.kaspan_run()
+
+    assert outcome(desk.run(words[0], "run", "--", words[-1], path)) == (0, "", "")
+
+    (span,) = Reader(desk.ring_dir).take()
+    assert span.local_endpoint is not None
+    assert span.local_endpoint.service_name == "till"
+
+
+SLOW = f"""
+import kafka, os, threading
+from kaspan.interceptor import activation
+real, calls, inside, go_on = activation._activate, [], threading.Event(), threading.Event()
+def slow(*arguments):
+    calls.append(1); inside.set(); go_on.wait(); real(*arguments)
+activation._activate = slow
+def make(): {FIRST_CLIENT}
+def is_traced(): return hasattr(kafka.KafkaProducer.send, "__wrapped__")
+first = threading.Thread(target=make); first.start(); inside.wait()
+"""
+"""One thread is in the middle of switching tracing on, until `go_on` is set."""
+
+
+def test_threads_that_make_the_first_clients_at_once_switch_tracing_on_once(desk: Desk) -> None:
+    """Who comes second neither waits for the first nor patches again."""
+    code = f"{SLOW}make(); print(is_traced()); go_on.set(); first.join(); print(len(calls), is_traced())"
+
+    assert outcome(desk.traced(code)) == (0, "False\n1 True\n", "")
+
+
+def test_child_forked_while_tracing_is_being_switched_on_is_traced(desk: Desk) -> None:
+    """The thread that was at it is not in the child, which starts anew at its own first client."""
+    code = SLOW + (
+        "child = os.fork()\nif not child:\n"
+        "    activation._activate = real; make(); print(is_traced(), flush=True); os._exit(0)\n"
+        "os.waitpid(child, 0); go_on.set(); first.join(); print(is_traced())"
+    )
+    done = desk.traced(code)
+
+    assert (done.returncode, done.stdout) == (0, "True\nTrue\n")
