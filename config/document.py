@@ -54,8 +54,8 @@ Node = Scalar | Items | Map
 NULLS = ("", "~", "null", "Null", "NULL")
 
 
-def read_file(path: str, named_by: str, errors: Errors) -> Node:
-    """Read one YAML file.
+def read_file(path: str, named_by: str, errors: Errors, data: bytes | None = None) -> Node:
+    """Read one YAML file, whose bytes are `data` if they were read before.
 
     `named_by` says where the path came from. Blocks for the file system only: a pipe is refused rather
     than waited for. Keys given twice are added to `errors`; raises ConfigError for anything that
@@ -63,7 +63,7 @@ def read_file(path: str, named_by: str, errors: Errors) -> Node:
     """
     shown = printable(path)
     try:
-        text = _decode(_read_bytes(path, shown), shown)
+        text = _decode(_read_bytes(path, shown) if data is None else data, shown)
     except ConfigError:
         raise
     except OSError as error:

@@ -40,11 +40,13 @@ def load(
     environ: Mapping[str, str] = os.environ,
     arguments: Mapping[str, object] = {},
     senders: SenderTypes | None = None,
+    data: bytes | None = None,
 ) -> Loaded:
     """Read the settings from the YAML file, the environment and the command line, and check all of them.
 
     `config_file` is the file's path; when None, KASPAN_CONFIG in `environ` names it, and without either
-    there is none. `arguments` maps dotted keys to what the command line said: text as it would stand in a
+    there is none; `data` are its bytes if they were read before.
+    `arguments` maps dotted keys to what the command line said: text as it would stand in a
     variable, or numbers, booleans, lists and maps; None is not given. Each source wins over the ones
     before it; lists are replaced whole.
 
@@ -57,7 +59,7 @@ def load(
     if path:
         named_by = CONFIG_VARIABLE if config_file is None else "the name given"
         try:
-            checker.set("", read_file(path, named_by, errors))
+            checker.set("", read_file(path, named_by, errors, data))
         except ConfigError as error:
             errors.extend(error)
     for source in (opentelemetry(environ, errors), own(environ, errors), _given(arguments, errors)):

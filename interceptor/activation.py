@@ -21,18 +21,21 @@ _active = _done = False
 _tracing: Tracing | None = None
 
 
-def activate(environ: Mapping[str, str] = os.environ, program: str | None = None) -> Tracing | None:
+def activate(
+    environ: Mapping[str, str] = os.environ, program: str | None = None, data: bytes | None = None
+) -> Tracing | None:
     """Patch the kafka-python that is loaded. Never raises: with a bad configuration the application runs
     untraced, and one warning says why. Calling it again does nothing.
 
-    `environ` are the variables that count, `program` is the service's name where they have none. Returns the
-    process's tracing, None while it is not traced.
+    `environ` are the variables that count, `program` is the service's name where they have none, and `data`
+    are the bytes of the YAML file if they were read before. Returns the process's tracing, None while it is
+    not traced.
     """
     global _active, _done  # noqa: PLW0603
     if not _active:
         _active = True
         try:
-            _activate(environ, program or program_name())
+            _activate(environ, program or program_name(), data)
         except Exception as error:  # noqa: BLE001
             suppress("switching tracing on (the application runs untraced)", error)
         _done = True
@@ -62,7 +65,7 @@ def _is_subinterpreter() -> bool:
     )
 
 
-def _activate(environ: Mapping[str, str], program: str) -> None:
+def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> None:
     if _is_subinterpreter():
         log.warning(
             "kaspan: a sub-interpreter is not traced, since what kaspan needs works in main interpreters "
@@ -72,7 +75,7 @@ def _activate(environ: Mapping[str, str], program: str) -> None:
     from kaspan.config import ConfigError, load
 
     try:
-        settings = load(environ=environ).settings
+        settings = load(environ=environ, data=data).settings
     except ConfigError as error:
         log.warning("kaspan: this process is not traced, because of its configuration:\n%s", error)
         return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -27,11 +28,11 @@ _CLIENTS = (("kafka.producer.kafka", "KafkaProducer"), ("kafka.consumer.group", 
 _WORK_WITH_TRACING = ("kaspan.interceptor.functions", "opentelemetry.instrumentation.kafka")
 _AT_ONCE = (
     "KASPAN_INTERCEPTOR",
-    "KASPAN_CONFIG",
     "KASPAN_INTERCEPTOR__ENABLED",
     "KASPAN_INTERCEPTOR__FUNCTIONS",
     "OTEL_SDK_DISABLED",
 )
+_MAX_FILE_BYTES = 1024 * 1024  # as in config.document
 
 _stands_by = False
 
@@ -55,7 +56,8 @@ def stand_by(defaults: Mapping[str, str]) -> None:
 
 
 def _stand_by(environ: Mapping[str, str]) -> None:
-    program = program_name()
+    program, path = program_name(), environ.get("KASPAN_CONFIG")
+    data = _read(path) if path else None
 
     def activate(*_: Any) -> Any:
         try:
@@ -63,9 +65,9 @@ def _stand_by(environ: Mapping[str, str]) -> None:
         except Exception as error:  # noqa: BLE001
             suppress("loading kaspan (the application runs untraced)", error)
             return None
-        return activation.activate(environ, program)
+        return activation.activate(environ, program, data)
 
-    if any(environ.get(variable) for variable in _AT_ONCE):
+    if (path and data is None) or any(environ.get(variable) for variable in _AT_ONCE):
         activate()
         return
     try:
@@ -82,6 +84,23 @@ def _stand_by(environ: Mapping[str, str]) -> None:
     for name in _WORK_WITH_TRACING:
         imports.after(name, activate)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, activate))
+
+
+def _read(path: str) -> bytes | None:
+    """The YAML file's bytes, unless something in them may have to be known at once; None where it cannot be
+    read, which has to be said.
+    """
+    try:
+        # Opening a pipe otherwise would wait for somebody to write to it.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(_MAX_FILE_BYTES + 1) if is_file else b""
+    except (OSError, ValueError):
+        return None
+    telling = (b"functions", b"enabled", b"\\")  # a key can be written with escapes
+    return (
+        data if data and len(data) <= _MAX_FILE_BYTES and not any(word in data for word in telling) else None
+    )
 
 
 def _at_first_instance(client: Any, activate: Any) -> None:

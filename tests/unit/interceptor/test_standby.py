@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from scripts import FIRST_CLIENT, SEND, Desk, outcome
@@ -46,6 +48,38 @@ def test_record_class_that_was_imported_before_the_first_client_is_that_of_the_r
     )
 
     assert outcome(desk.traced(code)) == (0, "True True\n", "")
+
+
+def test_yaml_file_is_read_at_the_import_and_counts_at_the_first_client(desk: Desk) -> None:
+    """Its settings are in force though it cannot be read any more, and nothing is loaded before."""
+    path = desk.directory / "kaspan.yaml"
+    path.write_text("service: yaml\ninterceptor: {remote_service: 'kafka/{topic}'}\n")
+    code = f"import kafka, os, sys; print({LOADED}); os.remove({str(path)!r}); os.chdir('/')\n{SEND}"
+    done = desk.run(*desk.kaspan_run()[:2], "--", sys.executable, "-c", code, KASPAN_CONFIG="kaspan.yaml")
+
+    assert outcome(done) == (0, "[]\n", "")
+    (span,) = Reader(desk.ring_dir).take()
+    assert span.local_endpoint is not None
+    assert span.remote_endpoint is not None
+    assert (span.local_endpoint.service_name, span.remote_endpoint.service_name) == ("yaml", "kafka/orders")
+
+
+FILES = {
+    "functions": "interceptor: {functions: []}",
+    "disabled": "interceptor: {enabled: false}",
+    "functions in escapes": '"interceptor": {"\\x66unctions": []}',
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("text", FILES.values(), ids=FILES.keys())
+def test_file_that_may_name_functions_or_disable_is_read_at_once(desk: Desk, text: str) -> None:
+    """What has to be known when modules are imported is known then."""
+    path = desk.directory / "kaspan.yaml"
+    path.write_text(text)
+    code = "import kafka, sys; print('msgspec' in sys.modules)"
+
+    assert outcome(desk.traced(code, KASPAN_CONFIG=str(path))) == (0, "True\n", "")
 
 
 AT_ONCE = {
