@@ -19,5 +19,7 @@ query.remoteServiceName("mysql").remoteIpAndPort("10.0.0.5", 3306)
 query.annotate("retry").finish()
 root.error(new IOException("timeout of 5 s")).finish()
 
+// Without it, what is reported before the reporter's thread has begun is dropped by close().
+handler.flush()
 handler.close()
 println(root.context().traceIdString())
