@@ -45,10 +45,9 @@ def load(
     """Read the settings from the YAML file, the environment and the command line, and check all of them.
 
     `config_file` is the file's path; when None, KASPAN_CONFIG in `environ` names it, and without either
-    there is none; `data` are its bytes if they were read before.
-    `arguments` maps dotted keys to what the command line said: text as it would stand in a
-    variable, or numbers, booleans, lists and maps; None is not given. Each source wins over the ones
-    before it; lists are replaced whole.
+    there is none; `data` are its bytes if they were read before. `arguments` maps dotted keys to what the
+    command line said: text as it would stand in a variable, or numbers, booleans, lists and maps; None is not
+    given. Each source wins over the ones before it; lists are replaced whole.
 
     Blocks for reading the file, 1 MiB at most. Raises ConfigError with every error found in any source,
     those in values that another source overrides included.

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import log, suppress
 from kaspan.interceptor.imports import imports
-from kaspan.interceptor.standby import end_sends_at_exit, program_name
+from kaspan.interceptor.standby import PEER, end_sends_at_exit, program_name
 
 if TYPE_CHECKING:
     from kaspan.interceptor.tracing import Tracing
-
-PEER = "opentelemetry.instrumentation.kafka"
 
 _active = _done = False
 _tracing: Tracing | None = None

@@ -68,10 +68,15 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     Calling it again does nothing.
     """
     original: Any = consumer_class
-    plain_iter, plain_next, plain_poll = original.__iter__, original.__next__, original.poll
-    plain_close, original._kaspan = original.close, None  # so that nobody's __getattr__ is asked for a state
+    plain_iter, plain_next, plain_poll, plain_close = (
+        original.__iter__,
+        original.__next__,
+        original.poll,
+        original.close,
+    )
     if getattr(plain_next, _PATCHED, None) is True:  # a mock has every attribute
         return
+    original._kaspan = None  # so that nobody's __getattr__ is asked for a state
     # Records are made with a place for their span: making them over would cost more than all the rest.
     record_class = fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)
     state_of = functools.partial(ConsumerState.of, record_class=record_class, tracing=tracing)

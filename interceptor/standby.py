@@ -24,8 +24,10 @@ TYPE_CHECKING = False  # typing's own costs the import of typing
 if TYPE_CHECKING:
     from typing import Any
 
+PEER = "opentelemetry.instrumentation.kafka"
+
 _CLIENTS = (("kafka.producer.kafka", "KafkaProducer"), ("kafka.consumer.group", "KafkaConsumer"))
-_WORK_WITH_TRACING = ("kaspan.interceptor.functions", "opentelemetry.instrumentation.kafka")
+_WORK_WITH_TRACING = ("kaspan.interceptor.functions", PEER)
 _AT_ONCE = (
     "KASPAN_INTERCEPTOR",
     "KASPAN_INTERCEPTOR__ENABLED",
@@ -97,10 +99,10 @@ def _read(path: str) -> bytes | None:
             data = file.read(_MAX_FILE_BYTES + 1) if is_file else b""
     except (OSError, ValueError):
         return None
+    if not data or len(data) > _MAX_FILE_BYTES:
+        return None
     telling = (b"functions", b"enabled", b"\\")  # a key can be written with escapes
-    return (
-        data if data and len(data) <= _MAX_FILE_BYTES and not any(word in data for word in telling) else None
-    )
+    return None if any(word in data for word in telling) else data
 
 
 def _at_first_instance(client: Any, activate: Any) -> None:
