@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 
 import msgspec
 
-from kaspan.config.display import MASK, is_secret, mask
+from kaspan.config.display import MASK, is_secret, mask, mask_misplaced, mask_name
 from kaspan.config.document import NULLS, Items, Map, Node, Scalar, parse
 from kaspan.config.errors import ConfigError, Errors, shorten, suggest
 from kaspan.config.keys import Section, bare, fields, given, is_section, leaves, rule, type_of
@@ -109,7 +109,8 @@ class Checker:
         if not isinstance(node, Map):
             return self._refuse(node, key, rule(type_))
         values = {
-            name: self._value(value_type, f"{key}.{name}", child) for name, child in node.entries.items()
+            name: self._value(value_type, f"{key}.{mask_name(name)}", child)
+            for name, child in node.entries.items()
         }
         return self._whole(values, values.values(), type_, key, node)
 
@@ -180,11 +181,13 @@ class Checker:
         return node
 
     def _unknown(self, where: str, prefix: str, name: str, section: Section) -> Any:
-        hint = ""
-        if not self._errors.full:
+        shown, hint = mask_name(name), ""
+        if shown != name:
+            hint = "put a space behind the colon"
+        elif not self._errors.full:
             elsewhere = [key for key in leaves() if key.endswith(f".{name}")]
             hint = f"did you mean {elsewhere[0]}?" if elsewhere else suggest(name, fields(section))
-        self._errors.add(where, f"there is no key {prefix}{shorten(name)}; {hint}")
+        self._errors.add(where, f"there is no key {prefix}{shorten(shown)}; {hint}")
         return INVALID
 
     def _refuse(self, node: Node, key: str, wanted: str, missing: bool = False) -> Any:
@@ -246,7 +249,7 @@ def _shown(key: str, node: Node) -> str:
         return MASK
     if not node.text:
         return "empty"
-    shown = shorten(mask(key, node.text))
+    shown = shorten(mask_misplaced(mask(key, node.text)))
     return f'"{shown}"' if node.style == "quoted" and node.text.isprintable() else shown
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,9 @@ import msgspec
 
 SECRET_WORDS = ("password", "secret", "token")
 MASK = "***"
+_behind_secret_word = re.compile(
+    rf"((?:{'|'.join(SECRET_WORDS)}|authorization)\w*['\"]?[\s:=]).*", re.IGNORECASE | re.DOTALL
+).sub
 
 
 def is_secret(key: str) -> bool:
@@ -17,19 +21,36 @@ def is_secret(key: str) -> bool:
     What a sender's headers are for is not known, but often it is to let it in.
     """
     name = key.rpartition(".")[2].lower()
-    return ".headers." in key or any(word in name for word in SECRET_WORDS)
+    return ".headers." in f"{key}." or any(word in name for word in SECRET_WORDS)
 
 
 def mask(key: str, text: str) -> str:
-    """Return a key's text as it may be shown: a secret, or the password or query of an address, as ***."""
+    """Return a key's text as it may be shown: a secret, or who logs in to an address and its query, as ***.
+
+    A user's name is shown where a password follows it; one without may be a token.
+    """
     if is_secret(key):
         return MASK if text else ""
     user, at, host = text.rpartition("@")
     scheme, separator, user = user.rpartition("://")
-    name, colon, _password = user.partition(":")
-    shown = f"{scheme}{separator}{name}:{MASK}@{host}" if at and colon else text
+    name, colon, password = user.partition(":")
+    if at and (colon or separator or key.endswith("url")):
+        shown = f"{scheme}{separator}{f'{name}:' if password else ''}{MASK}@{host}"
+    else:
+        shown = text
     address, _, query = shown.partition("?")
     return f"{address}?{MASK}" if query and "://" in address else shown
+
+
+def mask_name(name: str) -> str:
+    """Return a key's name as it may be shown: without its space `{password:hunter2}` is all name."""
+    name, colon, rest = name.partition(":")
+    return f"{name}:{MASK}" if rest else name + colon
+
+
+def mask_misplaced(text: str) -> str:
+    """Return text that is in a wrong place as it may be shown: what follows a secret's name as ***."""
+    return _behind_secret_word(rf"\1{MASK}", text)
 
 
 def write(key: str, value: Any) -> str:
@@ -39,7 +60,8 @@ def write(key: str, value: Any) -> str:
 
 def _write(key: str, value: Any) -> str:
     if isinstance(value, Mapping):
-        entries = [f"{quote(k)}: {_write(f'{key}.{k}', v)}" for k, v in value.items() if v is not None]
+        shown = mask_name if is_secret(f"{key}.") else str
+        entries = [f"{quote(shown(k))}: {_write(f'{key}.{k}', v)}" for k, v in value.items() if v is not None]
         return "{" + ", ".join(entries) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_write(key, item) for item in value) + "]"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from kaspan.config.display import mask_name
 from kaspan.config.errors import ConfigError, Errors, printable, shorten
 
 if TYPE_CHECKING:
@@ -115,7 +116,9 @@ def parse(text: str, locate: Locate, errors: Errors) -> Node:
         return _Document(yaml.parse(text, Loader=loader), locate, errors).read()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        said = " ".join(filter(None, (error.context, error.problem)))
+        # PyYAML's own parser, unlike libyaml, quotes the handle of a tag, and a password may look like one.
+        problem = (error.problem or "").partition("tag handle")
+        said = " ".join(filter(None, (error.context, "".join(problem[:2]))))
         column = f" (column {mark.column + 1})" if mark else ""
         raise ConfigError([f"{locate(mark.line + 1 if mark else 1)}: not YAML: {said}{column}"]) from None
     except yaml.YAMLError as error:
@@ -151,10 +154,14 @@ class _Document:
         yaml = self._yaml
         where = where or self._where(event)
         if isinstance(event, yaml.AliasEvent):
-            raise self._refused(event, f"*{event.anchor} repeats a value by alias; write the value out")
+            # Neither this nor a tag is shown: it may be a password that wants quotes.
+            raise self._refused(
+                event, "what begins with * is an alias of YAML; write the value out, or in quotes"
+            )
         if event.tag is not None:
-            tag = shorten(event.tag.replace("tag:yaml.org,2002:", "!!"))
-            raise self._refused(event, f"the tag {tag} is not allowed; write the value without")
+            raise self._refused(
+                event, "what begins with ! is a tag of YAML; leave it out, or put all in quotes"
+            )
         if depth > MAX_DEPTH:
             raise self._refused(event, f"nested deeper than {MAX_DEPTH} levels; no setting is")
         if isinstance(event, yaml.MappingStartEvent):
@@ -179,7 +186,8 @@ class _Document:
             if key.text in entries:
                 first = entries[key.text].where
                 self._errors.add(
-                    key.where, f"{shorten(key.text)} is given a second time, after {first}; keep one"
+                    key.where,
+                    f"{shorten(mask_name(key.text))} is given a second time, after {first}; keep one",
                 )
             else:
                 entries[key.text] = value

@@ -8,6 +8,7 @@ from base64 import b64encode
 from urllib.parse import unquote, urlsplit
 
 from kaspan.agent.senders.base import SettingError
+from kaspan.config.display import mask_name
 from kaspan.config.schema import ZipkinSender
 
 _OURS = frozenset(
@@ -45,7 +46,7 @@ def headers_of(settings: ZipkinSender) -> dict[str, str]:
 
 def _check_header(name: str, value: str, others: dict[str, str]) -> None:
     if not _header_name(name):
-        raise SettingError("headers", f"has {name!a}, which cannot be a header's name")
+        raise SettingError("headers", f"has {mask_name(name)!a}, which cannot be a header's name")
     if name.lower() in _OURS:
         raise SettingError("headers", f"has {name}, which the sender itself decides on; take it away")
     if name.lower() in map(str.lower, others):

@@ -329,3 +329,33 @@ def test_password_in_an_address_is_not_in_errors(tmp_path: Path) -> None:
     said = refusal_of(tmp_path, "agent: {senders: [{type: zipkin, url: 'ftp://me:hunter2@zipkin'}]}")
     assert "ftp://me:***@zipkin" in said
     assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "agent: {senders: [{type: zipkin, password:hunter2}]}",
+            "there is no key agent.senders[0].password:***; put a space behind the colon",
+        ),
+        ("agent: {token:hunter2}", "there is no key agent.token:***; put a space behind the colon"),
+        ("agent:\n  token:hunter2", "agent is token:***; the rule is a map"),
+        ("agent:\n  senders: 'password hunter2'", 'agent.senders is "password ***"; the rule is a list'),
+        (
+            "agent: {senders: [{type: zipkin, headers: {Authorization:hunter2}}]}",
+            "agent.senders[0].headers.Authorization:*** is ***",
+        ),
+        ("agent: {senders: [{type: zipkin, headers: hunter2}]}", "agent.senders[0].headers is ***"),
+        ("agent: {senders: [{type: zipkin, url: 'htps://hunter2@zipkin'}]}", '"htps://***@zipkin"'),
+        ("agent: {senders: [{type: zipkin, url: 'hunter2@zipkin'}]}", '"***@zipkin"'),
+        ("agent: {token: *hunter2}", "what begins with * is an alias of YAML"),
+        ("agent:\n  token: !hunter2", "what begins with ! is a tag of YAML"),
+        ("agent:\n  token: !hunter2!x", "not YAML"),
+        ("{token:hunter2: 1, token:hunter2: 2}", "token:*** is given a second time"),
+    ],
+)
+def test_secret_with_a_typo_around_it_is_not_in_errors(tmp_path: Path, text: str, said: str) -> None:
+    """A missing space, quote, key or scheme does not put a password or token into a log."""
+    refusal = refusal_of(tmp_path, text)
+    assert said in refusal
+    assert "hunter2" not in refusal

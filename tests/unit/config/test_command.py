@@ -107,6 +107,7 @@ def test_config_ends_quietly_when_nobody_reads_on() -> None:
     [
         ("agent.token", "t0p", '"***"'),
         ("agent.tls.key_password", ["a", "b"], '["***", "***"]'),
+        ("agent.senders[0].headers", {"X-Key:hunter2": ""}, '{"X-Key:***": ""}'),
         ("agent.secrets", 5, '"***"'),
         ("agent.auth", {"client_secret": "x", "user": "me"}, '{client_secret: "***", user: me}'),
         (
@@ -129,11 +130,13 @@ def test_written_value_masks_keys_named_like_secrets(key: str, value: object, sh
         ("http://zipkin:9411/x", "http://zipkin:9411/x"),
         ("http://zipkin:9411/x?key=abc", "http://zipkin:9411/x?***"),
         ("http://me:a?b@zipkin", "http://me:***@zipkin"),
-        ("http://me@zipkin", "http://me@zipkin"),
+        ("https://TOKEN@zipkin", "https://***@zipkin"),
+        ("https://TOKEN:@zipkin", "https://***@zipkin"),
+        ("TOKEN@zipkin", "***@zipkin"),
     ],
 )
-def test_mask_hides_the_password_of_an_address(text: str, shown: str) -> None:
-    """Whatever stands between a user's name and the last @ is hidden."""
+def test_mask_hides_what_lets_into_an_address(text: str, shown: str) -> None:
+    """A password up to the last @ is hidden, and a name that comes without one: it may be a token."""
     assert mask("url", text) == shown
 
 
