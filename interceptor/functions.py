@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80 | 0x100, 0x200
 
 _MARK = "_kaspan_site"
+
+_CACHED = type(functools.lru_cache(lambda: None))
+_COMPILED = "cython_function_or_method"
+_ALREADY_BOUND = (BuiltinFunctionType, MethodType)
 
 
 class Site:
@@ -66,11 +71,15 @@ def traced(name: Any = "") -> Any:
     A function that is given a record, or a list of records, runs in that record's trace, in whatever thread,
     pool or event loop; any other one in the current span's. It keeps its signature, result and errors, and is
     sync, async, a generator or an async generator as before. In a process that is not traced nothing happens.
+    What is not called as a function is, such as a class or a property, stays as it is, with a warning.
     """
     if not isinstance(name, str):
         return traced("")(name)
 
     def decorate(function: Any) -> Any:
+        if not (is_function(function) or _is_callable_object(function)):
+            _warn_of(function)
+            return function
         inner = getattr(function, "__func__", function)  # of a static or class method
         qualified = getattr(inner, "__qualname__", "") or type(inner).__name__
         module = getattr(inner, "__module__", None) or ""
@@ -131,6 +140,44 @@ def next_span(record: object, name: str = "") -> Span:
 def is_wrapped(function: Any) -> bool:
     """Whether the calls of this function are spans already."""
     return _MARK in getattr(getattr(function, "__func__", function), "__dict__", ())
+
+
+def is_function(found: Any, in_class: bool = False) -> bool:
+    """Whether a function can take the place of what was found, with nothing else to be seen than its spans.
+
+    Other descriptors (property, cached_property, partialmethod, singledispatchmethod, a decorator's own) do
+    more than to be called, and objects that can be called have a type and are pickled by what is in them.
+    `in_class` is for what stands in a class's dict, where a function is given the instance first.
+    """
+    if isinstance(found, (staticmethod, classmethod)):
+        exact = type(found).__module__ in ("builtins", "abc")
+        return exact and is_function(found.__func__)
+    if type(found) in (FunctionType, MethodDescriptorType, _CACHED) or type(found).__name__ == _COMPILED:
+        return True
+    if type(found) in _ALREADY_BOUND:
+        # object.__new__ and the like, by which Python knows that a class has none of its own.
+        return not (in_class and found.__name__.startswith("__"))
+    return not in_class and isinstance(found, FunctionType)  # a decorator's proxy, which says that it is one
+
+
+def _is_callable_object(found: Any) -> bool:
+    is_descriptor = hasattr(type(found), "__get__") and not isinstance(found, functools.partial)
+    return callable(found) and not isinstance(found, type) and not is_descriptor
+
+
+def _warn_of(found: Any) -> None:
+    from kaspan.interceptor.failures import log
+
+    log.warning(
+        "kaspan: @traced is put on a %s, which is not called as a function is; it is not traced (put @traced "
+        "under the decorator that makes it, next to the function)",
+        "class" if isinstance(found, type) else type(found).__name__,
+    )
+
+
+def in_place_of(found: Any, traced: Any) -> Any:
+    """What has to stand in a class's dict, so that it is given the instance only if what was found was."""
+    return staticmethod(traced) if type(found) in _ALREADY_BOUND else traced
 
 
 def wrap(function: Any, site: Site) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from kaspan.config.schema import Function
 from kaspan.interceptor.failures import log, suppress
-from kaspan.interceptor.functions import Site, wrap
+from kaspan.interceptor.functions import Site, in_place_of, is_function, wrap
 from kaspan.interceptor.imports import Imports, first_missing, is_loading
 
 _MAX_NAMES = 10
@@ -101,28 +102,44 @@ def replace(module: Any, path: str, site: Site) -> None:
     for name in outer:
         owner = _found(owner, name)
     function = _found(owner, last)
-    if not isinstance(function, (staticmethod, classmethod)) and not inspect.isroutine(function):
-        raise FunctionError(f"{last} in {_described(owner)} is {_kind(function)}, not a function")
+    in_class = isinstance(owner, type)
+    if not is_function(function, in_class):
+        raise FunctionError(f"{last} in {_described(owner)} is {_kind(function)}, {_advice(function)}")
     traced = wrap(function, site)
     if traced is function:
         return
+    was_found_by_name = _is_found_by_name(function)
     try:
-        setattr(owner, last, traced)
+        setattr(owner, last, in_place_of(function, traced) if in_class else traced)
     except (AttributeError, TypeError) as error:
         raise FunctionError(f"{_described(owner)} does not let it be replaced: {error}") from error
     if owner is module:
         _replace_elsewhere(module, function, traced)
+    if was_found_by_name and not _is_found_by_name(traced):
+        # Another module's, or another class's: pickled under the name of that, it would not be what is there.
+        traced = getattr(traced, "__func__", traced)
+        traced.__module__, traced.__qualname__ = module.__name__, path
+
+
+def _is_found_by_name(function: Any) -> bool:
+    """Whether pickle, which keeps of a function where it is, finds this one there."""
+    function = getattr(function, "__func__", function)
+    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for name in getattr(function, "__qualname__", "").split("."):
+        found = getattr(found, name, None)
+    return getattr(found, "__func__", found) is function
 
 
 def _replace_elsewhere(module: Any, function: Any, traced: Any) -> None:
     """Replace the function where its module has put it as well: other names, tables of handlers.
 
-    Left there, it would run untraced, and could not be pickled, since its name leads to another one.
+    Left there, it would run untraced, and could not be pickled, since its name leads to another one. The
+    names of another module, such as those of Python itself, are not the module's.
     """
     for name, value in list(vars(module).items()):
         if value is function:
             setattr(module, name, traced)
-        elif type(value) is dict:
+        elif type(value) is dict and "__spec__" not in value:
             for key, entry in value.items():
                 if entry is function:
                     value[key] = traced
@@ -156,3 +173,18 @@ def _described(owner: Any) -> str:
 
 def _kind(value: Any) -> str:
     return "a class" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def _advice(value: Any) -> str:
+    """Say why something is refused, and what can be done where there is a function in it."""
+    if isinstance(value, functools.partial):
+        return f"not a function; name the one in it, {_full_name(value.func)}"
+    if isinstance(value, (staticmethod, classmethod)) or (
+        hasattr(type(value), "__get__") and not isinstance(value, type)
+    ):
+        return "which does more than to be called (put @traced under the decorator that makes it)"
+    return "not a function"
+
+
+def _full_name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', '?')}"
