@@ -308,6 +308,8 @@ cdef class Current:
 
 # The sending side.
 
+cdef str TOO_LARGE = "MessageSizeTooLargeError"
+
 cdef void *newest = NULL  # of the open ones, each of which knows its neighbours
 
 
@@ -546,11 +548,18 @@ cdef class Sends:
         try:
             future = call(self.original, producer, args, kwargs)
         except BaseException as error:
-            is_too_large = is_injected and type(error).__name__ == "MessageSizeTooLargeError"
+            is_too_large = is_injected and type(error).__name__ == TOO_LARGE
             if not is_too_large:
                 if sending is not None:
                     sending(error)
                 raise
+        else:
+            # kafka-python 2 returns a future that has failed, where 3 raises.
+            is_too_large = (
+                is_injected
+                and getattr(future, "is_done", False)
+                and type(future.exception).__name__ == TOO_LARGE
+            )
         if is_too_large:
             future = state.send_stripped(self.original, producer, args, kwargs, sending)
         if sending is None:

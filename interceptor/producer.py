@@ -166,15 +166,17 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
         except Exception as error:  # noqa: BLE001
             suppress("tracing a send", error)
             return original(self, *args, **kwargs)
-        too_large = False
         try:
             future = original(self, *args, **kwargs)
         except BaseException as error:
-            too_large = injected and type(error).__name__ == "MessageSizeTooLargeError"
+            too_large = injected and _is_too_large(error)
             if not too_large:
                 if sending is not None:
                     sending(error)
                 raise
+        else:
+            # kafka-python 2 returns a future that has failed, where 3 raises.
+            too_large = injected and getattr(future, "is_done", False) and _is_too_large(future.exception)
         if too_large:
             # Perhaps it is only so by our header: without it, kafka-python has the last word.
             future = state.send_stripped(original, self, args, kwargs, sending)
@@ -200,6 +202,10 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
     setattr(patched, _PATCHED, True)
     producer_class._kaspan = None  # type: ignore[attr-defined]  # so that nobody's __getattr__ is asked
     producer_class.send = patched  # type: ignore[attr-defined]
+
+
+def _is_too_large(error: BaseException) -> bool:
+    return type(error).__name__ == "MessageSizeTooLargeError"
 
 
 def _follow(future: Any, acknowledged: Any, failed: Any) -> None:
