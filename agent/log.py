@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 from typing import Any, TextIO
 
 from kaspan.config import schema
+from kaspan.config.errors import escaped
 
 _OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_control = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _log = logging.getLogger("kaspan.agent")
 
 
@@ -25,9 +24,13 @@ class _Lines(logging.Formatter):
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own)
-        # A name from a ring, or an answer of a server, must not begin a line of its own.
-        record.message = _control.sub(_escaped, record.message)
+        # A name from a ring, or an answer of a server, must not begin a line of its own, nor turn its order.
+        record.message = escaped(record.message)
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's own)
+        # Set in, so that what an exception quotes does not begin a line either.
+        return "\n".join(f"  {escaped(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class _Objects(_Lines):
@@ -42,7 +45,7 @@ class _Objects(_Lines):
         }
         entry |= {name: value for name, value in record.__dict__.items() if name not in _OWN_ATTRIBUTES}
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = logging.Formatter.formatException(self, record.exc_info)
         # Not msgspec: a path may hold bytes that are no UTF-8.
         return json.dumps(entry, default=str)
 
@@ -57,7 +60,3 @@ def write_log(settings: schema.Log, stream: TextIO | None = None) -> None:
     _log.handlers[:] = [handler]
     _log.setLevel(settings.level.upper())
     _log.propagate = False
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode("ascii")

@@ -12,6 +12,7 @@ from kaspan.agent.control import Answer, Find, Purge, Replay, Request, Show, ask
 from kaspan.agent.hold import SpoolError
 from kaspan.agent.letters import Letter, Selection
 from kaspan.config import ConfigError, load
+from kaspan.config.errors import escaped, escaped_json
 
 Ask = Callable[[Request], Answer]
 
@@ -64,7 +65,7 @@ def _list(options: argparse.Namespace, ask_: Ask) -> None:
         line = (
             f"{number:>{widths[0]}}  {died:{widths[1]}}  {size:>{widths[2]}}  {sender:{widths[3]}}  {reason}"
         )
-        sys.stdout.write(f"{_printable(line)}\n")
+        sys.stdout.write(f"{escaped(line)}\n")
 
 
 def _all(selection: Selection, ask_: Ask) -> Iterator[Letter]:
@@ -80,9 +81,9 @@ def _show(options: argparse.Namespace, ask_: Ask) -> None:
         raise _FailedError(f"there is no dead letter {options.id}; `kaspan agent dead-letter list` has all")
     (letter,) = letters
     for name, text in (("sender", letter.sender), ("died", _time(letter)), ("reason", letter.reason)):
-        sys.stderr.write(f"{name}: {_printable(text)}\n")
+        sys.stderr.write(f"{name}: {escaped(text)}\n")
     # The span alone, so that it can be piped.
-    sys.stdout.write(f"{_printable(letter.span.decode('utf-8', 'backslashreplace'))}\n")
+    sys.stdout.write(f"{escaped_json(letter.span.decode('utf-8', 'backslashreplace'))}\n")
 
 
 def _replay(options: argparse.Namespace, ask_: Ask) -> None:
@@ -113,11 +114,6 @@ def _selection(options: argparse.Namespace) -> Selection:
 def _time(letter: Letter) -> str:
     died = datetime.fromtimestamp(letter.died_us / 1e6, timezone.utc)
     return f"{died:%Y-%m-%d %H:%M:%S}"
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a span's text comes from anywhere and must not drive the terminal."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from kaspan.config.errors import escaped
 from kaspan.wire.ring import HEADER_BYTES, SUFFIX, Header, RingError
 
 
@@ -53,7 +54,9 @@ def survey(directory: str) -> Survey:
         except FileNotFoundError:
             continue  # taken and removed by the agent meanwhile
         except (OSError, RingError) as error:
-            unreadable.append(f"{directory}/{name}: {getattr(error, 'strerror', None) or error}")
+            unreadable.append(
+                f"{escaped(f'{directory}/{name}')}: {getattr(error, 'strerror', None) or error}"
+            )
     return Survey(tuple(rings), tuple(unreadable))
 
 

@@ -14,6 +14,7 @@ from kaspan.agent.senders.installed import InstalledSenders
 from kaspan.agent.status import SenderStatus, ServiceStatus, SpoolStatus, Status
 from kaspan.cli.ask import NoAnswerError, ask
 from kaspan.config import ConfigError, load, schema
+from kaspan.config.errors import escaped, escaped_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,10 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         raw, status = _ask(settings)
     except NoAnswerError as error:
-        sys.stderr.write(f"kaspan agent status: {error}\n")
+        sys.stderr.write(f"kaspan agent status: {escaped(str(error))}\n")
         return 3
     if options.format == "json":
-        sys.stdout.write(raw.decode() + "\n")
+        sys.stdout.write(escaped_json(raw.decode()) + "\n")
     else:
         _print(status)
     return 1 if status.problems else 0
@@ -101,9 +102,12 @@ class Line(NamedTuple):
 def lines(status: Status, now_s: float | None = None) -> list[Line]:
     """Write a status as lines, in columns; `now_s` is the Unix time in seconds."""
     up_s = max(0.0, (time.time() if now_s is None else now_s) - status.started_at_s)
-    first = f"{status.state}: kaspan agent {status.version}, pid {status.pid}, up {_duration(up_s)}"
+    version = _printable(status.version)
+    first = f"{status.state}: kaspan agent {version}, pid {status.pid}, up {_duration(up_s)}"
     shown = [Line(first, "bold red" if status.problems else "bold green")]
-    shown += [Line(f"! {_printable(found.text)} ({found.reason})", "red") for found in status.problems]
+    shown += [
+        Line(f"! {_printable(found.text)} ({_printable(found.reason)})", "red") for found in status.problems
+    ]
     shown += [Line(""), *_receivers(status), Line("")]
     if status.receivers.services:
         head = ("rings of", "rings", "full", "taken", "dropped", "errors")
@@ -124,7 +128,7 @@ def _receivers(status: Status) -> list[Line]:
     if receivers.lost_ring_bytes or receivers.rejected_rings:
         lost = _size(receivers.lost_ring_bytes)
         notes.append(f"rings rejected: {receivers.rejected_rings}; lost in damaged rings: {lost}")
-    return [*_table(("receiver", "spans"), rows), *map(Line, notes)]
+    return [*_table(("receiver", "spans"), rows), *(Line(_printable(note)) for note in notes)]
 
 
 def _rings(status: Status) -> list[tuple[str, ...]]:

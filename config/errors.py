@@ -67,3 +67,25 @@ def shorten(text: str) -> str:
 def printable(text: str) -> str:
     """Return the text, or where a terminal could stumble over it, its Python literal."""
     return text if text.isprintable() else ascii(text)
+
+
+def escaped(text: str) -> str:
+    """Return text with escapes for characters that do not print, such as those that turn the order around."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+
+
+def escaped_json(text: str) -> str:
+    """Return JSON on one line, with escapes of JSON's own for characters that do not print."""
+    return text if text.isprintable() else "".join(map(_escaped_json, text))
+
+
+def _escaped_json(char: str) -> str:
+    import json
+
+    if char in "\t\r\n":
+        return " "  # only between values, in what is JSON to the letter
+    return char if char.isprintable() else json.dumps(char)[1:-1]

@@ -435,6 +435,19 @@ def test_status_of_something_else_is_3(operated: Operated) -> None:
     assert "is no kaspan agent" in status.stderr
 
 
+def test_status_does_not_drive_the_terminal(operated: Operated) -> None:
+    """Text of services, of servers and of whatever answers is shown without characters that do not print."""
+    operated.start()
+    writer = RingWriter(operated.rings, process='{"service":"or\u202eders\x9b"}'.encode())
+    writer.put(span(1))
+    operated.becomes(1, "sender_sent_spans_total")
+    for format_ in ("text", "json"):
+        shown = operated.status("--format", format_).stdout
+        assert "ders" in shown
+        assert shown.replace("\n", "").isprintable()
+    writer.die()
+
+
 def test_no_secret_is_in_what_an_agent_says(operated: Operated) -> None:
     """Passwords and tokens are in no log line, metric, health or status, whatever goes wrong."""
     port = operated.sink.port

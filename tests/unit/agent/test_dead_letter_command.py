@@ -99,7 +99,7 @@ def test_show_gives_the_span_alone_on_standard_output(bench: Bench) -> None:
 
 def test_show_does_not_drive_the_terminal(bench: Bench) -> None:
     """Bytes that are no text, and control characters, are written as escapes."""
-    assert bench.run("show", "4")[1] == "\\xff{\\x1b[31m\n"
+    assert bench.run("show", "4")[1] == "\\xff{\\u001b[31m\n"
 
 
 def test_replay_puts_spans_back_and_says_what_stays(bench: Bench) -> None:

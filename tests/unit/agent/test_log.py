@@ -48,6 +48,29 @@ def test_text_from_elsewhere_cannot_forge_a_line(format_: str) -> None:
     assert "\x1b" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("char", ["\u202e", "\u2066", "\u200f", "\ufeff", "\u00ad", "\U000e0041", "\ud800"])
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_text_from_elsewhere_cannot_turn_a_line_around(format_: str, char: str) -> None:
+    """Characters that are not seen, and change what is, are written as escapes."""
+    stream = written(schema.Log(format=format_))  # type: ignore[arg-type]
+    LOG.warning("ring of %s", f"orders{char}dab si gnihton")
+    assert stream.getvalue().rstrip("\n").isprintable()
+    assert "orders\\" in stream.getvalue()
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+def test_traceback_cannot_forge_a_line(format_: str) -> None:
+    """What an exception quotes begins no line of the log, and drives no terminal."""
+    stream = written(schema.Log(format=format_))  # type: ignore[arg-type]
+    try:
+        raise ValueError("no span:\n2026-01-01T00:00:00.000Z ERROR forged\x1b[2J\u202e\x85")
+    except ValueError:
+        LOG.exception("failed")
+    _, *traceback = stream.getvalue().rstrip("\n").split("\n")
+    assert all(line.startswith("  ") and line.isprintable() for line in traceback)
+    assert stream.getvalue().replace("\n", "").isprintable()
+
+
 def test_json_has_a_message_and_its_fields_apart() -> None:
     """Machines find what the message is about without taking it apart."""
     stream = written(schema.Log(format="json"))

@@ -162,13 +162,13 @@ def test_program_with_another_kaspan_is_wrong(desk: Desk, reading: None) -> None
 
 def test_file_that_is_no_ring_is_wrong(desk: Desk, reading: None) -> None:
     """Garbage, and headers with garbage in them, are named and stop nothing."""
-    (desk.ring_dir / "1-a.ring").write_bytes(b"garbage")
-    ring(desk, "2-b.ring", service="sh\x1b[2Jop\n").put(span(1))
+    (desk.ring_dir / "1-\x1b\u202ea.ring").write_bytes(b"garbage")
+    ring(desk, "2-b.ring", service="sh\x1b[2J\u202eop\n").put(span(1))
     done = doctor(desk)
 
     (said,) = wrong(done)
-    assert said.startswith(f"{desk.ring_dir}/1-a.ring: ")
-    assert "\x1b" not in done.stdout
+    assert said.startswith(f"{desk.ring_dir}/1-\\x1b\\u202ea.ring: ")
+    assert done.stdout.replace("\n", "").isprintable()
 
 
 def test_directory_that_programs_would_refuse_is_wrong(desk: Desk) -> None:
