@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from importlib import import_module
 
 from kaspan.agent.senders.installed import InstalledSenders
 from kaspan.config import ConfigError, Loaded, load
+
+_log = logging.getLogger("kaspan.agent")
 
 _COMMANDS = {"status": "kaspan.cli.status", "dead-letter": "kaspan.cli.dead_letter"}
 
@@ -36,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         from kaspan.agent.server import Agent
 
         write_log(loaded.settings.agent.log)
+        _log_warnings(loaded)
         keep_freed_memory()
         agent = Agent(loaded.settings.agent)
     except ModuleNotFoundError as error:
@@ -50,12 +54,18 @@ def main(arguments: Sequence[str]) -> int:
     except (SpoolError, RingDirectoryError, ListenError) as error:
         sys.stderr.write(f"kaspan agent: {error}\n")
         return 2
-    return serve(agent, lambda: _load(arguments).settings.agent)
+    return serve(agent, lambda: _log_warnings(_load(arguments)).settings.agent)
+
+
+def _log_warnings(loaded: Loaded) -> Loaded:
+    for line in loaded.warnings:
+        _log.warning("settings: %s", line)
+    return loaded
 
 
 def _load(arguments: Sequence[str]) -> Loaded:
     config_file = _parser().parse_args(arguments).config
-    return load(config_file, arguments=parse_settings(arguments), senders=InstalledSenders())
+    return load(config_file, arguments=parse_settings(arguments), senders=InstalledSenders(), side="agent")
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, object]:

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str]) -> int:
         for line in error.errors:
             sys.stderr.write(f"kaspan config: {line}\n")
         return 2
+    for line in loaded.warnings:
+        sys.stderr.write(f"kaspan config: warning: {line}\n")
     lines = as_yaml(loaded) if options.format == "yaml" else as_table(loaded)
     try:
         sys.stdout.writelines(f"{line}\n" for line in lines)

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     path = os.path.abspath(options.spool) if options.spool else None
     try:
-        spool = load(options.config, arguments={"agent.spool.path": path}).settings.agent.spool
+        spool = load(options.config, arguments={"agent.spool.path": path}, side="agent").settings.agent.spool
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan agent dead-letter: {line}\n")

@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         given = {"agent.listen": options.listen, "agent.socket": options.listen and ""}
-        settings = load(options.config, arguments=given, senders=InstalledSenders()).settings.agent
+        loaded = load(options.config, arguments=given, senders=InstalledSenders(), side="agent")
+        settings = loaded.settings.agent
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan agent status: {line}\n")

@@ -57,7 +57,7 @@ class Checker:
             self._set(key, node)
         except ConfigError as error:
             # A variable's YAML text that cannot be read at all: nothing else of it can be looked at.
-            self._errors.extend(error)
+            self._errors.extend(error, key)
 
     def _set(self, key: str, node: Node) -> None:
         type_ = type_of(key) if key else Settings
@@ -67,7 +67,7 @@ class Checker:
             self.found[key] = Found(value, node.where)
 
     def _section(self, section: Section, key: str, node: Node) -> None:
-        node = self._unpacked(node)
+        node = self._unpacked(key, node)
         if isinstance(node, Scalar) and node.style == "plain" and node.text in NULLS:
             return  # A section whose keys are all commented out.
         if not isinstance(node, Map):
@@ -83,12 +83,12 @@ class Checker:
     def _value(self, type_: Any, key: str, node: Node) -> Any:
         type_, base = given(type_), bare(type_)
         if get_origin(base) is tuple:
-            return self._tuple(type_, key, self._unpacked(node))
+            return self._tuple(type_, key, self._unpacked(key, node))
         if get_origin(base) is dict:
-            return self._map(type_, key, self._unpacked(node))
+            return self._map(type_, key, self._unpacked(key, node))
         structs = get_args(base) if get_origin(base) in (UnionType, Union) else (base,)
         if all(map(is_section, structs)):
-            return self._struct(structs, key, self._unpacked(node))
+            return self._struct(structs, key, self._unpacked(key, node))
         if isinstance(node, Scalar):
             try:
                 return msgspec.convert(_python_value(base, node), type_)
@@ -157,7 +157,7 @@ class Checker:
         try:
             settings = _tagged(self._senders.settings(tag.text), tag.text)
         except (TypeError, ValueError) as error:
-            self._errors.add(tag.where, f"{key}.type is {shorten(tag.text)}; {error}")
+            self._errors.add(tag.where, f"{key}.type is {shorten(tag.text)}; {error}", key)
             return INVALID
         return self._fields(settings, key, entries, node)
 
@@ -167,32 +167,33 @@ class Checker:
         for name, child in entries.items():
             if name in known:
                 values[known[name].name] = self._value(known[name].type, f"{key}.{name}", child)
-            else:
-                values[name] = self._unknown(child.where, f"{key}.", name, struct)
+            elif self._unknown(child.where, f"{key}.", name, struct):
+                values[name] = INVALID
         for name, field in known.items():
             if field.required and field.name not in values:
                 values[field.name] = self._refuse(node, f"{key}.{name}", rule(field.type), missing=True)
         return INVALID if any(value is INVALID for value in values.values()) else struct(**values)
 
-    def _unpacked(self, node: Node) -> Node:
+    def _unpacked(self, key: str, node: Node) -> Node:
         """Read a variable's text as YAML, which lists and maps are there."""
         if isinstance(node, Scalar) and node.style == "raw":
-            return parse(node.text, lambda _line: node.where, self._errors)
+            return parse(node.text, lambda _line: node.where, self._errors, key)
         return node
 
-    def _unknown(self, where: str, prefix: str, name: str, section: Section) -> Any:
+    def _unknown(self, where: str, prefix: str, name: str, section: Section) -> bool:
+        """Note a key that there is not; returns whether that is an error."""
         shown, hint = mask_name(name), ""
         if shown != name:
             hint = "put a space behind the colon"
         elif not self._errors.full:
             elsewhere = [key for key in leaves() if key.endswith(f".{name}")]
             hint = f"did you mean {elsewhere[0]}?" if elsewhere else suggest(name, fields(section))
-        self._errors.add(where, f"there is no key {prefix}{shorten(shown)}; {hint}")
-        return INVALID
+        said = f"there is no key {prefix}{shorten(shown)}; {hint}"
+        return self._errors.add(where, said, prefix, is_unknown=True)
 
     def _refuse(self, node: Node, key: str, wanted: str, missing: bool = False) -> Any:
         said = "is missing" if missing else f"is {_shown(key, node)}"
-        self._errors.add(node.where, f"{key} {said}; the rule is {wanted}")
+        self._errors.add(node.where, f"{key} {said}; the rule is {wanted}", key)
         return INVALID
 
 
@@ -214,7 +215,8 @@ def _python_value(base: Any, node: Scalar) -> Any:
         return node.text if node.style != "plain" else None
     text = node.text.strip() if raw else node.text
     if get_origin(base) is Literal:
-        return text
+        # Words are taken in any case: INFO is what others call info, and ssl is SSL.
+        return next((word for word in get_args(base) if word.lower() == text.lower()), None)
     if node.style == "quoted":
         return None
     if base is bool:

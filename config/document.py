@@ -100,8 +100,8 @@ def _decode(data: bytes, shown: str) -> str:
         ) from None
 
 
-def parse(text: str, locate: Locate, errors: Errors) -> Node:
-    """Read one YAML document; an empty one is a null.
+def parse(text: str, locate: Locate, errors: Errors, key: str = "") -> Node:
+    """Read one YAML document, the value of a dotted key or a whole file; an empty one is a null.
 
     Keys given twice are added to `errors`; raises ConfigError for everything else that is not allowed.
     """
@@ -113,7 +113,7 @@ def parse(text: str, locate: Locate, errors: Errors) -> Node:
         raise ConfigError([f"{locate(line)}: the character {unprintable[0]!a} is not allowed in YAML"])
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return _Document(yaml.parse(text, Loader=loader), locate, errors).read()
+        return _Document(yaml.parse(text, Loader=loader), locate, errors).read(key)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         # PyYAML's own parser, unlike libyaml, quotes the handle of a tag, and a password may look like one.
@@ -137,7 +137,7 @@ class _Document:
         self._errors = errors
         self._resolver: Any = yaml.SafeLoader("")
 
-    def read(self) -> Node:
+    def read(self, key: str) -> Node:
         yaml = self._yaml
         root: Node = Scalar("", "plain", self._locate(1))
         documents = 0
@@ -147,10 +147,10 @@ class _Document:
                 if documents > 1:
                     raise self._refused(event, "a second document starts here; the rule is one in a file")
             elif isinstance(event, yaml.NodeEvent):
-                root = self._node(event, 0, None)
+                root = self._node(event, 0, None, key)
         return root
 
-    def _node(self, event: Any, depth: int, where: str | None) -> Node:
+    def _node(self, event: Any, depth: int, where: str | None, path: str) -> Node:
         yaml = self._yaml
         where = where or self._where(event)
         if isinstance(event, yaml.AliasEvent):
@@ -165,30 +165,29 @@ class _Document:
         if depth > MAX_DEPTH:
             raise self._refused(event, f"nested deeper than {MAX_DEPTH} levels; no setting is")
         if isinstance(event, yaml.MappingStartEvent):
-            return self._map(depth, where)
+            return self._map(depth, where, path)
         if isinstance(event, yaml.SequenceStartEvent):
-            return self._items(depth, where)
+            return self._items(depth, where, path)
         return Scalar(event.value, self._style(event), where)
 
-    def _items(self, depth: int, where: str) -> Items:
+    def _items(self, depth: int, where: str, path: str) -> Items:
         items = []
         while not isinstance(event := next(self._events), self._yaml.SequenceEndEvent):
-            items.append(self._node(event, depth + 1, None))
+            items.append(self._node(event, depth + 1, None, path))
         return Items(items, where)
 
-    def _map(self, depth: int, where: str) -> Map:
+    def _map(self, depth: int, where: str, path: str) -> Map:
         entries: dict[str, Node] = {}
         while not isinstance(event := next(self._events), self._yaml.MappingEndEvent):
-            key = self._node(event, depth + 1, None)
+            key = self._node(event, depth + 1, None, path)
             if not isinstance(key, Scalar):
                 raise self._refused(event, "a list or map stands where a key is expected; the rule is a name")
-            value = self._node(next(self._events), depth + 1, key.where)
+            below = f"{path}.{key.text}" if path else key.text
+            value = self._node(next(self._events), depth + 1, key.where, below)
             if key.text in entries:
                 first = entries[key.text].where
-                self._errors.add(
-                    key.where,
-                    f"{shorten(mask_name(key.text))} is given a second time, after {first}; keep one",
-                )
+                said = f"{shorten(mask_name(key.text))} is given a second time, after {first}; keep one"
+                self._errors.add(key.where, said, below)
             else:
                 entries[key.text] = value
         return Map(entries, where)

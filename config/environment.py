@@ -8,7 +8,7 @@ from functools import reduce
 import msgspec
 
 from kaspan.config.document import Items, Map, Node, Scalar
-from kaspan.config.errors import Errors, shorten, suggest
+from kaspan.config.errors import Errors, closest, shorten, suggest
 from kaspan.config.keys import VARIABLE_PREFIX, key_of, type_of, types, variable
 from kaspan.config.schema import Settings
 
@@ -24,17 +24,41 @@ def own(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]
     """Yield dotted key and node for each KASPAN_ variable that is set, sections before their own keys.
 
     A variable that is empty counts as not set, so that a deployment's template may leave it blank; except
-    where empty text is a value of its own. Unknown variables are added to `errors`.
+    where empty text is a value of its own. Unknown variables are added to `errors`, as warnings where
+    they can be somebody else's, such as a Dockerfile's KASPAN_VERSION.
     """
     names = [name for name in environ if name.startswith(VARIABLE_PREFIX) and name not in NOT_SETTINGS]
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
         key = key_of(name)
         if key is None:
             if not _is_of_kubernetes(name):
-                hint = "" if errors.full else suggest(name.upper(), map(variable, types()))
-                errors.add(_where(name), f"there is no setting of this name; {hint}")
+                _unknown(name, errors)
         elif environ[name] or _means_something_empty(key):
             yield key, _raw(environ[name], name)
+
+
+def _unknown(name: str, errors: Errors) -> None:
+    said, where = "there is no setting of this name", _where(name)
+    if errors.full:
+        errors.warn(where, said)
+        return
+    meant = {_as_one_word(variable(key)): key for key in types()}.get(_as_one_word(name))
+    section = next((one for one in ("interceptor", "agent") if name.startswith(f"{variable(one)}__")), None)
+    if meant is not None:
+        errors.add(where, f"{said}; did you mean {variable(meant)}?", meant, is_unknown=True)
+    elif section is not None:
+        errors.add(where, f"{said}; {suggest(name, map(variable, types()))}", section, is_unknown=True)
+    else:
+        # Without the prefix, which makes all of them look alike.
+        close = closest(
+            name.removeprefix(VARIABLE_PREFIX), (key.replace(".", "__").upper() for key in types())
+        )
+        errors.warn(where, f"{said}{f'; did you mean {VARIABLE_PREFIX}{close}?' if close else ''}")
+
+
+def _as_one_word(name: str) -> str:
+    """Write a variable's name as those do who forget that sections are joined by two underscores."""
+    return name.upper().replace("_", "")
 
 
 def _means_something_empty(key: str) -> bool:
@@ -63,7 +87,8 @@ def _is_of_kubernetes(name: str) -> bool:
 def opentelemetry(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
     """Yield dotted key and node for each of OpenTelemetry's variables that has a meaning here.
 
-    An empty one counts as not set. A value that kaspan cannot follow is added to `errors`.
+    An empty one counts as not set. The application's own SDK reads them too: what kaspan cannot follow in
+    them is a warning in `errors`, and as if it were not set.
 
     Source: OpenTelemetry specification, "Environment Variable Specification".
     """
@@ -86,15 +111,16 @@ def _propagators(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[s
     if not names:
         return
     # Baggage needs nothing done: headers that are not a trace's context are passed on as they are.
-    unknown = [name for name in names if name not in (*PROPAGATORS, "baggage", "none")]
-    for name in unknown:
-        allowed = ", ".join((*PROPAGATORS, "baggage", "none"))
-        errors.add(
-            where, f"{shorten(name)} is not a propagator that kaspan has; the rule is a list of {allowed}"
-        )
-    if unknown:
-        return
+    for name in names:
+        if name not in (*PROPAGATORS, "baggage", "none"):
+            errors.warn(
+                where,
+                f"{shorten(name)} is not a propagator that kaspan has, and is left to others; kaspan's are "
+                f"{', '.join(PROPAGATORS)}",
+            )
     chosen = [] if "none" in names else [name for name in names if name in PROPAGATORS]
+    if not chosen and not {"baggage", "none"} & {*names}:
+        return  # all of them are for another tracer
     for key in ("inject", "extract"):
         yield f"interceptor.propagation.{key}", Items([Scalar(name, "word", where) for name in chosen], where)
 
@@ -109,13 +135,24 @@ def _sampler(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, 
     elif kind == "traceidratio":
         argument = environ.get("OTEL_TRACES_SAMPLER_ARG")
         name = "OTEL_TRACES_SAMPLER_ARG" if argument else "OTEL_TRACES_SAMPLER"
-        yield key, _raw(argument or "1", name)
+        if not argument or _is_rate(argument):
+            yield key, _raw(argument or "1", name)
+        else:
+            errors.warn(_where(name), f"{shorten(argument)} is not a number from 0 to 1, and is left aside")
     elif sampler:
-        allowed = "always_on, always_off, traceidratio, and each of them after parentbased_"
-        errors.add(
+        known = "always_on, always_off, traceidratio, and each of them after parentbased_"
+        errors.warn(
             _where("OTEL_TRACES_SAMPLER"),
-            f"{shorten(sampler)} is not a sampler that kaspan has; the rule is one of {allowed}",
+            f"{shorten(sampler)} is not a sampler that kaspan has, and is left to others; "
+            f"kaspan's are {known}",
         )
+
+
+def _is_rate(text: str) -> bool:
+    try:
+        return text.isascii() and 0 <= float(text) <= 1
+    except ValueError:
+        return False
 
 
 def _where(name: str) -> str:

@@ -12,7 +12,7 @@ import msgspec
 from kaspan.config.check import Checker, Found, SenderTypes
 from kaspan.config.document import Items, Map, Node, Scalar, read_file
 from kaspan.config.environment import CONFIG_VARIABLE, opentelemetry, own
-from kaspan.config.errors import ConfigError, Errors, suggest
+from kaspan.config.errors import ConfigError, Errors, Side, suggest
 from kaspan.config.keys import Section, fields, is_section, leaves, type_of, types
 from kaspan.config.schema import Settings
 
@@ -20,10 +20,11 @@ COMMAND_LINE = "command line"
 
 
 class Loaded:
-    """The settings in effect, and where each came from."""
+    """The settings in effect, where each came from, and a line for each thing that was left aside."""
 
-    def __init__(self, settings: Settings, found: Mapping[str, Found]) -> None:
+    def __init__(self, settings: Settings, found: Mapping[str, Found], warnings: tuple[str, ...]) -> None:
         self.settings = settings
+        self.warnings = warnings
         self._found = found
 
     @cached_property
@@ -41,6 +42,7 @@ def load(
     arguments: Mapping[str, object] = {},
     senders: SenderTypes | None = None,
     data: bytes | None = None,
+    side: Side | None = None,
 ) -> Loaded:
     """Read the settings from the YAML file, the environment and the command line, and check all of them.
 
@@ -49,10 +51,15 @@ def load(
     command line said: text as it would stand in a variable, or numbers, booleans, lists and maps; None is not
     given. Each source wins over the ones before it; lists are replaced whole.
 
+    `side` is who reads them. The agent is strict on its section and the interceptor on the values in its own;
+    what is wrong in the other's section, or a key that an interceptor does not know, is left aside with a
+    warning. Without a side all of that is an error. Foreign variables that begin with KASPAN_, and what
+    OpenTelemetry's say that kaspan does not have, are warnings to all.
+
     Blocks for reading the file, 1 MiB at most. Raises ConfigError with every error found in any source,
     those in values that another source overrides included.
     """
-    errors = Errors()
+    errors = Errors(side)
     checker = Checker(errors, senders)
     path = config_file if config_file is not None else environ.get(CONFIG_VARIABLE)
     if path:
@@ -65,7 +72,7 @@ def load(
         for key, node in source:
             checker.set(key, node)
     errors.raise_if_any()
-    return Loaded(_build(Settings, "", checker.found), checker.found)
+    return Loaded(_build(Settings, "", checker.found), checker.found, errors.warnings)
 
 
 def _given(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[str, Node]]:

@@ -73,12 +73,16 @@ def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> N
     from kaspan.config import ConfigError, load
 
     try:
-        settings = load(environ=environ, data=data).settings
+        loaded = load(environ=environ, data=data, side="interceptor")
     except ConfigError as error:
         log.warning("kaspan: this process is not traced, because of its configuration:\n%s", error)
         return
+    settings = loaded.settings
     if not settings.interceptor.enabled:
         return
+    if loaded.warnings:
+        left_aside = "\n".join(loaded.warnings)
+        log.warning("kaspan: this process is traced, but not all settings can be used:\n%s", left_aside)
 
     from kaspan.interceptor.provider import provide_tracers
     from kaspan.interceptor.tracing import Tracing

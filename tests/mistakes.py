@@ -41,31 +41,38 @@ def bytes_that_are_no_text(directory: Path) -> Mistake:
     return Mistake({"KASPAN_CONFIG": str(path)}, (str(path), "UTF-8"))
 
 
-def negative_rate_in_the_environment(_: Path) -> Mistake:
-    name = "KASPAN_INTERCEPTOR__SAMPLING__RATE"
-    return Mistake({name: "-0.5"}, (name, "interceptor.sampling.rate", "-0.5", "from 0 to 1"))
+def _variable(name: str, value: str, *said: str) -> Callable[[Path], Mistake]:
+    return lambda _: Mistake({name: value}, (name, *said))
 
 
-def unknown_variable(_: Path) -> Mistake:
-    return Mistake({"KASPAN_SERVCE": "orders"}, ("KASPAN_SERVCE", "KASPAN_SERVICE"))
-
-
-SETTINGS: dict[str, Callable[[Path], Mistake]] = {
+OF_BOTH: dict[str, Callable[[Path], Mistake]] = {
     "unreadable YAML": _settings("service: [orders\n", ":2"),
     "a tab that indents": _settings("interceptor:\n\tenabled: true\n", ":2"),
-    "unknown key": _settings(
-        "interceptor:\n  ring_dirr: /tmp\n", ":2:", "interceptor.ring_dirr", "ring_dir?"
-    ),
-    "wrong type": _settings("interceptor:\n  ring_bytes: many\n", ":2:", "interceptor.ring_bytes", "many"),
-    "negative rate": _settings(
-        "interceptor:\n  sampling: {rate: -0.5}\n", ":2:", "interceptor.sampling.rate", "-0.5", "from 0 to 1"
-    ),
     "a list for the whole file": _settings("- service: orders\n", "map"),
     "missing file": missing_file,
     "a directory for a file": directory_for_a_file,
     "bytes that are no text": bytes_that_are_no_text,
-    "negative rate in the environment": negative_rate_in_the_environment,
-    "unknown variable": unknown_variable,
+}
+OF_APPLICATION: dict[str, Callable[[Path], Mistake]] = {
+    **OF_BOTH,
+    "wrong type": _settings("interceptor:\n  ring_bytes: many\n", ":2:", "interceptor.ring_bytes", "many"),
+    "negative rate": _settings(
+        "interceptor:\n  sampling: {rate: -0.5}\n", ":2:", "interceptor.sampling.rate", "-0.5", "from 0 to 1"
+    ),
+    "negative rate in the environment": _variable(
+        *("KASPAN_INTERCEPTOR__SAMPLING__RATE", "-0.5"),
+        *("interceptor.sampling.rate", "-0.5", "from 0 to 1"),
+    ),
+}
+OF_AGENT: dict[str, Callable[[Path], Mistake]] = {
+    **OF_BOTH,
+    "unknown key": _settings("agent:\n  ring_dirz: [/tmp]\n", ":2:", "agent.ring_dirz", "ring_dirs?"),
+    "wrong type": _settings("agent:\n  max_connections: many\n", ":2:", "agent.max_connections", "many"),
+    "negative time in the environment": _variable(
+        *("KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S", "-0.5"),
+        *("agent.batch.flush_interval_s", "-0.5", "more than 0"),
+    ),
+    "unknown variable": _variable("KASPAN_AGENT_TOKEN", "secret-secret", "KASPAN_AGENT__TOKEN"),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deployment import Deployment, Running, python
-from mistakes import RING_DIRS, SETTINGS, Mistake
+from mistakes import OF_AGENT, OF_APPLICATION, RING_DIRS, Mistake
 
 APPLICATION = """
 import sys
@@ -55,7 +55,7 @@ def test_application_with_good_settings_says_nothing(deployment: Deployment, bro
     assert application.stderr == ""
 
 
-@pytest.mark.parametrize("make", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("make", OF_APPLICATION.values(), ids=OF_APPLICATION.keys())
 def test_application_runs_untraced_with_one_warning_when_settings_are_wrong(
     make: Callable[[Path], Mistake], deployment: Deployment, broker: str
 ) -> None:
@@ -68,7 +68,7 @@ def test_application_runs_untraced_with_one_warning_when_settings_are_wrong(
     assert not deployment.ring_dir.exists()
 
 
-@pytest.mark.parametrize("make", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("make", OF_AGENT.values(), ids=OF_AGENT.keys())
 def test_agent_refuses_to_start_when_settings_are_wrong(
     make: Callable[[Path], Mistake], deployment: Deployment
 ) -> None:

@@ -35,6 +35,12 @@ def refusal_of(tmp_path: Path, text: str) -> str:
     return str(refused.value).replace(f"{tmp_path}/kaspan.yaml", "FILE")
 
 
+@pytest.mark.parametrize("text", ["INFO", "Info", "info", "'INFO'"])
+def test_word_may_be_written_in_any_case(tmp_path: Path, text: str) -> None:
+    """What others call INFO is info; the settings hold it as it stands in the rule."""
+    assert settings_of(tmp_path, f"agent: {{log: {{level: {text}}}}}").agent.log.level == "info"
+
+
 @pytest.mark.parametrize(
     ("text", "rate"), [("1", 1.0), ("0", 0.0), ("1e-3", 0.001), (".5", 0.5), ("+0.1", 0.1)]
 )

@@ -166,7 +166,7 @@ def test_errors_without_end_are_counted(refusal: Refusal) -> None:
     """A file that is something else altogether does not fill the log."""
     lines = refusal("".join(f"k{number}: 1\n" for number in range(50_000))).split("\n")
     assert len(lines) == MAX_ERRORS + 1
-    assert lines[-1] == f"and {50_000 - MAX_ERRORS} more errors like these"
+    assert lines[-1] == f"and {50_000 - MAX_ERRORS} more like these"
 
 
 def errors_of(path: Path, content: bytes) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaspan.config import ConfigError, Settings, load
+from kaspan.config import ConfigError, Settings, load, schema
+from kaspan.config.errors import Side
 from kaspan.config.keys import types, variable
 from kaspan.config.schema import ZipkinSender
 
@@ -98,17 +99,36 @@ def test_bad_variable_is_named(name: str, text: str, error: str) -> None:
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("KASPAN_SERVCE", "KASPAN_SERVICE"),
         ("KASPAN_INTERCEPTOR_SAMPLING_RATE", "KASPAN_INTERCEPTOR__SAMPLING__RATE"),
         ("KASPAN_interceptor__enabled", "KASPAN_INTERCEPTOR__ENABLED"),
+        ("KASPAN_AGENT_TOKEN", "KASPAN_AGENT__TOKEN"),
+        ("KASPAN_AGENT__SPOL__PATH", "KASPAN_AGENT__SPOOL__PATH"),
     ],
 )
-def test_unknown_variable_comes_with_a_suggestion(name: str, meant: str) -> None:
-    """A misspelt variable would silently do nothing."""
+def test_variable_that_can_only_be_a_misspelt_one_is_refused(name: str, meant: str) -> None:
+    """A variable in a section, or one that lacks an underscore, would silently do nothing."""
     assert (
         refusal_of({name: "x"})
         == f"environment {name}: there is no setting of this name; did you mean {meant}?"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("KASPAN_VERSION", ""),
+        ("KASPAN_HOME", ""),
+        ("KASPAN_BUILD_DATE", ""),
+        ("KASPAN_SERVCE", "; did you mean KASPAN_SERVICE?"),
+    ],
+)
+@pytest.mark.parametrize("side", [None, "interceptor", "agent"])
+def test_variable_that_can_be_somebody_elses_is_a_warning(name: str, hint: str, side: Side | None) -> None:
+    """What a Dockerfile sets beside kaspan's own stops neither side, and is named with what may be meant."""
+    loaded = load(None, {name: "0.1.0"}, side=side)
+
+    assert loaded.settings == Settings()
+    assert loaded.warnings == (f"environment {name}: there is no setting of this name{hint}",)
 
 
 @pytest.mark.parametrize(
@@ -149,19 +169,24 @@ def test_otel_traces_sampler_sets_the_rate(sampler: str, argument: str, rate: fl
     assert load(None, environ).settings.interceptor.sampling.rate == rate
 
 
-def test_otel_traces_sampler_argument_is_checked() -> None:
-    """A ratio out of bounds is an error that names the argument's variable."""
-    environ = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"}
-    assert refusal_of(environ) == (
-        "environment OTEL_TRACES_SAMPLER_ARG: interceptor.sampling.rate is 2; "
-        "the rule is a number from 0 to 1"
-    )
+@pytest.mark.parametrize("argument", ["2", "-1", "nan", "many", "\u0661"])
+def test_otel_traces_sampler_argument_out_of_bounds_is_left_aside(argument: str) -> None:
+    """A ratio that is none is a warning that names the argument's variable, as in OpenTelemetry's SDK."""
+    loaded = load(None, {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": argument})
+
+    assert loaded.settings == Settings()
+    (warning,) = loaded.warnings
+    assert warning.startswith("environment OTEL_TRACES_SAMPLER_ARG: ")
 
 
-def test_otel_traces_sampler_that_is_not_ours_is_refused() -> None:
-    """A sampler that kaspan cannot follow is named."""
-    assert refusal_of({"OTEL_TRACES_SAMPLER": "jaeger_remote"}).startswith(
-        "environment OTEL_TRACES_SAMPLER: jaeger_remote is not a sampler that kaspan has; the rule is one of "
+def test_otel_traces_sampler_of_another_tracer_is_left_aside() -> None:
+    """A sampler that only the application's own SDK has is named, and changes nothing here."""
+    loaded = load(None, {"OTEL_TRACES_SAMPLER": "jaeger_remote"})
+
+    assert loaded.settings == Settings()
+    (warning,) = loaded.warnings
+    assert warning.startswith(
+        "environment OTEL_TRACES_SAMPLER: jaeger_remote is not a sampler that kaspan has"
     )
 
 
@@ -181,12 +206,25 @@ def test_otel_propagators_set_both_directions(text: str, formats: tuple[str, ...
     assert (propagation.inject, propagation.extract) == (formats, formats)
 
 
-def test_otel_propagator_that_is_not_ours_is_refused() -> None:
-    """A format that kaspan does not have would cut traces, so it is named."""
-    assert refusal_of({"OTEL_PROPAGATORS": "b3,jaeger"}) == (
-        "environment OTEL_PROPAGATORS: jaeger is not a propagator that kaspan has; "
-        "the rule is a list of b3, b3multi, tracecontext, baggage, none"
-    )
+@pytest.mark.parametrize(
+    ("text", "propagation"),
+    [
+        ("jaeger,b3", schema.Propagation(inject=("b3",), extract=("b3",))),
+        ("jaeger", schema.Propagation()),
+        ("xray,ottrace", schema.Propagation()),
+        ("jaeger,none", schema.Propagation(inject=(), extract=())),
+    ],
+)
+def test_otel_propagators_of_another_tracer_are_left_aside(
+    text: str, propagation: schema.Propagation
+) -> None:
+    """Formats that only the application's own SDK has are named; kaspan uses the others, or its default."""
+    loaded = load(None, {"OTEL_PROPAGATORS": text})
+
+    assert loaded.settings.interceptor.propagation == propagation
+    assert [line.split(" is not ")[0] for line in loaded.warnings] == [
+        f"environment OTEL_PROPAGATORS: {name}" for name in text.split(",") if name not in ("b3", "none")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -218,9 +256,8 @@ VALUES = st.text() | st.text(st.sampled_from("[]{}:,-'\" \n0a")) | st.sampled_fr
 @given(environ=st.dictionaries(NAMES.filter(lambda name: name != "KASPAN_CONFIG"), VALUES, max_size=5))
 def test_any_environment_raises_nothing_but_config_errors(environ: dict[str, str]) -> None:
     """Whatever the variables hold, the answer is settings or errors of one printable line each."""
-    errors: tuple[str, ...] = ()
     try:
-        load(None, environ)
+        errors = load(None, environ).warnings
     except ConfigError as refused:
         errors = refused.errors
     assert all(line.startswith("environment ") and line.isprintable() for line in errors)

@@ -65,9 +65,9 @@ def test_errors_of_all_sources_are_collected(path: str) -> None:
     starts = [line.partition(": ")[0] for line in refused.value.errors]
     assert starts == [
         f"{path}:1",
-        "environment OTEL_PROPAGATORS",
         "environment KASPAN_INTERCEPTOR__SAMPLING__RATE",
         "command line",
+        "environment OTEL_PROPAGATORS",
     ]
 
 

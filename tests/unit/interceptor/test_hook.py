@@ -213,13 +213,33 @@ def test_tracing_that_is_switched_off_is_off_without_a_word(desk: Desk, variable
 def test_bad_configuration_is_one_warning_and_no_tracing(desk: Desk) -> None:
     """An application never fails for a setting: it is told once, and runs untraced."""
     done = desk.traced(
-        f"{TRACED}\nimport kafka.producer, importlib; importlib.reload(kafka)", KASPAN_SERVCE="x"
+        f"{TRACED}\nimport kafka.producer, importlib; importlib.reload(kafka)",
+        KASPAN_INTERCEPTOR__SAMPLING__RATE="7",
     )
 
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert done.stderr.count("kaspan:") == 1
-    assert "KASPAN_SERVCE" in done.stderr
+    assert "KASPAN_INTERCEPTOR__SAMPLING__RATE" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+FOREIGN = {
+    "a Dockerfile's variable": {"KASPAN_VERSION": "0.1.0"},
+    "propagators of another tracer": {"OTEL_PROPAGATORS": "jaeger,b3"},
+    "a sampler of another tracer": {"OTEL_TRACES_SAMPLER": "jaeger_remote"},
+    "a setting of a newer agent": {"KASPAN_AGENT__NEW": "1"},
+    "a setting of a newer interceptor": {"KASPAN_INTERCEPTOR__NEW": "1"},
+}
+
+
+@pytest.mark.parametrize("variables", FOREIGN.values(), ids=FOREIGN.keys())
+def test_setting_that_is_not_the_interceptors_is_one_warning(desk: Desk, variables: dict[str, str]) -> None:
+    """What was set for somebody else does not cost the traces: one warning names it."""
+    done = desk.traced(f"{TRACED}\nimport kafka.producer, importlib; importlib.reload(kafka)", **variables)
+
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    assert done.stderr.count("kaspan:") == 1
+    assert next(iter(variables)) in done.stderr
 
 
 def test_service_without_a_name_is_the_programs(desk: Desk) -> None:
