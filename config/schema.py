@@ -133,10 +133,13 @@ class Sampling(_Section, frozen=True):
 
 
 class Propagation(_Section, frozen=True):
-    """Header formats: all of `inject` are written, the first of `extract` that parses is read."""
+    """Header formats: all of `inject` are written, but into no record of `exclude_topics`; the first of
+    `extract` that parses is read.
+    """
 
     inject: tuple[Propagator, ...] = ("b3",)
     extract: tuple[Propagator, ...] = ("b3", "b3multi", "tracecontext")
+    exclude_topics: tuple[Glob, ...] = ()
 
 
 class Function(_Section, frozen=True):

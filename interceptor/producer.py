@@ -44,6 +44,7 @@ class ProducerState:
         "_is_answered",
         "_is_ordinary",
         "_lanes",
+        "_lanes_without_context",
         "ordinary",
         "takes_headers",
         "tracing",
@@ -58,6 +59,8 @@ class ProducerState:
         self._is_ordinary = self.takes_headers and tracing.propagation.only_b3
         self._client_id = producer.config.get("client_id")
         self._lanes: dict[str, Lane] = {}
+        self._lanes_without_context: dict[str, Lane] = {}
+        """Those of the topics into whose records nothing is injected: what is compiled does not know them."""
         is_compiled = OrdinarySends is not None and self._is_ordinary
         self.ordinary = OrdinarySends(tracing, self._lanes) if is_compiled else None
         """Does what `begin` does for the ordinary sends, if it was compiled."""
@@ -67,13 +70,21 @@ class ProducerState:
 
     def has_open_sends(self) -> bool:
         """Whether spans of its sends are open: each holds its lane, so it shows in the references."""
-        return _most_references(self._lanes) > _most_references({"": object()})
+        lanes = (self._lanes, self._lanes_without_context)
+        return max(map(_most_references, lanes)) > _most_references({"": object()})
+
+    def _injects_into(self, topic: str) -> bool:
+        return self.takes_headers and topic not in self.tracing.propagation.excluded
 
     def _lane(self, topic: str) -> Lane:
-        if len(self._lanes) >= _MAX_LANES:
-            self._lanes.clear()
-        made = self._lanes[topic] = Lane(self.tracing, topic, self._client_id, self._is_answered)
-        return made
+        lanes = self._lanes if self._injects_into(topic) else self._lanes_without_context
+        lane = lanes.get(topic)
+        if lane is None:
+            if len(lanes) >= _MAX_LANES:
+                lanes.clear()
+            lane = lanes[topic] = Lane(self.tracing, topic, self._client_id, self._is_answered)
+            lane.takes_context = lanes is self._lanes
+        return lane
 
     def begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -91,9 +102,9 @@ class ProducerState:
         tracing = self.tracing
         parent = tracing.current() if self._get_context() else None
         if tracing.excluded.known.get(topic) is not False and topic in tracing.excluded:
-            if parent is None:
+            if parent is None or not self._injects_into(topic):
                 return args, None, False
-            return self._inject(args, kwargs, headers, RecordSpan.of(parent)), None, self.takes_headers
+            return self._inject(args, kwargs, headers, RecordSpan.of(parent)), None, True
         if parent is None and headers:
             parent = tracing.propagation.extract(headers)
         lane = self._lanes.get(topic) or self._lane(topic)
@@ -107,11 +118,14 @@ class ProducerState:
             sending = Sending(
                 lane, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
             )
-            if self._is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
+            is_ordinary = self._is_ordinary and lane.takes_context
+            if is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
                 # What _inject does for nearly everybody, without three calls.
                 kwargs["headers"] = [("b3", b"%b-%b-1" % (span.trace_id, span.span_id))]
                 return args, sending, True
-        return self._inject(args, kwargs, headers, span), sending, self.takes_headers
+        if not lane.takes_context:
+            return args, sending, False
+        return self._inject(args, kwargs, headers, span), sending, True
 
     def send_stripped(
         self, send: Any, producer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], sending: Sending | None
@@ -129,15 +143,13 @@ class ProducerState:
     def _inject(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Any, span: RecordSpan
     ) -> tuple[Any, ...]:
-        if self.takes_headers:
-            if self.tracing.propagation.writes_state:
-                span.headers = headers
-                span.carry_state(self.tracing.scope.current_span())
-            new = self.tracing.propagation.inject(headers, span)
-            if len(args) <= _HEADERS:
-                kwargs["headers"] = new
-            else:
-                args = (*args[:_HEADERS], new, *args[_HEADERS + 1 :])
+        if self.tracing.propagation.writes_state:
+            span.headers = headers
+            span.carry_state(self.tracing.scope.current_span())
+        new = self.tracing.propagation.inject(headers, span)
+        if len(args) > _HEADERS:
+            return (*args[:_HEADERS], new, *args[_HEADERS + 1 :])
+        kwargs["headers"] = new
         return args
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from kaspan.interceptor.sampling import ExcludedTopics
 from kaspan.interceptor.span import RecordSpan
 from kaspan.wire import b3, tracecontext
 from kaspan.wire.context import Extracted, Headers, last_value
@@ -35,10 +36,12 @@ _EXTRACTORS: dict[str, Callable[[Headers], Extracted | None]] = {
 class Propagation:
     """Writes every format of `inject`, reads the first of `extract` that parses.
 
-    Both are names of formats: b3, b3multi, tracecontext.
+    Both are names of formats: b3, b3multi, tracecontext. Into records of the topics in `excluded` nothing is
+    to be written.
     """
 
-    def __init__(self, inject: Sequence[str], extract: Sequence[str]) -> None:
+    def __init__(self, inject: Sequence[str], extract: Sequence[str], excluded: ExcludedTopics) -> None:
+        self.excluded = excluded
         self._inject = tuple(inject)
         self._extractors = tuple(_EXTRACTORS[name] for name in extract)
         self.only_b3 = self._inject == ("b3",)

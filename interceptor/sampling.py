@@ -103,7 +103,7 @@ class CapturedHeaders:
 
 
 class ExcludedTopics:
-    """The topics of which nothing is recorded, by globs; answers are kept, since topics are few."""
+    """Topics that are left out of something, by globs; answers are kept, since topics are few."""
 
     def __init__(self, globs: Iterable[str]) -> None:
         self._globs = tuple(globs)

@@ -29,10 +29,10 @@ class Lane:
 
     `ordinary` is for the record that nearly all are like, acknowledged with its offset: filled in at once,
     where `general`, for all others, is put together from parts. It is None where the broker does not answer
-    with the offset (acks=0).
+    with the offset (acks=0). `takes_context` says whether the context is injected into the topic's records.
     """
 
-    __slots__ = ("general", "is_answered", "name", "ordinary", "tracing")
+    __slots__ = ("general", "is_answered", "name", "ordinary", "takes_context", "tracing")
 
     def __init__(self, tracing: Tracing, topic: str, client_id: str | None, is_answered: bool) -> None:
         tags = [
@@ -45,6 +45,7 @@ class Lane:
             tags.append(("messaging.client.id", str(client_id)))
         self.tracing = tracing
         self.is_answered = is_answered
+        self.takes_context = True
         self.name = quote(f"send {topic}")
         self.general = span_template(
             "PRODUCER", tracing.service, tracing.remote_service, topic, tags, varying=b"%b"

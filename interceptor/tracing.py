@@ -40,13 +40,17 @@ class Tracing:
     def __init__(self, service: str, settings: Interceptor) -> None:
         self.service = service
         self.remote_service = settings.remote_service
-        self.propagation = Propagation(settings.propagation.inject, settings.propagation.extract)
+        propagation = settings.propagation
+        self.propagation = Propagation(
+            propagation.inject, propagation.extract, ExcludedTopics(propagation.exclude_topics)
+        )
         self.scope = Scope()
         self._settings = settings
         self._get_context = self.scope.get
         self.sampler = Sampler(settings.sampling)
         self._takes_all = self.sampler.takes_all
         self.excluded = ExcludedTopics(settings.exclude_topics)
+        """Those of which nothing is recorded."""
         captured = settings.capture_headers
         self.captured = CapturedHeaders(captured) if captured else None
         self._default_ring_dir = default_ring_dir()

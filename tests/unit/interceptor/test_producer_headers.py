@@ -123,6 +123,33 @@ def test_subclass_of_list_is_taken_as_the_list_it_is(
     assert headers == pairs
 
 
+@pytest.mark.parametrize("headers", [None, [], HEADERS, [("b3", PARENT), ("tenant", b"7")]])
+def test_record_of_a_topic_without_injection_goes_as_the_application_gave_it(
+    configured: Any, headers: Any
+) -> None:
+    """Into records of `propagation.exclude_topics` nothing is injected; their sends are recorded."""
+    application = configured(propagation__exclude_topics="[legacy.*]")
+    producer = application.producer()
+    for _ in range(2):  # the first send of a topic goes another way than the others
+        for topic in ("legacy.mail", "orders"):
+            producer.send(topic, b"value", headers=headers)
+            producer.last.acknowledge()
+
+    assert [appended.headers for appended in producer.appended[::2]] == [headers or []] * 2
+    assert all(header(appended) != PARENT for appended in producer.appended[1::2])
+    assert [span.name for span in application.take()] == ["send legacy.mail", "send orders"] * 2
+
+
+def test_nothing_is_injected_either_where_only_the_context_would_be_passed_on(configured: Any) -> None:
+    """A topic of which nothing is recorded gets no context of the scope if it is to get none."""
+    application = configured(propagation__exclude_topics="[legacy.*]", exclude_topics="[legacy.*]")
+    producer = application.producer()
+    for _ in application.consumer([application.record()]):
+        producer.send("legacy.mail", b"value")
+
+    assert producer.last.headers == []
+
+
 STALE = {
     "b3": [("b3", PARENT)],
     "b3 twice": [("b3", b"0"), ("b3", PARENT)],
