@@ -163,12 +163,17 @@ class Database:
         self._open()
 
     def shrink(self) -> None:
-        """Give space back to the disk, if the file is large: meant for one that was emptied."""
-        if os.stat(self.path).st_size > _SHRINK_BYTES:
-            try:
+        """Give space back to the disk, if much of the file is free: meant for one that was emptied.
+
+        It writes all that is left in the file, so there must be more to give back than to write.
+        """
+        try:
+            (pages,) = self._connection.execute("pragma page_count").fetchone()
+            (free_pages,) = self._connection.execute("pragma freelist_count").fetchone()
+            if free_pages * _PAGE_BYTES > _SHRINK_BYTES and free_pages > pages // 2:
                 self._connection.execute("vacuum")
-            except sqlite3.OperationalError as error:
-                _log.debug("spool %s was not shrunk: %s", self.path, error)
+        except sqlite3.OperationalError as error:
+            _log.debug("spool %s was not shrunk: %s", self.path, error)
 
     def close(self) -> None:
         """Close the file and let another agent have it."""

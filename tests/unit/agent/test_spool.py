@@ -323,6 +323,21 @@ def test_empty_spool_gives_its_space_back_after_an_outage(opener: Opener, path: 
     assert os.path.getsize(f"{path}-journal") <= 1 << 20
 
 
+def test_dead_letters_are_not_written_anew_whenever_the_spool_is_empty(opener: Opener, path: str) -> None:
+    """Space is given back where there is more of it than of what stays."""
+    spool = opener.open(max_bytes=1 << 30)
+    for _ in range(9):
+        spool.bury("zipkin", "HTTP 400", bytes(8 << 20))
+    statements: list[str] = []
+    spool.database._connection.set_trace_callback(statements.append)
+    for row in range(1, 6):
+        spool.put([batch(bytes(1 << 20))], {})
+        spool.advance("zipkin", row)
+        spool.save()
+    assert "vacuum" not in map(str.lower, statements)
+    assert os.path.getsize(path) > 64 << 20
+
+
 def test_nobody_waits_less_because_batches_were_lost_to_damage(spool: Spool, path: str) -> None:
     """Ids that are gone are no batches to read: a sender must not ask again and again for them."""
     spool.put([batch(bytes(MAX_BYTES // 2))], {})
