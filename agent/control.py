@@ -10,22 +10,26 @@ import contextlib
 import logging
 import os
 import socket
-import sqlite3
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from kaspan.agent.database import SpoolFull
 from kaspan.agent.hold import SpoolError, SpoolHeldError
-from kaspan.agent.letters import DeadLetters, Letter, Selection
+from kaspan.agent.letters import DeadLetters, Integer, Letter, Selection
 from kaspan.agent.spool import Spool
 
 SUFFIX = ".control"
 REQUEST_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 300.0
-"""Many letters take their time: a transaction for every 32."""
+"""Many letters take their time."""
+RETRY_S = 1.0
+"""How long the socket is left alone when a connection cannot be taken: for want of descriptors, say."""
 _MAX_REQUEST_BYTES = 1024 * 1024
 _MAX_PATH_BYTES = 107  # sun_path of unix(7), less the zero at its end
 
@@ -36,14 +40,14 @@ class Find(msgspec.Struct, frozen=True, tag=True):
     """List letters without their spans; answered by `letters`."""
 
     selection: Selection
-    after_id: int = 0
-    limit: int = 1000
+    after_id: Integer = 0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
 class Show(msgspec.Struct, frozen=True, tag=True):
     """Give one letter with its span; answered by `letters`, one or none."""
 
-    id: int
+    id: Integer
 
 
 class Replay(msgspec.Struct, frozen=True, tag=True):
@@ -74,7 +78,7 @@ _decode_answer = msgspec.json.Decoder(Answer).decode
 
 
 def perform(letters: DeadLetters, request: Request) -> Answer:
-    """Do what a request wants."""
+    """Do what a request wants; what fails is said in the answer. Never raises."""
     try:
         if isinstance(request, Find):
             return Answer(tuple(letters.find(request.selection, request.after_id, request.limit)))
@@ -84,8 +88,8 @@ def perform(letters: DeadLetters, request: Request) -> Answer:
         if isinstance(request, Replay):
             return Answer(count=letters.replay(request.selection))
         return Answer(count=letters.purge(request.selection))
-    except (SpoolFull, sqlite3.Error) as error:
-        return Answer(error=str(error))
+    except Exception as error:  # noqa: BLE001 (said to whoever asked; the next request is answered)
+        return Answer(error=str(error) or type(error).__name__)
 
 
 class Control:
@@ -98,7 +102,7 @@ class Control:
         self._letters = DeadLetters(spool)
         self._path = spool.path + SUFFIX
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._is_stopping = False
+        self._stopping = threading.Event()
         self._is_open = False
         try:
             self._open()
@@ -120,13 +124,13 @@ class Control:
 
     def run(self) -> None:
         """Answer until `stop` is called; returns at once if there is no socket."""
-        while self._is_open and not self._is_stopping:
+        while self._is_open and not self._stopping.is_set():
             try:
                 connection, _ = self._listening.accept()
             except OSError as error:
-                if not self._is_stopping:
-                    _log.warning("%s is given up: %s", self._path, error)
-                break
+                _log.debug("%s: no connection can be taken: %s", self._path, error)
+                self._stopping.wait(RETRY_S)
+                continue
             with connection:
                 try:
                     self._serve(connection)
@@ -135,10 +139,11 @@ class Control:
         self._listening.close()
 
     def _serve(self, connection: socket.socket) -> None:
+        received = _line(connection, REQUEST_TIMEOUT_S, _MAX_REQUEST_BYTES)
         connection.settimeout(REQUEST_TIMEOUT_S)
         try:
-            request = _decode_request(_line(connection, _MAX_REQUEST_BYTES))
-        except msgspec.MsgspecError as error:
+            request = _decode_request(received)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             answer = Answer(
                 error=f"this agent does not understand that, since it is another version: {error}"
             )
@@ -148,7 +153,7 @@ class Control:
 
     def stop(self) -> None:
         """Have `run` return, and take the socket away; may be called from any thread."""
-        self._is_stopping = True
+        self._stopping.set()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         if self._is_open:
@@ -185,17 +190,19 @@ def _ask_agent(path: str, request: Request, held: SpoolHeldError) -> Answer:
             with _address(path) as address:
                 connection.connect(address)
             connection.sendall(msgspec.json.encode(request) + b"\n")
-            return _decode_answer(_line(connection))
+            return _decode_answer(_line(connection, ANSWER_TIMEOUT_S))
     except (OSError, msgspec.MsgspecError) as error:
         raise SpoolError(
             f"the agent that holds the spool does not answer at {path}: {error}; {held}"
         ) from error
 
 
-def _line(connection: socket.socket, max_bytes: int | None = None) -> bytes:
-    """Read up to a line's end or the connection's. Raises OSError for one that is too long."""
+def _line(connection: socket.socket, timeout_s: float, max_bytes: int | None = None) -> bytes:
+    """Read up to a line's end or the connection's. Raises OSError for one that is too long or too slow."""
     received = bytearray()
+    deadline_s = time.monotonic() + timeout_s
     while not received.endswith(b"\n"):
+        connection.settimeout(max(0.001, deadline_s - time.monotonic()))
         piece = connection.recv(65536)
         if not piece:
             break

@@ -9,10 +9,15 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from kaspan.agent.spool import ROWS_DELETED_AT_ONCE, Batch, Spool
+
+Integer = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""What SQLite can hold, and no id or time is negative."""
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -31,9 +36,9 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     must fit, and nothing given fits all.
     """
 
-    ids: tuple[int, ...] | None = None
+    ids: tuple[Integer, ...] | None = None
     sender: str | None = None
-    died_before_us: int | None = None
+    died_before_us: Integer | None = None
 
 
 class DeadLetters:

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 
+import msgspec
+
 from kaspan.agent.control import Answer, Find, Purge, Replay, Request, Show, ask
 from kaspan.agent.hold import SpoolError
-from kaspan.agent.letters import Letter, Selection
+from kaspan.agent.letters import Integer, Letter, Selection
 from kaspan.config import ConfigError, load
 from kaspan.config.errors import escaped, escaped_json
 
@@ -116,6 +118,23 @@ def _time(letter: Letter) -> str:
     return f"{died:%Y-%m-%d %H:%M:%S}"
 
 
+def _id(text: str) -> int:
+    try:
+        return msgspec.convert(text, Integer, strict=False)
+    except msgspec.ValidationError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not the id of a dead letter; the rule is a whole number from 0 to {2**63 - 1}"
+        ) from error
+
+
+def _sender(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"{name!a} is not the name of a sender: it is not UTF-8") from error
+    return name
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent dead-letter",
@@ -128,12 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     spool.add_argument("--spool", metavar="FILE", help="the agent's spool, if it is not the settings'")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[spool], help="list all, oldest first")
-    listing.add_argument("--sender", metavar="NAME", help="only those of this sender")
+    listing.add_argument("--sender", type=_sender, metavar="NAME", help="only those of this sender")
     listing.set_defaults(act=_list)
     showing = commands.add_parser(
         "show", parents=[spool], help="print one span; why it was refused to stderr"
     )
-    showing.add_argument("id", type=int, metavar="ID")
+    showing.add_argument("id", type=_id, metavar="ID")
     showing.set_defaults(act=_show)
     for name, act, summary in (
         ("replay", _replay, "send spans again, to the sender that refused them"),
@@ -141,8 +160,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, parents=[spool], help=summary)
         which = command.add_mutually_exclusive_group(required=True)
-        which.add_argument("ids", type=int, nargs="*", default=[], metavar="ID", help="those of these ids")
+        which.add_argument("ids", type=_id, nargs="*", default=[], metavar="ID", help="those of these ids")
         which.add_argument("--all", action="store_true", help="all there are")
-        which.add_argument("--sender", metavar="NAME", help="all of this sender")
+        which.add_argument("--sender", type=_sender, metavar="NAME", help="all of this sender")
         command.set_defaults(act=act)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.agent.control import Control
+from kaspan.agent.letters import DeadLetters
 from kaspan.agent.spool import Spool
 from kaspan.cli import agent
 from rings import span
@@ -186,7 +188,46 @@ def test_file_in_the_place_of_the_socket_is_left_alone(
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("request_", [b"garbage\n", b"\n", b'{"type":"Other"}\n', b"x" * 2_000_000])
+@pytest.mark.parametrize("id_", ["99999999999999999999", "9223372036854775808", "-1", "1.5", "x"])
+def test_number_that_cannot_be_an_id_is_a_wrong_argument(bench: Bench, id_: str) -> None:
+    """Exit code 2 and the rule, before anybody is asked; what can be one may be missing."""
+    for command in ("show", "replay", "purge"):
+        with pytest.raises(SystemExit) as refused:
+            bench.run(command, "--", id_)
+        assert refused.value.code == 2
+    assert bench.run("show", f"{2**63 - 1}")[0] == 1
+
+
+def test_sender_that_is_not_utf8_is_a_wrong_argument(bench: Bench) -> None:
+    """A shell passes any bytes; no sender has such a name."""
+    with pytest.raises(SystemExit) as refused:
+        bench.run("list", "--sender", "\udcff")
+    assert refused.value.code == 2
+
+
+HUGE = b"99999999999999999999"
+FIND = b'{"type":"Find","selection":{%b},"after_id":%b,"limit":%b}\n'
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"garbage\n",
+        b"\n",
+        b'{"type":"Other"}\n',
+        b"x" * 2_000_000,
+        b'{"type":"Show","id":%b}\n' % HUGE,
+        b'{"type":"Show","id":-9223372036854775809}\n',
+        b'{"type":"Purge","selection":{"ids":[%b]}}\n' % HUGE,
+        b'{"type":"Purge","selection":{"died_before_us":%b}}\n' % HUGE,
+        FIND % (b"", HUGE, b"1"),
+        FIND % (b"", b"0", HUGE),
+        FIND % (b"", b"0", b"-1"),
+        FIND % (b'"sender":"\\ud800"', b"0", b"1"),
+        FIND % (b'"sender":"\xff"', b"0", b"1"),
+        b'{"type":"Find","selection":' + b"[" * 100_000 + b"\n",
+    ],
+)
 def test_request_that_is_none_harms_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], request_: bytes
 ) -> None:
@@ -203,6 +244,49 @@ def test_request_that_is_none_harms_nothing(
             pass
     assert bench.run("list")[0] == 0
     bench.stop_agent()
+
+
+def test_request_that_fails_is_answered_with_its_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that fails: who asked is told, and the next one is answered."""
+    bench = Bench(tmp_path, capsys)
+    bench.start_agent()
+    with monkeypatch.context() as broken:
+        broken.setattr(DeadLetters, "find", lambda *arguments: 1 // 0)
+        code, _, err = bench.run("list")
+        assert (code, err) == (1, "kaspan agent dead-letter: integer division or modulo by zero\n")
+    assert bench.run("list")[0] == 0
+    bench.stop_agent()
+
+
+def test_connection_that_cannot_be_taken_is_not_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process without free descriptors takes the next connection when it has some again."""
+    monkeypatch.setattr("kaspan.agent.control.RETRY_S", 0.0)
+    bench = Bench(tmp_path, capsys)
+    refusals = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
+    control = Control(bench.spool)
+    accept = control._listening.accept
+
+    class Refusing:
+        def __getattr__(self, name: str) -> object:
+            return getattr(listening, name)
+
+        def accept(self) -> object:
+            for error in refusals:
+                raise error
+            return accept()
+
+    listening, control._listening = control._listening, Refusing()  # type: ignore[assignment]
+    thread = threading.Thread(target=control.run)
+    thread.start()
+    assert bench.run("list")[0] == 0
+    control.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    bench.spool.close()
 
 
 def test_long_path_has_its_socket_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
