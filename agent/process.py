@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kaspan.agent.log import write_log
 from kaspan.agent.notify import ServiceManager
 from kaspan.agent.receivers.directory import RingDirectoryError
-from kaspan.agent.server import Agent
 from kaspan.config import ConfigError, schema
+
+if TYPE_CHECKING:
+    from kaspan.agent.server import Agent
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
@@ -27,6 +29,17 @@ _SHUTDOWN_STEP_S = 0.02
 _MALLOC_OPTIONS = ((-1, 32 << 20), (-3, 32 << 20), (-8, 1))
 
 _log = logging.getLogger("kaspan.agent")
+
+
+def hold_signals() -> None:
+    """Keep signals for `serve`, which waits for them: one that comes during the start is heeded after it.
+
+    Must be called in the main thread, before any other thread is started.
+    """
+    # Waited for, not handled: a handler may run while this thread holds the very lock the handler needs.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # Waited for all the same; one that comes in the last moments must not end the process in disorder.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def keep_freed_memory() -> None:
@@ -44,12 +57,9 @@ def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
     """Run an agent until SIGTERM or SIGINT, then end it in order; a second signal ends it at once.
 
     SIGHUP has it take over what `load` returns, as far as it can. Returns the process's exit code: 0, 1 when
-    a part failed, 128 + the signal when it was ended at once. Must be called in the main thread.
+    a part failed, 128 + the signal when it was ended at once. Must be called in the main thread, which has
+    called `hold_signals`.
     """
-    # Waited for, not handled: a handler may run while this thread holds the very lock the handler needs.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    # Waited for all the same; one that comes in the last moments must not end the process in disorder.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     at_once: list[int] = []
 
     def wait(threads: Sequence[threading.Thread], deadline_s: float) -> bool:
@@ -70,7 +80,7 @@ def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
         if at_once:
             _end_at_once(128 + at_once[0])
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     return 1 if agent.has_failed else 0
 
 

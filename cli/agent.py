@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from kaspan.agent.process import hold_signals, keep_freed_memory, serve
 from kaspan.agent.senders.installed import InstalledSenders
 from kaspan.config import ConfigError, Loaded, load
 
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     if command is not None:
         code: int = import_module(command).main(arguments[1:])
         return code
+    hold_signals()
     try:
         loaded = _load(arguments)
     except ConfigError as error:
@@ -33,7 +35,6 @@ def main(arguments: Sequence[str]) -> int:
         # Here and not above: `--help` works without the agent's packages, and this says what to install.
         from kaspan.agent.hold import SpoolError
         from kaspan.agent.log import write_log
-        from kaspan.agent.process import keep_freed_memory, serve
         from kaspan.agent.receivers.directory import RingDirectoryError
         from kaspan.agent.receivers.errors import ListenError
         from kaspan.agent.server import Agent

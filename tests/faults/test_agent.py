@@ -110,6 +110,39 @@ def test_sigterm_with_the_collector_away_says_what_is_left(deployment: Deploymen
     writer.die()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "moment", ["kaspan.cli.agent._load", "kaspan.agent.server.Spool", "kaspan.agent.server.Agent.start"]
+)
+def test_signal_during_the_start_is_heeded_when_it_is_done(
+    deployment: Deployment, sink: Sink, moment: str, number: signal.Signals
+) -> None:
+    """A supervisor that changes its mind gets an agent that ends in order, and one that reloads a reload."""
+    program = (
+        "import os, signal, sys; from pkgutil import resolve_name\n"
+        "import kaspan.agent.server, kaspan.cli.agent\n"
+        "holder, _, name = sys.argv[1].rpartition('.')\n"
+        "holder = resolve_name(holder); whole = getattr(holder, name)\n"
+        "def interrupted(*arguments, **more):\n"
+        "    setattr(holder, name, whole)\n"
+        "    os.kill(os.getpid(), int(sys.argv[2]))\n"
+        "    return whole(*arguments, **more)\n"
+        "setattr(holder, name, interrupted)\n"
+        "sys.exit(kaspan.cli.agent.main(sys.argv[3:]))\n"
+    )
+    writer = RingWriter(rings(deployment))
+    writer.put(span(1))
+    command = (sys.executable, "-c", program, moment, str(int(number)), "--zipkin", sink.url)
+    agent = deployment.start("agent", *command)
+    if number == signal.SIGHUP:
+        wait_until(lambda: "SIGHUP: " in agent.stderr or agent.process.poll() is not None, "the reload")
+        agent.process.terminate()
+    assert agent.wait() == 0
+    assert "1 spans taken" in agent.stderr
+    assert "0 left in the spool" in agent.stderr
+    writer.die()
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_ends_at_once(deployment: Deployment, stop: signal.Signals) -> None:
     """An operator who asks twice does not wait for a collector that hangs; the spans stay in the spool."""

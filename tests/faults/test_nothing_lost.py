@@ -91,6 +91,8 @@ def finish(agent: Agent, promised: set[str], arrived: Callable[[], set[str]], re
     wait_until(
         lambda: promised <= arrived() | refused, f"the last of {len(promised)} spans", ARRIVAL_S, every_s=0.2
     )
+    # Before its first line of Python runs, a signal ends any process.
+    wait_until(agent.is_up, "the agent's start")
     assert agent.running.terminate() == 0, agent.running.stderr
     assert "0 left in the spool" in agent.running.stderr
     assert "Traceback" not in agent.running.stderr
