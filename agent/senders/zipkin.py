@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import select
-import socket
 import ssl
 import time
 import zlib
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 from kaspan.agent.senders.access import headers_of, tls_of
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
+from kaspan.agent.senders.deadline import DeadlineSocket
 from kaspan.agent.senders.proto3 import encode
 from kaspan.agent.senders.secrets import Secrets
 from kaspan.config.display import mask
@@ -57,6 +57,7 @@ class ZipkinSender(Sender):
             if tls
             else http.client.HTTPConnection(address, timeout=settings.timeout_s)
         )
+        self._timeout_s = settings.timeout_s
         overridden = {name.lower() for name in given}
         self._headers = {k: v for k, v in _HEADERS.items() if k.lower() not in overridden} | given
         # Of `Basic abc` and `Bearer abc`, abc.
@@ -67,12 +68,14 @@ class ZipkinSender(Sender):
         self._wall_clock_s = wall_clock_s
 
     def send(self, spans: bytes, last_id: int) -> Outcome:  # noqa: ARG002 (part of the interface)
-        """Post one list and judge the answer; blocks for at most the timeout for each step."""
+        """Post one list and judge the answer; connecting, sending and the answer have the timeout each."""
         body, headers = self._written(spans)
         headers["Content-Length"] = str(sum(map(len, body)))
         try:
-            self._drop_stale_connection()
+            connected = self._connected()
+            connected.allow(self._timeout_s)
             self._connection.request("POST", self._path, body, headers)
+            connected.allow(self._timeout_s)
             answer = self._connection.getresponse()
             text = answer.read(_MAX_ANSWER_BYTES)
             if not answer.isclosed():
@@ -123,16 +126,23 @@ class ZipkinSender(Sender):
         except (ValueError, OverflowError):
             return 0.0
 
-    def _drop_stale_connection(self) -> None:
-        """A kept connection with something to read was closed by the server: nothing can be pending on it."""
-        kept: socket.socket | None = self._connection.sock
-        if kept is None:
-            return
-        # Not select.select: that fails on descriptors from 1024 on, and every ring takes one.
-        readable = select.poll()
-        readable.register(kept, select.POLLIN)
-        if readable.poll(0):
+    def _connected(self) -> DeadlineSocket:
+        """Return the kept connection or a new one.
+
+        A kept one with something to read was closed by the server: nothing can be pending on it.
+        """
+        kept = self._connection.sock
+        if isinstance(kept, DeadlineSocket):
+            # Not select.select: that fails on descriptors from 1024 on, and every ring takes one.
+            readable = select.poll()
+            readable.register(kept, select.POLLIN)
+            if not readable.poll(0):
+                return kept
             self._connection.close()
+        self._connection.connect()
+        made = DeadlineSocket(self._connection.sock)
+        self._connection.sock = made
+        return made
 
     def close(self) -> None:
         """Close the connection."""

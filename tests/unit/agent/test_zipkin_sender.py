@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 
 from kaspan.agent.senders.base import Delivered, Failed, Refused
+from kaspan.agent.senders.deadline import DeadlineSocket
 from kaspan.agent.senders.zipkin import ZipkinSender, target
 from kaspan.config.schema import ZipkinSender as Settings
 from rings import span
 from sink import Answer, Sink
 from waiting import wait_until
 
+TLS = Path(__file__).parents[2] / "tls"
 NOW_S = 1_700_000_000.0
 
 
@@ -140,13 +147,12 @@ def test_retry_after_is_read_as_seconds_or_date(
 
 def test_one_connection_is_kept(sink: Sink, sender: ZipkinSender) -> None:
     """Connecting again for each message would cost more than the message."""
-    ports = []
+    kept = []
     for number in range(3):
         assert sender.send(span(number), number) == Delivered()
-        kept = sender._connection.sock
-        assert kept is not None
-        ports.append(kept.getsockname()[1])
-    assert len(set(ports)) == 1
+        kept.append(sender._connection.sock)
+    assert kept[0] is not None
+    assert kept[0] is kept[1] is kept[2]
 
 
 def test_connection_that_the_server_closed_is_not_a_failure(sink: Sink, sender: ZipkinSender) -> None:
@@ -188,15 +194,11 @@ def answer_once_and_close(listener: socket.socket, sender: ZipkinSender, number:
     return outcome
 
 
-def is_closed(kept: socket.socket) -> bool:
-    """Whether the other side has closed, without taking anything from the socket."""
-    kept.setblocking(False)
-    try:
-        return kept.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    finally:
-        kept.settimeout(5.0)
+def is_closed(kept: DeadlineSocket) -> bool:
+    """Whether the other side has closed: nothing else can be read there."""
+    readable = select.poll()
+    readable.register(kept, select.POLLIN)
+    return bool(readable.poll(0))
 
 
 def test_server_that_is_away_is_a_failure_that_names_the_reason(sink: Sink) -> None:
@@ -216,6 +218,76 @@ def test_server_that_does_not_answer_is_a_failure(sink: Sink) -> None:
         assert isinstance(outcome, Failed)
         assert "timed out" in outcome.reason
         sender.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 202 Accepted\r\n", b"X-A: b\r\n"),
+        (b"HTTP/1.1 202 Accepted\r\nContent-Length: 9999\r\n\r\n", b"x"),
+        (b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ],
+)
+def test_server_that_drips_its_answer_is_a_failure(begin: bytes, drop: bytes, is_tls: bool) -> None:
+    """The timeout is for the whole answer: a byte now and then does not hold the sender."""
+    ended = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(begin)
+        while not ended.wait(0.02):
+            connection.sendall(drop)
+
+    with peer(drip, is_tls) as settings:
+        sender = ZipkinSender(settings)
+        outcome = sender.send(span(1), 1)
+        ended.set()
+        assert isinstance(outcome, Failed)
+        assert "timed out" in outcome.reason
+        sender.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_server_that_sips_the_request_is_a_failure(is_tls: bool) -> None:
+    """The timeout is for the whole request, however often a little of it is taken."""
+    ended = threading.Event()
+
+    def sip(connection: socket.socket) -> None:
+        while not ended.wait(0.02):
+            connection.recv(1000)
+
+    with peer(sip, is_tls) as settings:
+        sender = ZipkinSender(settings)
+        outcome = sender.send(span(1, extra_bytes=8 << 20), 1)
+        ended.set()
+        assert isinstance(outcome, Failed)
+        assert "timed out" in outcome.reason
+        sender.close()
+
+
+@contextmanager
+def peer(work: Callable[[socket.socket], None], is_tls: bool) -> Iterator[Settings]:
+    """Give the settings for a server that does `work` with one connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.pem", TLS / "server.key")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                work(context.wrap_socket(connection, server_side=True) if is_tls else connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        if is_tls:
+            yield Settings(url=f"https://{address}", ca_file=str(TLS / "ca.pem"), gzip=False, timeout_s=0.3)
+        else:
+            yield Settings(url=f"http://{address}", timeout_s=0.3)
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
