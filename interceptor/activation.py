@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import log, suppress
 from kaspan.interceptor.imports import imports
-from kaspan.interceptor.standby import PEER, end_sends_at_exit, program_name
+from kaspan.interceptor.standby import PEER, end_sends_at_exit, loaded, program_name
 
 if TYPE_CHECKING:
     from kaspan.interceptor.tracing import Tracing
@@ -129,19 +129,17 @@ def _patch(tracing: Tracing) -> None:
 
 
 def _patch_producer(tracing: Tracing) -> None:
-    from kafka.future import Future
-    from kafka.producer.kafka import KafkaProducer
+    producer_class, future_class = loaded("kafka.producer.kafka").KafkaProducer, loaded("kafka.future").Future
 
     from kaspan.interceptor import producer, unanswered  # noqa: F401 (looked for at exit)
 
-    producer.instrument(KafkaProducer, Future, tracing)
+    producer.instrument(producer_class, future_class, tracing)
     end_sends_at_exit()
 
 
 def _patch_consumer(tracing: Tracing) -> None:
-    from kafka.consumer import fetcher
-    from kafka.consumer.group import KafkaConsumer
+    consumer_class, fetcher = loaded("kafka.consumer.group").KafkaConsumer, loaded("kafka.consumer.fetcher")
 
     from kaspan.interceptor import consumer
 
-    consumer.instrument(KafkaConsumer, fetcher, tracing)
+    consumer.instrument(consumer_class, fetcher, tracing)

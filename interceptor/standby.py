@@ -13,7 +13,6 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
-from importlib import import_module
 
 from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.failures import suppress
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 PEER = "opentelemetry.instrumentation.kafka"
 
+_KAFKA_PYTHON = ("kafka.cluster", "kafka.future", "kafka.structs", "kafka.version")
+"""What `import kafka` has loaded, in every version, if it is kafka-python."""
 _CLIENTS = (("kafka.producer.kafka", "KafkaProducer"), ("kafka.consumer.group", "KafkaConsumer"))
 _WORK_WITH_TRACING = ("kaspan.interceptor.functions", PEER)
 _AT_ONCE = (
@@ -45,10 +46,11 @@ def stand_by(defaults: Mapping[str, str]) -> None:
     `defaults` are variables for a process whose environment does not have them. At once where functions may
     be named in the settings, since those of modules that are imported from now on are replaced as they come;
     where it may be disabled, since nothing must be changed then; and where it is no kafka-python that we
-    know, to say so. kaspan's own commands are not traced. Never raises; calling it again does nothing.
+    know, to say so. kaspan's own commands are not traced, nor is an application whose `kafka` is a package of
+    its own. Never raises; calling it again does nothing.
     """
     global _stands_by  # noqa: PLW0603
-    if _stands_by or "kaspan.cli.main" in sys.modules:
+    if _stands_by or "kaspan.cli.main" in sys.modules or not all(map(sys.modules.get, _KAFKA_PYTHON)):
         return
     _stands_by = True
     try:
@@ -73,10 +75,10 @@ def _stand_by(environ: Mapping[str, str]) -> None:
         activate()
         return
     try:
-        clients = [getattr(import_module(module), name) for module, name in _CLIENTS]
-        fetcher = import_module("kafka.consumer.fetcher")
+        clients = [getattr(loaded(module), name) for module, name in _CLIENTS]
+        fetcher = loaded("kafka.consumer.fetcher")
         # Now already, since whoever imports it has another class otherwise.
-        fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)  # type: ignore[attr-defined]
+        fetcher.ConsumerRecord = carrying_span(fetcher.ConsumerRecord)
         for client in clients:
             _at_first_instance(client, activate)
     except (ImportError, AttributeError, TypeError):
@@ -86,6 +88,16 @@ def _stand_by(environ: Mapping[str, str]) -> None:
     for name in _WORK_WITH_TRACING:
         imports.after(name, activate)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, activate))
+
+
+def loaded(module: str) -> Any:
+    """Return a module of kafka-python, which is loaded with it. Imports nothing, since by that name an
+    application may have code of its own. Raises ImportError where it is not loaded.
+    """
+    found = sys.modules.get(module)
+    if found is None:
+        raise ImportError(f"{module} is not loaded")
+    return found
 
 
 def _read(path: str) -> bytes | None:
@@ -113,11 +125,13 @@ class _FirstInit:
     """Stands as a class's `__init__` until it is wanted for an instance, and calls `activate` then.
 
     It hands out the original, so that there is no frame in between: kafka-python counts frames to say whose
-    line a warning is about.
+    line a warning is about. To those that take it out of the class's `__dict__`, as unittest.mock does, it is
+    a function like the original.
     """
 
     def __init__(self, client: Any, activate: Any) -> None:
         self._client, self._original, self._activate = client, client.__init__, activate
+        functools.update_wrapper(self, self._original)
 
         @functools.wraps(self._original)
         def of_class(*args: Any, **kwargs: Any) -> None:
@@ -125,6 +139,16 @@ class _FirstInit:
             self._original(*args, **kwargs)
 
         self._of_class = of_class
+
+    @property  # type: ignore[misc]  # of object it can be set
+    def __class__(self) -> Any:
+        return type(self._original)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self._of_class(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:

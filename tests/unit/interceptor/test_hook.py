@@ -145,6 +145,7 @@ KAFKAS = {
     "a module of the application's own": ("kafka.py", "KafkaProducer = None; print('mine')"),
     "an empty package": ("kafka/__init__.py", ""),
     "a namespace": ("kafka/producer.py", "print('mine')"),
+    "a package that has a producer": ("kafka/producer/kafka.py", "print('mine')"),
 }
 
 
@@ -168,6 +169,40 @@ def test_another_kafka_is_imported_as_without_kaspan(desk: Desk, name: str, cont
     assert outcome(traced)[:2] == outcome(plain)[:2]
     assert traced.stderr.count("kaspan:") <= 1
     assert "Traceback" not in traced.stderr
+
+
+OWN = {
+    "a producer that is no package": ("kafka/producer.py",),
+    "all of the clients": ("kafka/producer/kafka.py", "kafka/consumer/group.py", "kafka/consumer/fetcher.py"),
+}
+
+
+@pytest.mark.parametrize("files", OWN.values(), ids=OWN.keys())
+@pytest.mark.parametrize("variables", [{}, {"KASPAN_INTERCEPTOR__ENABLED": "true"}], ids=["", "at once"])
+@pytest.mark.parametrize("statement", ["from kafka import settings", "import kafka.settings"])
+def test_applications_own_package_called_kafka_has_no_code_run(
+    desk: Desk, files: tuple[str, ...], variables: dict[str, str], statement: str
+) -> None:
+    """Of a package called kafka only that is executed which the application imports; and nobody is told."""
+    for name in files:
+        desk.module(name, "print('executed')\nclass KafkaProducer: pass\nclass KafkaConsumer: pass")
+    desk.module("kafka/__init__.py", "")
+    desk.module("kafka/settings.py", "BROKERS = 'here'")
+    code = f"{statement}\nimport sys; print(*sorted(name for name in sys.modules if 'kafka' in name))"
+
+    assert outcome(desk.traced(code, **variables)) == (0, "kafka kafka.settings\n", "")
+
+
+def test_applications_own_client_called_kafkas_is_left_alone(desk: Desk) -> None:
+    """A class of the application's own is not patched, whatever its name and its module's."""
+    for name in ("kafka/__init__.py", "kafka/producer/__init__.py"):
+        desk.module(name, "from kafka.producer.kafka import KafkaProducer")
+    desk.module("kafka/producer/kafka.py", "class KafkaProducer:\n    def send(self): pass")
+    code = "import kafka; kafka.KafkaProducer(); print(*sorted(vars(kafka.KafkaProducer)))"
+    plain, traced = desk.plain(code), desk.traced(code)
+
+    assert "send" in plain.stdout
+    assert outcome(traced) == outcome(plain)
 
 
 def test_missing_kafka_is_missed_as_without_kaspan(desk: Desk) -> None:

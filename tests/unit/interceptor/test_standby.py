@@ -136,6 +136,31 @@ def test_client_whose_init_others_have_wrapped_is_traced(desk: Desk) -> None:
     assert outcome(desk.traced(code)) == (0, "theirs\ntheirs\nTrue True\n", "")
 
 
+def test_init_can_be_mocked_before_the_first_client(desk: Desk) -> None:
+    """What lies in the class's __dict__ is a function to mock and inspect, and starts no tracing by that."""
+    code = (
+        "import inspect, kafka\nfrom unittest import mock\n"
+        "kafka.KafkaProducer.__del__ = lambda self: None\n"  # it looks for what __init__ has made
+        "for client in (kafka.KafkaProducer, kafka.KafkaConsumer):\n"
+        "    own = vars(client)['__init__']\n"
+        "    print(inspect.isfunction(own), inspect.signature(own), own.__code__.co_name, own.__qualname__)\n"
+        "    with mock.patch.object(client, '__init__', autospec=True, return_value=None) as init:\n"
+        "        made = client(client_id='till')\n"
+        "    print(init.call_args == mock.call(made, client_id='till'), inspect.signature(init))\n"
+        "    with mock.patch.object(client, '__init__', return_value=None) as init: client(id='till')\n"
+        "    print(init.call_args, vars(client)['__init__'] is own)\n"
+        "    try: own(client.__new__(client), colour=1)\n"
+        "    except Exception as error: print(repr(error))\n"
+    )
+    loads = "import sys; print('msgspec' in sys.modules)"
+    plain, traced = desk.plain(code + loads), desk.traced(code + loads)
+
+    assert plain.returncode == 0
+    assert traced.stderr == ""
+    assert traced.stdout.splitlines()[:-1] == plain.stdout.splitlines()[:-1]
+    assert traced.stdout.splitlines()[-1] == "True"  # by the last client, which is a real one
+
+
 def test_span_of_opentelemetry_before_the_first_client_is_recorded(desk: Desk) -> None:
     """A span that the application makes by OpenTelemetry's API once kafka is imported goes into the ring."""
     code = (
