@@ -26,6 +26,8 @@ TESTS = ("tests/unit/wire", "tests/unit/interceptor")
 FEW = "not processes or test_activation or test_standby"
 # `~=2.1.0` is the newest 2.1.x.
 NEWEST = nox.param("kafka-python", id="newest")
+# A fork that is imported by the same name.
+NG = nox.param("kafka-python-ng", id="ng")
 OLD = {
     "2.0.2": nox.param("kafka-python==2.0.2", id="2.0.2"),
     "2.0.6": nox.param("kafka-python==2.0.6", id="2.0.6"),
@@ -63,7 +65,7 @@ def run_tests(
 ) -> None:
     """Install kaspan beside the required kafka-python, and run the tests or those selected."""
     sdist = built_sdist(Path(session.cache_dir, "dist").absolute())
-    session.install(f"kaspan[demo,test] @ {sdist}", kafka_python, env=installing)
+    session.install(f"kaspan[test] @ {sdist}", kafka_python, env=installing)
     session.run("pytest", "-q", *TESTS, *selection, *session.posargs, env=installing)
 
 
@@ -72,7 +74,7 @@ COMPILED = {"UV_COMPILE_BYTECODE": "1"}
 
 
 @nox.session(python="3.11")
-@nox.parametrize("required", [*OLD.values(), NEWEST])
+@nox.parametrize("required", [*OLD.values(), NG, NEWEST])
 def kafka_python(session: nox.Session, required: str) -> None:
     """Test with a version of kafka-python; its 2.0.2 cannot be imported by a Python after 3.11."""
     run_tests(session, required, installing=COMPILED)
@@ -95,7 +97,7 @@ def pure(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11", default=False)
-@nox.parametrize("required", [OLD["2.0.2"], OLD["2.2"], OLD["2.3"]])
+@nox.parametrize("required", [OLD["2.0.2"], OLD["2.2"], OLD["2.3"], NG])
 def ci(session: nox.Session, required: str) -> None:
-    """Test with old versions what depends on them; `make test` tests everything, with the newest."""
+    """Test with old versions and the fork what depends on them; `make test` tests all, with the newest."""
     run_tests(session, required, "-k", FEW)

@@ -44,7 +44,10 @@ def main(arguments: Sequence[str]) -> int:
         keep_freed_memory()
         agent = Agent(loaded.settings.agent)
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"kaspan agent: {error.name} is not installed: pip install 'kaspan[agent]'\n")
+        sys.stderr.write(
+            f"kaspan agent: {error.name} is not installed for {sys.executable}: install kaspan[agent], "
+            "best into an environment of the agent's own\n"
+        )
         return 2
     except ConfigError as error:
         # What can only be known here, where the agent's environment and packages are.

@@ -86,7 +86,7 @@ def find_kaspan() -> str:
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("kaspan")
     if found is None:
         raise NotInstalledError(
-            f"no `kaspan` command beside {sys.executable} or on PATH: install kaspan with pip"
+            f"no `kaspan` command beside {sys.executable} or on PATH: install kaspan again"
         )
     return os.path.abspath(found)
 
@@ -96,7 +96,7 @@ def check_installed() -> None:
     missing = [package for module, package in REQUIRED.items() if find_spec(module) is None]
     if missing:
         raise NotInstalledError(
-            f"{', '.join(missing)} missing in {sys.executable}: pip install 'kaspan[agent,demo]'"
+            f"{', '.join(missing)} missing in {sys.executable}: install kaspan[agent,demo]"
         )
 
 

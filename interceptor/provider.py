@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import log, suppress
 
 TYPE_CHECKING = False  # typing's own costs the import of typing
 if TYPE_CHECKING:
@@ -58,11 +58,25 @@ class LazyProvider:
             if self._provider is None and not self._failed:
                 self._failed = True  # until it is done, for whoever asks from within the import
                 tracing = self._get_tracing()
-                if tracing is not None:
-                    from kaspan.interceptor.sdk import make_provider
-
-                    self._provider = make_provider(tracing)
+                if tracing is not None and not self._provide(tracing):
+                    return
                 self._failed = False
+
+    def _provide(self, tracing: Tracing) -> bool:
+        """Make the provider; false where what it takes is not installed, which it need not be."""
+        try:
+            from kaspan.interceptor.sdk import make_provider
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("opentelemetry"):
+                raise
+            log.info(
+                "kaspan: spans of OpenTelemetry's API are not recorded, since %s is not installed here; "
+                "that takes kaspan[opentelemetry]",
+                error.name,
+            )
+            return False
+        self._provider = make_provider(tracing)
+        return True
 
 
 def provide_tracers(trace: Any, get_tracing: Callable[[], Tracing | None]) -> None:

@@ -78,9 +78,7 @@ class _Builder:
         except ModuleNotFoundError as error:
             if error.name != "re2":
                 raise
-            self.errors.append(
-                f"{key}.values needs google-re2, which is missing: pip install 'kaspan[redact]'"
-            )
+            self.errors.append(f"{key}.values needs google-re2, which is missing: install kaspan[redact]")
             return None
         before = len(self.errors)
         for index, pattern in enumerate(settings.values):

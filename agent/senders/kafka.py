@@ -112,7 +112,7 @@ def import_producer() -> Any:
     try:
         from kafka import KafkaProducer
     except ModuleNotFoundError as error:
-        raise SettingError("", "needs kafka-python, which is missing: pip install 'kaspan[agent]'") from error
+        raise SettingError("", "needs kafka-python, which is missing: install kaspan[agent,kafka]") from error
     return KafkaProducer
 
 

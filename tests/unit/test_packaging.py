@@ -81,6 +81,42 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv
 
 
+APPLICATION = ("kafka-python-ng", "opentelemetry-api==1.27.0", "opentelemetry-instrumentation-dbapi==0.48b0")
+"""An application's own: a fork of kafka-python, and OpenTelemetry of a version that it is held to."""
+NEEDED = {"kaspan", "msgspec", "pyyaml", "opentelemetry-api", "typing-extensions"}
+"""What the interceptor imports, and what opentelemetry-api does."""
+
+
+class Environment:
+    """A virtual environment, and what is installed in it."""
+
+    def __init__(self, venv: Path, *packages: str | Path) -> None:
+        self.bin = venv / "bin"
+        run(sys.executable, "-m", "venv", venv, directory=venv.parent)
+        self.install(*packages)
+
+    def install(self, *packages: str | Path) -> None:
+        pip = (self.bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check")
+        run(*pip, "install", *packages, directory=self.bin)
+
+    def packages(self) -> dict[str, str]:
+        """Return the name of each installed package and its version."""
+        code = "from importlib.metadata import distributions as d; [print(p.name, p.version) for p in d()]"
+        listed = run(self.bin / "python", "-I", "-c", code, directory=self.bin).stdout.splitlines()
+        return {
+            name.lower().replace("_", "-"): version for name, version in (line.split() for line in listed)
+        }
+
+
+@pytest.fixture(scope="module")
+def beside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Environment, dict[str, str]]:
+    """Install kaspan into an application's environment; return that, and what was in it before."""
+    environment = Environment(tmp_path_factory.mktemp("beside") / "venv", *APPLICATION)
+    before = environment.packages()
+    environment.install(wheel)
+    return environment, before
+
+
 def test_setup_cfg_names_every_folder_that_is_a_package() -> None:
     """The packages in setup.cfg are the folders on disk: none forgotten, none kept."""
     on_disk = {Path(file).parent for file in module_files() if file.endswith("/__init__.py")}
@@ -154,6 +190,52 @@ def test_wheel_says_that_every_package_is_typed(wheel: Path) -> None:
     assert {name for name in names if name.endswith("py.typed")} == {
         f"kaspan/{name}/py.typed" for name in top
     }
+
+
+def test_install_brings_what_the_interceptor_imports_and_nothing_else(
+    beside: tuple[Environment, dict[str, str]],
+) -> None:
+    """`pip install kaspan` adds no package that other libraries use if it is there, as requests or uvloop."""
+    environment, before = beside
+
+    assert environment.packages().keys() - before.keys() <= NEEDED
+
+
+def test_install_changes_nothing_of_the_applications(beside: tuple[Environment, dict[str, str]]) -> None:
+    """What an application had keeps its version: no other kafka-python, and no other OpenTelemetry."""
+    environment, before = beside
+
+    assert {name: environment.packages().get(name) for name in before} == before
+
+
+def test_agent_beside_an_application_leaves_its_kafka_alone(
+    beside: tuple[Environment, dict[str, str]], wheel: Path
+) -> None:
+    """Also with the agent's packages, which belong elsewhere, `kafka` is the application's own."""
+    environment, before = beside
+    environment.install(f"{wheel}[agent]")
+    found = run(
+        environment.bin / "python", "-c", "import kafka; print(kafka.__version__)", directory=environment.bin
+    )
+
+    assert found.stdout.strip() == before["kafka-python-ng"]
+    assert "kafka-python" not in environment.packages()
+
+
+def test_install_traces_kafka_python_ng(beside: tuple[Environment, dict[str, str]], tmp_path: Path) -> None:
+    """Beside the fork, and without OpenTelemetry's SDK, an unchanged application is traced."""
+    environment, _ = beside
+    application = (
+        f"import kafka; {FIRST_CLIENT}; print(kafka.KafkaProducer.send.__wrapped__.__qualname__)\n"
+        "from opentelemetry import trace; print(trace.get_tracer('own').start_span('own').is_recording())"
+    )
+    done = run(
+        *(environment.bin / "kaspan", "run", "--", environment.bin / "python", "-c", application),
+        directory=tmp_path,
+        KASPAN_INTERCEPTOR__RING_DIR=str(tmp_path / "rings"),
+    )
+
+    assert (done.stdout, done.stderr) == ("KafkaProducer.send\nFalse\n", "")
 
 
 def test_install_adds_one_name_to_pythons_path(installed: Path) -> None:

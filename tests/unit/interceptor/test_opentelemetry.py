@@ -372,7 +372,7 @@ PEER = """
 from opentelemetry import trace
 def instrument():
     from opentelemetry.instrumentation.kafka import KafkaInstrumentor
-    KafkaInstrumentor().instrument()
+    KafkaInstrumentor().instrument(skip_dep_check=True)  # it looks for kafka-python by that name alone
     return KafkaInstrumentor()
 def use():
     from clients import UnconnectedConsumer, UnconnectedProducer, make_record
@@ -386,7 +386,7 @@ def use():
 ORDERS: dict[str, str] = {
     "after kafka": "import kafka; peer = instrument(); use(); peer.uninstrument(); use()",
     "before kafka": "peer = instrument(); use(); peer.uninstrument(); use()",
-    "twice": "peer = instrument(); peer.uninstrument(); peer.instrument(); use(); use()",
+    "twice": "peer = instrument(); peer.uninstrument(); instrument(); use(); use()",
 }
 
 

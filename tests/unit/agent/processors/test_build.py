@@ -96,6 +96,6 @@ def test_patterns_without_their_library_say_what_to_install(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "re2", None)
     monkeypatch.delitem(sys.modules, "kaspan.agent.processors.patterns", raising=False)
     assert refusals(Redact(values=("a",))) == (
-        "agent.processors[0].values needs google-re2, which is missing: pip install 'kaspan[redact]'",
+        "agent.processors[0].values needs google-re2, which is missing: install kaspan[redact]",
     )
     build([Redact(tags=("a",))], {})
