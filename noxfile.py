@@ -6,6 +6,7 @@
     nox -s ci                             what .ci/run takes the time for
 
     nox -s pure                           with nothing compiled
+    nox -s sanitized                      with what is compiled watched by AddressSanitizer and UBSan
 
 Each in a virtual environment of its own, with what users get instead of the checkout.
 """
@@ -94,6 +95,33 @@ PURE = {"PURE_PYTHON": "1", "UV_NO_CACHE": "1"}
 def pure(session: nox.Session) -> None:
     """Test what depends on it where nothing was compiled."""
     run_tests(session, "kafka-python", "-k", FEW, installing=PURE)
+
+
+COMPILED_TESTS = [
+    f"tests/unit/interceptor/test_{name}.py"
+    for name in ("compiled", "ring_writer", "producer", "consumer_loop", "consumer_poll", "record_headers")
+]
+SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+
+@nox.session(python="3.11", default=False)
+def sanitized(session: nox.Session) -> None:
+    """Test what is compiled under AddressSanitizer and UBSan, which end the run where it goes wrong."""
+    building = {"CFLAGS": SANITIZERS, "LDFLAGS": SANITIZERS, "UV_NO_CACHE": "1"}
+    sdist = built_sdist(Path(session.cache_dir, "dist").absolute())
+    session.install(f"kaspan[demo,test] @ {sdist}", "kafka-python", env=building)
+    found = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
+    running = {
+        # Python itself is not built with it, so it has to be there before all else.
+        "LD_PRELOAD": found.stdout.strip(),
+        # What Python never frees is not ours to find.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        # Python's own allocator hands out parts of larger blocks, in which the sanitizer sees no borders.
+        "PYTHONMALLOC": "malloc",
+        "CI": "true",  # nothing compiled is a failure, and no reason to skip
+    }
+    session.run("pytest", "-q", *COMPILED_TESTS, "-m", "not processes", *session.posargs, env=running)
 
 
 @nox.session(python="3.11", default=False)

@@ -810,30 +810,35 @@ cdef class Writer:
     cdef bint _is_open
     cdef char *_data
     cdef uint64_t *_positions
-    cdef uint64_t _data_bytes, _position, _limit, _written
+    cdef uint64_t _data_bytes, _position, _limit, _written, _max_span_bytes
 
-    def __init__(self, mapped, uint64_t data_bytes):
+    def __cinit__(self, mapped, uint64_t data_bytes):
         PyObject_GetBuffer(mapped, &self._view, PyBUF_WRITABLE)
         self._is_open = True
+        if data_bytes % 8 or not HEADER_BYTES < HEADER_BYTES + data_bytes <= <uint64_t>self._view.len:
+            raise ValueError(f"no ring of {data_bytes} bytes for spans fits into {self._view.len} bytes")
         self._positions = <uint64_t *>self._view.buf
-        self._data = <char *>self._view.buf + <Py_ssize_t>layout.HEADER_BYTES
+        self._data = <char *>self._view.buf + HEADER_BYTES
         self._data_bytes = self._limit = data_bytes
+        # No frame is larger than the ring, whatever `read_pos` says: others may write that.
+        self._max_span_bytes = min(MAX_SPAN_BYTES, data_bytes - FRAME_HEADER_BYTES)
 
     def put(self, bytes payload not None):
         # zlib lets other threads run while it works on a large payload; after it, none runs until the end.
         cdef uint32_t crc = crc32(payload)
         cdef uint64_t length = PyBytes_GET_SIZE(payload)
         cdef uint64_t size = (length + 15) & ~<uint64_t>7
-        cdef uint64_t start = self._position
-        cdef uint64_t index = start % self._data_bytes
+        cdef uint64_t start, index
         cdef char *at
         if not self._is_open:
             raise ValueError("the ring is abandoned")
+        start = self._position
+        index = start % self._data_bytes
         if index + size > self._data_bytes:
             start += self._data_bytes - index
-        if start + size > self._limit or length > MAX_SPAN_BYTES:
-            self._limit = load(self._positions + READ) + self._data_bytes
-            if start + size > self._limit or length > MAX_SPAN_BYTES:
+        if start + size > self._limit or length > self._max_span_bytes:
+            self._limit = min(load(self._positions + READ), self._position) + self._data_bytes
+            if start + size > self._limit or length > self._max_span_bytes:
                 self._positions[DROPPED] += 1
                 return
         if start != self._position:
@@ -864,6 +869,8 @@ cdef inline void put_u32(char *at, uint32_t given) noexcept:
     memcpy(at, &given, 4)
 
 
+cdef uint64_t HEADER_BYTES = layout.HEADER_BYTES
+cdef uint64_t FRAME_HEADER_BYTES = layout.FRAME_HEADER_BYTES
 cdef uint64_t MAX_SPAN_BYTES = layout.MAX_SPAN_BYTES
 cdef Py_ssize_t WRITE = layout.WRITE_POS // 8
 cdef Py_ssize_t READ = layout.READ_POS // 8

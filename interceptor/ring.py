@@ -97,6 +97,8 @@ class Writer:
     """
 
     def __init__(self, mapped: mmap.mmap, data_bytes: int) -> None:
+        if data_bytes % 8 or not 0 < data_bytes <= len(mapped) - layout.HEADER_BYTES:
+            raise ValueError(f"no ring of {data_bytes} bytes for spans fits into {len(mapped)} bytes")
         self._positions = memoryview(mapped)[: layout.HEADER_BYTES].cast("Q")
         self.put = self._make_put(mapped, self._positions, data_bytes)
 
@@ -107,7 +109,9 @@ class Writer:
     @staticmethod
     def _make_put(mapped: mmap.mmap, positions: memoryview, data_bytes: int) -> Callable[[bytes], None]:
         # Closures, since every span goes through them and attributes cost a third of it.
-        frame, header_bytes, max_span_bytes = layout.pack_frame, layout.HEADER_BYTES, layout.MAX_SPAN_BYTES
+        frame, header_bytes = layout.pack_frame, layout.HEADER_BYTES
+        # No frame is larger than the ring, whatever `read_pos` says: others may write that.
+        max_span_bytes = min(layout.MAX_SPAN_BYTES, data_bytes - layout.FRAME_HEADER_BYTES)
         lock = threading.Lock()
         acquire, release = lock.acquire, lock.release
         pending: deque[bytes] = deque()
@@ -123,7 +127,7 @@ class Writer:
             if index + size > data_bytes:  # a frame never wraps: a mark will send the reader to the start
                 start += data_bytes - index
             if start + size > limit or length > max_span_bytes:
-                limit = positions[_READ] + data_bytes
+                limit = min(positions[_READ], position) + data_bytes
                 if start + size > limit or length > max_span_bytes:
                     positions[_DROPPED] += 1
                     return

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import gc
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaspan.interceptor.ring import SpanRing
+from kaspan.interceptor.ring import SpanRing, Writer
 from kaspan.wire import ring as layout
 from spans import Reader, read_header, rings
 
@@ -115,6 +116,47 @@ def test_span_larger_than_the_agent_takes_is_dropped_and_counted(tmp_path: Path)
     assert owned.header.dropped_spans == 1
     assert [len(payload) for payload in owned.take()] == [layout.MAX_SPAN_BYTES, 1]
     owned.ring.abandon()
+
+
+@given(
+    data_bytes=st.sampled_from([8, 16, 24, 4096, DATA_BYTES]),
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 100)
+            | st.integers(DATA_BYTES - 40, 2 * DATA_BYTES)
+            | st.just(layout.MAX_SPAN_BYTES),
+            st.none() | st.integers(0, 3 * DATA_BYTES) | st.integers(0, 2**64 - 1),
+        ),
+        max_size=30,
+    ),
+)
+def test_read_position_that_lies_leads_nowhere_outside_of_the_ring(
+    data_bytes: int, steps: list[tuple[int, int | None]]
+) -> None:
+    """Whatever read_pos says, and however large a span is for its ring, no byte after the ring changes."""
+    guard = b"\xa5" * 2 * layout.MAX_SPAN_BYTES
+    mapped = mmap.mmap(-1, layout.HEADER_BYTES + data_bytes + len(guard))
+    mapped[layout.HEADER_BYTES + data_bytes :] = guard
+    writer = Writer(mapped, data_bytes)
+    for size, read_pos in steps:
+        if read_pos is not None:
+            mapped[layout.READ_POS : layout.READ_POS + 8] = layout.pack_position(read_pos)
+        writer.put(b"x" * size)
+    writer.release()
+
+    assert mapped[layout.HEADER_BYTES + data_bytes :] == guard
+    written, dropped = (
+        int.from_bytes(mapped[at : at + 8], "little") for at in (layout.WRITTEN_SPANS, layout.DROPPED_SPANS)
+    )
+    assert written + dropped == len(steps)
+    mapped.close()
+
+
+@pytest.mark.parametrize("data_bytes", [0, 12, DATA_BYTES + 8, 2**64 - 8])
+def test_writer_refuses_a_size_that_the_file_does_not_have(data_bytes: int) -> None:
+    """A ring's size is a multiple of 8 and ends where the mapped file does."""
+    with mmap.mmap(-1, layout.HEADER_BYTES + DATA_BYTES) as mapped, pytest.raises(ValueError, match="fits"):
+        Writer(mapped, data_bytes)
 
 
 READ = 0
