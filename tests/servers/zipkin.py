@@ -75,6 +75,11 @@ class ZipkinServer(ServerProcess):
         )
         return traces
 
+    def all_traces(self) -> list[list[Span]]:
+        """Return every trace of the last day, each a list of spans."""
+        traces: list[list[Span]] = self._get("/api/v2/traces", lookback=DAY_MS, limit=MAX_TRACES)
+        return traces
+
     def spans(self, service: str) -> list[Span]:
         """Return every span of the last day that the service itself reported."""
         return [

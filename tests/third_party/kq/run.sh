@@ -1,0 +1,2 @@
+python enqueue.py
+python work.py

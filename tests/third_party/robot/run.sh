@@ -1,0 +1,1 @@
+robot --report NONE --log NONE --output NONE orders.robot
