@@ -15,10 +15,10 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input
 UPSTREAM := '2.*' '3.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test matrix upstream lint demo bench clean force
+.PHONY: help dev test matrix upstream third-party lint demo bench clean force
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 dev: $(VENV)/dev ## make .venv with kaspan (editable) and every tool; quick when nothing has changed
 
@@ -30,6 +30,9 @@ matrix: $(VENV)/dev ## the interceptor's tests with every kafka-python and every
 
 upstream: $(VENV)/dev ## kafka-python's own tests, with and without kaspan: nothing may differ
 	@$(BIN)/python tests/upstream/compare.py $(UPSTREAM)
+
+third-party: $(VENV)/dev ## programs of others that use kafka-python, with and without kaspan, on real servers
+	@$(BIN)/python tests/third_party/compare.py $(PROGRAMS)
 
 lint: $(VENV)/dev ## ruff, mypy --strict and the layers between the packages
 	$(BIN)/ruff check .

@@ -152,7 +152,9 @@ class Trial:
             wait_until(all_there, "the traces are in Zipkin", DELIVERY_DEADLINE_S, every_s=0.5)
         except TooLateError:
             yield from (f"not in Zipkin: {count} times {path}" for path, count in (expected - found).items())
-            yield from (f"too much in Zipkin: {count} times {path}" for path, count in (found - expected).items())
+            yield from (
+                f"too much in Zipkin: {count} times {path}" for path, count in (found - expected).items()
+            )
 
     def _paths(self) -> Iterator[str]:
         """The ways from root to leaf of every trace of this run."""
@@ -200,7 +202,9 @@ def main() -> int:
                     place.mkdir()
                     said = list(Trial(program, servers, wheel, place).differences())
                     failed += bool(said)
-                    print(f"{program.folder}: {program.what}: {'differs' if said else 'the same, and traced'}")
+                    print(
+                        f"{program.folder}: {program.what}: {'differs' if said else 'the same, and traced'}"
+                    )
                     print("".join(f"  {line}\n" for line in said), end="", flush=True)
         finally:
             servers.stop()

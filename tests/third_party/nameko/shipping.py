@@ -11,6 +11,11 @@ class Shipping:
     name = "shipping"
     producer = KafkaProducer(bootstrap_servers=os.environ["KAFKA"])
 
-    @consume(RUN + "-orders", group_id="shipping", bootstrap_servers=os.environ["KAFKA"], auto_offset_reset="earliest")
+    @consume(
+        RUN + "-orders",
+        group_id="shipping",
+        bootstrap_servers=os.environ["KAFKA"],
+        auto_offset_reset="earliest",
+    )
     def ship(self, order):
         self.producer.send(RUN + "-shipments", value=b"shipped " + order.value).get(30)
