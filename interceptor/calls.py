@@ -204,6 +204,8 @@ class Call:
         self._during: Any = None
         self.timestamp_ns = time_ns()
         self._started_ns = perf_counter_ns()
+        if isinstance(span, RecordSpan):
+            span.title, span.service, span.timestamp_ns = site.name, calls.tracing.service, self.timestamp_ns
 
     def enter(self) -> None:
         """Make the span current. Never raises."""
@@ -256,7 +258,8 @@ class OpenSpan(RecordSpan):
     def __init__(self, call: Call) -> None:
         inner: Any = call.span
         super().__init__(inner.trace_id, inner.span_id, inner.parent_id, inner.sampled)
-        self.__dict__.update(inner.__dict__)
+        for name in ("_state", "extras", "headers", "record", "service", "timestamp_ns", "title"):
+            setattr(self, name, getattr(inner, name))
         call.span = self
         self._call = call
 

@@ -278,8 +278,9 @@ cdef class Identifiers(Scoped):
     """Stands in for span.Identifiers."""
 
     cdef public bytes trace_id, span_id
-    cdef public object parent_id, consumer, extras, record, headers, _state
+    cdef public object parent_id, consumer, extras, record, headers, topic, _state
     cdef public bint sampled, ended
+    cdef public long long timestamp_ns
 
     def __init__(self, bytes trace_id not None, bytes span_id not None, parent_id, bint sampled):
         self.trace_id, self.span_id, self.parent_id, self.sampled = trace_id, span_id, parent_id, sampled
@@ -658,7 +659,7 @@ cdef class Cursor:
             self._span = span
             if self._is_mine and (<Identifiers>span).sampled:
                 self._record = record
-                self._timestamp_ns = wall_clock_ns()
+                self._timestamp_ns = (<Identifiers>span).timestamp_ns = wall_clock_ns()
                 self._started_ns = performance_clock_ns()
         except Exception as error:
             suppress("starting a record's span", error)
@@ -685,6 +686,7 @@ cdef class Cursor:
                     span.parent_id = PyBytes_FromStringAndSize(given + 33, 16)
                     span.sampled = given[50] == c'1'
                     span.consumer = self._processing
+                    span.topic = fields[self._topic]
                     if len(<list>headers) > 1:
                         span.headers = headers
                     carried = (<dict>record.__dict__).setdefault("kaspan_span", span)

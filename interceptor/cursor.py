@@ -67,6 +67,8 @@ class Cursor:
                 processing.set_context(during)
             self._record = record
             self._timestamp_ns = time_ns()
+            if is_mine:
+                span.timestamp_ns = self._timestamp_ns
             self._started_ns = perf_counter_ns()
             self._span = span
         except Exception as error:  # noqa: BLE001

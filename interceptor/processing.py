@@ -97,7 +97,7 @@ class Processing:
         headers = record.headers
         parent = tracing.propagation.extract(headers) if headers else None
         span = tracing.child_of(parent or tracing.current(but_of=self), "receive", record.topic)
-        span.consumer = self
+        span.consumer, span.topic = self, record.topic
         if tracing.captured is not None and headers and span.sampled:
             span.set_attributes(dict(tracing.captured.tags(headers)))
         if parent is not None and len(headers) > 1:

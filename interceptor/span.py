@@ -23,6 +23,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.util.types import AttributeValue
 
+from kaspan.interceptor.readable import Readable
 from kaspan.wire import tracecontext
 from kaspan.wire.context import Extracted, Headers
 
@@ -34,14 +35,17 @@ MAX_ANNOTATIONS = 64
 class Extras:
     """What few spans have: another name, tags and annotations of the application's, the debug flag."""
 
-    __slots__ = ("annotations", "debug", "name", "tags")
+    __slots__ = ("annotations", "debug", "dropped_annotations", "dropped_tags", "name", "tags", "values")
 
     def __init__(self, debug: bool = False) -> None:
         self.debug = debug
         self.name: str | None = None
         self.tags: dict[str, str] = {}
+        self.values: dict[str, AttributeValue] = {}
+        """Tags as they were set, before they became text."""
         self.annotations: list[tuple[int, str]] = []
         """Pairs of timestamp in us and text."""
+        self.dropped_tags = self.dropped_annotations = 0
 
 
 class Scoped:
@@ -66,13 +70,17 @@ class Identifiers(Scoped):
 
     # As in Scoped.
     ended = False
-    consumer: object = None
+    consumer: Any = None
     """Whose record it is the span of: one record is never the parent of another of the same consumer."""
     extras: Extras | None = None
     record: RecordSpan | None = None
     """The record's span, on that of a function which works on the record."""
     headers: Headers | None = None
     """The record's headers, if there may be a tracestate in them."""
+    topic: str | None = None
+    """The record's, on the span of its processing."""
+    timestamp_ns = 0
+    """When it began, since the epoch."""
     _state: bytes | None = None
 
     def __init__(self, trace_id: bytes, span_id: bytes, parent_id: bytes | None, sampled: bool) -> None:
@@ -107,7 +115,7 @@ class PassedSpan(Passed, NonRecordingSpan):
         return SpanContext(int(trace_id, 16), int(span_id, 16), True, flags, state)
 
 
-class RecordSpan(Identifiers, Span):
+class RecordSpan(Identifiers, Readable, Span):
     """The span of one record's processing; `debug` implies `sampled`.
 
     What the application adds to it (tags, annotations, a name) is kept until the span ends, in bounded
@@ -161,9 +169,12 @@ class RecordSpan(Identifiers, Span):
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Add a tag; Zipkin's tags are text."""
         if self.is_recording():
-            tags = self._add().tags
-            if key in tags or len(tags) < MAX_TAGS:
-                tags[str(key)[:MAX_TAG_CHARACTERS]] = _text(value)
+            extras, key = self._add(), str(key)[:MAX_TAG_CHARACTERS]
+            if key in extras.tags or len(extras.tags) < MAX_TAGS:
+                extras.tags[key] = _text(value)
+                extras.values[key] = _bounded(value)
+            else:
+                extras.dropped_tags += 1
 
     def set_attributes(self, attributes: Mapping[str, AttributeValue]) -> None:
         """Add several tags."""
@@ -173,9 +184,13 @@ class RecordSpan(Identifiers, Span):
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
         """Add an annotation; `timestamp` in nanoseconds. Zipkin's annotations have no attributes."""
         del attributes
-        if self.is_recording() and len(self._add().annotations) < MAX_ANNOTATIONS:
-            at_us = (time.time_ns() if timestamp is None else timestamp) // 1000
-            self._add().annotations.append((at_us, str(name)[:MAX_TAG_CHARACTERS]))
+        if self.is_recording():
+            extras = self._add()
+            if len(extras.annotations) < MAX_ANNOTATIONS:
+                at_us = (time.time_ns() if timestamp is None else timestamp) // 1000
+                extras.annotations.append((at_us, str(name)[:MAX_TAG_CHARACTERS]))
+            else:
+                extras.dropped_annotations += 1
 
     def update_name(self, name: str) -> None:
         """Give the span another name."""
@@ -207,6 +222,12 @@ class RecordSpan(Identifiers, Span):
 
 def _trace_state(value: bytes) -> TraceState | None:
     return TraceState.from_header([value.decode()]) if value else None
+
+
+def _bounded(value: AttributeValue | Sequence[Any]) -> Any:
+    if isinstance(value, str):
+        return value[:MAX_TAG_CHARACTERS]
+    return tuple(value[:MAX_TAGS]) if isinstance(value, Sequence) else value
 
 
 def _text(value: AttributeValue | Sequence[Any]) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from opentelemetry import baggage, context, trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import Status, StatusCode
+from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from spans import Span, current, offsets
 
@@ -92,6 +95,76 @@ def test_event_added_in_the_body_is_an_annotation(application: Any) -> None:
     assert span.timestamp is not None
     assert span.duration is not None
     assert span.timestamp <= annotation.timestamp <= span.timestamp + span.duration
+
+
+class CopyingProcessor(SpanProcessor):
+    """A span processor as applications write them: it copies from the parent of each span."""
+
+    def __init__(self) -> None:
+        self.copied: list[Any] = []
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        parent: Any = trace.get_current_span(parent_context)
+        if parent.is_recording():
+            self.copied.append((parent.name, parent.kind, parent.attributes["tenant"], parent.resource))
+
+
+def test_span_offers_to_read_what_those_of_the_sdk_offer(application: Any) -> None:
+    """Whoever copies from the current span, as processors of the application's do, finds what is there."""
+    processor = CopyingProcessor()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    context_of_sender = b"463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1"
+    for record in application.consumer([application.record(headers=[("b3", context_of_sender)])]):
+        span: Any = trace.get_current_span()
+        span.set_attributes({"tenant": 7, "tags": ["a", "b"]})
+        span.add_event("packed", timestamp=5000)
+        span.set_status(Status(StatusCode.ERROR, "no stock"))
+        provider.get_tracer("mine").start_span("inner").end()
+        before_ns, now_ns = record.timestamp * 1_000_000, time.time_ns()
+
+        assert {name for name in dir(ReadableSpan) if not name.startswith("_")} <= set(dir(span))
+        assert processor.copied == [
+            ("process orders", SpanKind.CONSUMER, 7, Resource({"service.name": "shop"}))
+        ]
+        assert dict(span.attributes) == {
+            "kafka.topic": "orders",
+            "messaging.system": "kafka",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": "orders",
+            "tenant": 7,
+            "tags": ("a", "b"),
+            "error": "no stock",
+        }
+        assert [(event.name, event.timestamp) for event in span.events] == [("packed", 5000)]
+        assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "no stock")
+        assert f"{span.parent.span_id:016x}" == "a2fb4a1d1a96d312"
+        assert (span.parent.is_remote, span.context) == (True, span.get_span_context())
+        assert before_ns <= span.start_time <= now_ns
+        assert (span.end_time, span.links, span.dropped_links, span.instrumentation_info) == (
+            None,
+            (),
+            0,
+            None,
+        )
+        assert span.instrumentation_scope.name == "kaspan"
+        assert json.loads(span.to_json())["attributes"]["tags"] == ["a", "b"]
+
+
+def test_span_says_how_many_additions_were_dropped(application: Any) -> None:
+    """Attributes and events past the bounds are counted where the SDK counts them."""
+    for _ in application.consumer([application.record()]):
+        span: Any = trace.get_current_span()
+        assert (span.attributes.get("tag-0"), span.events, span.status.status_code) == (
+            None,
+            (),
+            StatusCode.UNSET,
+        )
+        for number in range(70):
+            span.set_attribute(f"tag-{number}", number)
+            span.add_event(f"event-{number}")
+
+        assert (span.dropped_attributes, span.dropped_events) == (6, 6)
 
 
 def test_event_keeps_a_time_of_its_own(application: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 from kaspan.interceptor import next_span, process, traced
 from kaspan.interceptor.calls import Calls
@@ -681,6 +681,20 @@ def test_next_span_is_reported_when_it_is_ended(application: Any) -> None:
     assert (packed.name, packed.trace_id, packed.tags["boxes"]) == ("pack", TRACE, "2")
     assert packed.parent_id == record.kaspan_span.span_id.decode()
     assert not span.is_recording()
+
+
+def test_next_span_is_of_its_record_in_all_that_can_be_read(application: Any) -> None:
+    """It is recorded whatever the rate where its trace is debugged, and shows name, kind and parent."""
+    debugged = [("b3", b"463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-d")]
+    for record in application.consumer([application.record(headers=debugged)]):
+        span: Any = next_span(record, "pack")
+        shown = (span.name, span.kind, span.parent.span_id, span.resource.attributes["service.name"])
+        here = trace.get_current_span().get_span_context()
+        assert shown == ("pack", SpanKind.INTERNAL, here.span_id, "shop")
+        assert (span.attributes, span.start_time > 0, span.debug) == ({}, True, True)
+        span.end()
+
+    assert [one.debug for one in application.take()] == [True, True]
 
 
 def test_next_span_takes_the_time_of_its_end(application: Any) -> None:
