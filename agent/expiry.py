@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from itertools import takewhile
 
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.letters import DeadLetters, Selection
-from kaspan.agent.spool import EXPIRED, ROWS_DELETED_AT_ONCE, Gone, Spool
+from kaspan.agent.spool import EXPIRED, Gone, Spool
+
+LOOK_S = 1.0
+"""How often it is looked whether it is time to look for what is too old."""
 
 _log = logging.getLogger("kaspan.agent")
 
 
 class Expiry:
-    """Drops what has waited in a spool for too long."""
+    """Drops what has waited in a spool for too long, from `run` until `stop`.
+
+    Rows that are stamped in the future, since the clock was wrong, are no younger than what came after them.
+    """
 
     def __init__(
         self,
@@ -29,19 +36,31 @@ class Expiry:
         self._wall_clock_s = wall_clock_s
         self._clock_s = clock_s
         self._next_s = clock_s()
+        self._stopping = threading.Event()
+
+    def run(self, max_age_s: Callable[[], float | None]) -> None:
+        """Drop what is older, now and then; the limit is asked for each time, and None is no limit."""
+        while not self._stopping.wait(LOOK_S):
+            self.check(max_age_s())
+
+    def stop(self) -> None:
+        """Have `run` return after the transaction that it is in. Any thread may call it."""
+        self._stopping.set()
 
     def check(self, max_age_s: float | None) -> None:
         """Drop what is older, count and log it; with None nothing is. Looks at most every second."""
         if max_age_s is None or self._clock_s() < self._next_s:
             return
         self._next_s = self._clock_s() + max(1.0, min(60.0, max_age_s / 100))
-        oldest_us = int((self._wall_clock_s() - max_age_s) * 1e6)
+        now_us = int(self._wall_clock_s() * 1e6)
+        oldest_us = max(0, now_us - int(max_age_s * 1e6))
+        spans = letters = 0
         try:
+            self._restamp(now_us)
             spans = self._drop_batches(oldest_us)
-            letters = self._letters.purge(Selection(died_before_us=oldest_us))
+            letters = self._letters.purge(Selection(died_before_us=oldest_us), self._stopping.is_set)
         except SpoolFull as full:
             _log.debug("what is too old stays: %s", full)
-            return
         if spans or letters:
             _log.warning(
                 "%d spans and %d dead letters are older than agent.spool.max_age_s, %g s, and were dropped",
@@ -50,6 +69,31 @@ class Expiry:
                 max_age_s,
             )
 
+    def _restamp(self, now_us: int) -> None:
+        """Give what is stamped in the future the time of what came after it; dead letters, in no order, now.
+
+        Else what lies behind it would never be looked at.
+        """
+        spool = self._spool
+        if spool.latest_us <= now_us:
+            return
+
+        def work(connection: sqlite3.Connection) -> None:
+            newest_us, changes = now_us, []
+            for row_id, received_us in connection.execute(
+                "select id, received_us from batches order by id desc"
+            ):
+                newest_us = min(newest_us, received_us)
+                if received_us > newest_us:
+                    changes.append((newest_us, row_id))
+            connection.executemany("update batches set received_us = ? where id = ?", changes)
+            connection.execute("update dead_letters set died_us = ? where died_us > ?", (now_us, now_us))
+
+        def count(_done: None) -> None:
+            spool.latest_us = now_us
+
+        spool.database.run(work, count)
+
     def _drop_batches(self, received_before_us: int) -> int:
         """Drop batches that came before then; return how many spans some sender had not passed."""
         spool = self._spool
@@ -57,15 +101,11 @@ class Expiry:
         def work(connection: sqlite3.Connection) -> tuple[Gone, int]:
             rows = connection.execute(
                 "select id, spans, bytes, received_us from batches order by id limit ?",
-                (ROWS_DELETED_AT_ONCE,),
+                (spool.portions.rows,),
             )
             old = list(takewhile(lambda row: row[3] < received_before_us, rows))
-            if not old:
-                return Gone(), 0
-            connection.execute("delete from batches where id <= ?", (old[-1][0],))
-            spans, size = sum(row[1] for row in old), sum(row[2] for row in old)
-            undelivered = sum(row[1] for row in old if row[0] > spool.passed_id)
-            return Gone(spans, size, len(old) == ROWS_DELETED_AT_ONCE), undelivered
+            gone = spool.delete(connection, old)
+            return gone, sum(row[1] for row in old if spool.passed_id < row[0] <= gone.last_id)
 
         def count(result: tuple[Gone, int]) -> None:
             spool.deleted(result[0])
@@ -73,8 +113,9 @@ class Expiry:
                 spool.dropped[EXPIRED] += result[1]
 
         dropped = 0
-        while True:
-            gone, undelivered = spool.database.run(work, count)
+        while not self._stopping.is_set():
+            gone, undelivered = spool.portions.run(lambda: spool.database.run(work, count))
             dropped += undelivered
             if not gone.is_partial:
-                return dropped
+                break
+        return dropped

@@ -6,15 +6,15 @@ Statements are put together from fixed parts and numbers; texts are values.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
+from operator import itemgetter
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from kaspan.agent.spool import ROWS_DELETED_AT_ONCE, Batch, Spool
+from kaspan.agent.spool import Batch, Spool
 
 Integer = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """What SQLite can hold, and no id or time is negative."""
@@ -71,14 +71,15 @@ class DeadLetters:
         Those of senders that are no longer there stay letters. Raises SpoolFull when the spool is; what was
         put back before stays so.
         """
-        replayed = 0
-        for sender in self._spool.senders:
-            if selection.sender in (None, sender):
-                for ids in self._ids(msgspec.structs.replace(selection, sender=sender)):
-                    replayed += self._put_back(ids, sender)
-        return replayed
+        return sum(
+            self._in_portions(
+                msgspec.structs.replace(selection, sender=sender), partial(self._put_back, sender)
+            )
+            for sender in self._spool.senders
+            if selection.sender in (None, sender)
+        )
 
-    def _put_back(self, ids: Sequence[int], sender: str) -> int:
+    def _put_back(self, sender: str, ids: Sequence[int]) -> int:
         def work(connection: sqlite3.Connection) -> list[Batch]:
             spans = _take(connection, ids)
             batches = [Batch(1, span) for span in spans]
@@ -93,25 +94,39 @@ class DeadLetters:
         self._spool.wake()
         return len(batches)
 
-    def purge(self, selection: Selection) -> int:
-        """Throw letters away for good; return how many. Works on a full disk too."""
-        portions = (partial(_take, ids=ids) for ids in self._ids(selection))
-        return sum(len(self._spool.database.run(taking, self._count_gone)) for taking in portions)
+    def purge(self, selection: Selection, is_stopping: Callable[[], bool] = lambda: False) -> int:
+        """Throw letters away for good, until `is_stopping`; return how many. Works on a full disk too."""
+
+        def throw_away(ids: Sequence[int]) -> int:
+            return len(self._spool.database.run(partial(_take, ids=ids), self._count_gone))
+
+        return self._in_portions(selection, throw_away, is_stopping)
+
+    def _in_portions(
+        self,
+        selection: Selection,
+        act: Callable[[Sequence[int]], int],
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> int:
+        """Do something to the letters that there are now, by their ids, in a transaction for each portion."""
+        where, values = _where(selection)
+        statement = f"select id, length(span) from dead_letters where {where} order by id"  # noqa: S608
+        found = self._spool.database.run(lambda connection: connection.execute(statement, values).fetchall())
+        done = position = 0
+
+        def attempt() -> tuple[int, int]:
+            portion = self._spool.portions.take(found[position:], itemgetter(1))
+            return len(portion), act([row[0] for row in portion])
+
+        while position < len(found) and not is_stopping():
+            rows, acted = self._spool.portions.run(attempt)
+            position += rows
+            done += acted
+        return done
 
     def _count_gone(self, spans: Sequence[bytes]) -> None:
         self._spool.dead_spans -= len(spans)
         self._spool.dead_bytes -= sum(map(len, spans))
-
-    def _ids(self, selection: Selection) -> Iterator[list[int]]:
-        """The ids of the letters that there are now, in portions for a transaction each."""
-        where, values = _where(selection)
-        statement = f"select id from dead_letters where {where} order by id"  # noqa: S608
-        found = self._spool.database.run(
-            lambda connection: [row_id for (row_id,) in connection.execute(statement, values)]
-        )
-        ids = iter(found)
-        while portion := list(islice(ids, ROWS_DELETED_AT_ONCE)):
-            yield portion
 
 
 def _where(selection: Selection) -> tuple[str, list[int | str]]:
@@ -119,7 +134,6 @@ def _where(selection: Selection) -> tuple[str, list[int | str]]:
     conditions = ["1"]
     values: list[int | str] = []
     if selection.ids is not None:
-        # Written out: SQLite takes no more than 999 values in some builds.
         conditions.append(f"id in ({', '.join(map(str, selection.ids))})")
     if selection.sender is not None:
         conditions.append("sender = ?")
@@ -132,10 +146,9 @@ def _where(selection: Selection) -> tuple[str, list[int | str]]:
 
 def _take(connection: sqlite3.Connection, ids: Sequence[int]) -> list[bytes]:
     """Delete letters and return the spans of those that were still there."""
-    marks = ", ".join("?" * len(ids))
-    taken = connection.execute(
-        f"select span from dead_letters where id in ({marks}) order by id",  # noqa: S608
-        ids,
-    ).fetchall()
-    connection.execute(f"delete from dead_letters where id in ({marks})", ids)  # noqa: S608
-    return [span for (span,) in taken]
+    # Written out: SQLite takes no more than 999 values in some builds.
+    which = f"id in ({', '.join(map(str, ids))})"
+    taken = connection.execute(f"select span from dead_letters where {which} order by id")  # noqa: S608
+    spans = [span for (span,) in taken]
+    connection.execute(f"delete from dead_letters where {which}")  # noqa: S608
+    return spans

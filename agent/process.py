@@ -107,7 +107,6 @@ def _supervise(agent: Agent, load: Callable[[], schema.Agent], manager: ServiceM
     """Return when the agent is to stop: it is told to, or a part has failed."""
     period_s = min(_SUPERVISION_S, (manager.watchdog_s or _SUPERVISION_S) / 3)
     while not agent.has_failed:
-        agent.supervise()
         received = _next_signal(_SIGNALS, period_s)
         if received in STOP_SIGNALS:
             return

@@ -87,13 +87,14 @@ class Agent:
         if self.collector is not None:
             self._receiving.append(_Worker("http receiver", self.collector.server.run))
         self._sending = [_Worker(delivery.sender.name, delivery.run) for delivery in self._deliveries]
-        workers = (*self._receiving, *self._sending)
+        self._expiry = Expiry(self.spool)
+        self._expiring = _Worker("expiry", lambda: self._expiry.run(lambda: self.settings.spool.max_age_s))
+        workers = (*self._receiving, *self._sending, self._expiring)
         self.observer = Observer(
             self.spool, self._receiver, self.collector, self._deliveries, workers, self._tally
         )
         if self.collector is not None:
             add_operation(self.collector, self.observer)
-        self._expiry = Expiry(self.spool)
         self._control = Control(self.spool)
         self._controlling = _Worker("control", self._control.run)
 
@@ -107,13 +108,9 @@ class Agent:
 
     def start(self) -> None:
         """Start all threads and say what the agent does."""
-        for worker in (*self._sending, *self._receiving, self._controlling):
+        for worker in (*self._sending, *self._receiving, self._expiring, self._controlling):
             worker.start()
         _log.info("%s", self.summary)
-
-    def supervise(self) -> None:
-        """Do what is to be done now and then; meant to be called about every second."""
-        self._expiry.check(self.settings.spool.max_age_s)
 
     @property
     def summary(self) -> str:
@@ -166,7 +163,7 @@ class Agent:
     @property
     def has_failed(self) -> bool:
         """Whether a part has ended that should not have."""
-        return any(worker.has_failed for worker in (*self._receiving, *self._sending))
+        return any(worker.has_failed for worker in (*self._receiving, *self._sending, self._expiring))
 
     def stop(self, wait: Callable[[Sequence[threading.Thread], float], bool]) -> None:
         """Take what rings hold and clients are sending, deliver what shutdown_timeout_s allows, and report.
@@ -176,6 +173,7 @@ class Agent:
         deadline_s = time.monotonic() + self.settings.shutdown_timeout_s
         self.observer.is_stopping = True
         self._control.stop()
+        self._expiry.stop()
         self._receiver.stop()
         if self.collector is not None:
             self.collector.server.stop()
@@ -195,7 +193,7 @@ class Agent:
             sent,
             self.spool.spans,
         )
-        if not any(worker.is_alive() for worker in (*self._receiving, *self._sending)):
+        if not any(worker.is_alive() for worker in (*self._receiving, *self._sending, self._expiring)):
             self.spool.close()
 
 

@@ -12,9 +12,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from kaspan.agent.database import Database, DiskFull, SpoolFull
+from kaspan.agent.portions import Portions
 
 DAMAGED = "spool_damaged"
 """The reason for which the spans of a damaged file are dropped: as many as it held when that was found."""
@@ -25,8 +27,6 @@ EXPIRED = "spool_expired"
 """The reason for which spans are dropped that waited longer than agent.spool.max_age_s."""
 SENDER_REMOVED = "sender_removed"
 """The reason for which spans are dropped that nobody but a sender which is no longer there had to pass."""
-ROWS_DELETED_AT_ONCE = 32
-"""A journal page for each and a few beside must fit the reserve."""
 
 _STEPS = (
     (
@@ -41,6 +41,10 @@ _STEPS = (
     ("alter table batches add column sender text",),
 )
 _log = logging.getLogger("kaspan.agent")
+
+
+Row = tuple[int, int, int]
+"""What is deleted: id, spans, bytes; there may be more columns behind them."""
 
 
 class Batch(NamedTuple):
@@ -59,10 +63,11 @@ class Message(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """What a transaction deleted; `is_partial` if there may be more to delete."""
+    """What a transaction deleted, the last row's id too; `is_partial` if there may be more to delete."""
 
     spans: int = 0
     bytes: int = 0
+    last_id: int = 0
     is_partial: bool = False
 
 
@@ -71,7 +76,7 @@ class Spool:
 
     Every method may be called from any thread; each blocks for one transaction, with the disk's flush.
     `full` is why it takes nothing just now, None while it does. `dropped` counts spans that are gone
-    undelivered, by reason.
+    undelivered, by reason. `latest_us` is the latest time that a row may be stamped with.
     Raises SpoolError if the file cannot be had or another agent holds it.
     """
 
@@ -86,6 +91,7 @@ class Spool:
         self._next_id = 1
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
+        self.portions = Portions()
         self.database = Database(path, _STEPS, self._load)
 
     def _load(self, connection: sqlite3.Connection) -> None:
@@ -94,12 +100,14 @@ class Spool:
             self.dropped[DAMAGED] += self.spans
         self._cursors: dict[str, int] = dict.fromkeys(self._senders, 0)
         self._cursors.update(connection.execute("select name, cursor from senders"))
-        self._newest_id, self.spans, self.bytes = connection.execute(
-            "select coalesce(max(id), 0), coalesce(sum(spans), 0), coalesce(sum(bytes), 0) from batches"
+        self._newest_id, self.spans, self.bytes, self.latest_us = connection.execute(
+            "select coalesce(max(id), 0), coalesce(sum(spans), 0), coalesce(sum(bytes), 0),"
+            " coalesce(max(received_us), 0) from batches"
         ).fetchone()
-        self.dead_spans, self.dead_bytes = connection.execute(
-            "select count(*), coalesce(sum(length(span)), 0) from dead_letters"
+        self.dead_spans, self.dead_bytes, latest_us = connection.execute(
+            "select count(*), coalesce(sum(length(span)), 0), coalesce(max(died_us), 0) from dead_letters"
         ).fetchone()
+        self.latest_us = max(self.latest_us, latest_us)
         # An id is never used twice, although rows go: a cursor must not be ahead of what comes.
         used = (self._newest_id, *self._cursors.values())
         self._next_id = max(self._next_id, *(row_id + 1 for row_id in used))
@@ -192,7 +200,7 @@ class Spool:
             self._saved(gone)
 
         try:
-            self.database.run(work, count)
+            self.portions.run(lambda: self.database.run(work, count))
         except SpoolFull as full:
             self.full, self.is_disk_full = str(full), isinstance(full, DiskFull)
             raise
@@ -213,6 +221,7 @@ class Spool:
                 f"{self.max_bytes}"
             )
         now_us = time.time_ns() // 1000
+        self.latest_us = max(self.latest_us, now_us)
         connection.executemany(
             "insert into batches values (?, ?, ?, ?, ?, ?)",
             [
@@ -277,20 +286,26 @@ class Spool:
         Raises SpoolFull if the disk is: it stays noted in memory.
         """
         while self._is_unsaved:
-            self.database.run(self._save_cursors, self._saved)
+            self.portions.run(lambda: self.database.run(self._save_cursors, self._saved))
 
     def _save_cursors(self, connection: sqlite3.Connection) -> Gone:
-        """Save all cursors and delete what all have passed, but not too much of it at once."""
+        """Save all cursors and delete what all have passed, a portion of it."""
         self._write_cursors(connection)
-        rows = connection.execute(
+        passed = connection.execute(
             "select id, spans, bytes from batches where id <= ? order by id limit ?",
-            (self.passed_id, ROWS_DELETED_AT_ONCE),
+            (self.passed_id, self.portions.rows),
         ).fetchall()
-        if not rows:
-            return Gone()
-        connection.execute("delete from batches where id <= ?", (rows[-1][0],))
+        return self.delete(connection, passed)
+
+    def delete(self, connection: sqlite3.Connection, found: Sequence[Row]) -> Gone:
+        """Delete a portion of the rows that were found; `deleted` must follow when it is done."""
+        rows = self.portions.take(found, itemgetter(2))
+        connection.executemany("delete from batches where id = ?", [row[:1] for row in rows])
         return Gone(
-            sum(row[1] for row in rows), sum(row[2] for row in rows), len(rows) == ROWS_DELETED_AT_ONCE
+            spans=sum(row[1] for row in rows),
+            bytes=sum(row[2] for row in rows),
+            last_id=rows[-1][0] if rows else 0,
+            is_partial=len(rows) < len(found) or len(found) == self.portions.rows,
         )
 
     def _write_cursors(self, connection: sqlite3.Connection) -> None:
@@ -315,7 +330,9 @@ class Spool:
 
         They may fill a tenth of the spool; beyond that the span is dropped, and False returned.
         """
-        row = (sender, time.time_ns() // 1000, reason, span)
+        now_us = time.time_ns() // 1000
+        self.latest_us = max(self.latest_us, now_us)
+        row = (sender, now_us, reason, span)
         statement = "insert into dead_letters (sender, died_us, reason, span) values (?, ?, ?, ?)"
 
         def work(connection: sqlite3.Connection) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kaspan.agent.expiry import Expiry
 from kaspan.agent.letters import DeadLetters, Selection
-from kaspan.agent.spool import EXPIRED, Batch, Spool
+from kaspan.agent.portions import FEWEST_ROWS
+from kaspan.agent.spool import EXPIRED, Batch, Gone, Spool
 from rings import span
 
 MAX_AGE_S = 1000.0
@@ -97,6 +99,70 @@ def test_senders_go_on_after_what_was_dropped(spool: Spool, expiry: Expiry, cloc
         spool.advance(sender, message.last_id)
     spool.save()
     assert spool.spans == 0
+
+
+def test_rows_of_the_future_keep_nothing_from_its_age_limit(
+    spool: Spool, expiry: Expiry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stored while the clock was ahead is no younger than what came after it, or than now."""
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
+        spool.put([Batch(1, span(1))], {})
+        spool.bury("zipkin", "HTTP 400", span(2))
+    spool.put([Batch(1, span(3))], {})
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
+        spool.put([Batch(1, span(4))], {})
+    clock.ahead_s = MAX_AGE_S - 100
+    expiry.check(MAX_AGE_S)
+    assert (spool.spans, spool.dead_spans) == (3, 1)
+    clock.ahead_s = MAX_AGE_S + 100
+    expiry.check(MAX_AGE_S)
+    assert (spool.spans, spool.dead_spans) == (1, 1)
+    clock.ahead_s = 3 * MAX_AGE_S
+    expiry.check(MAX_AGE_S)
+    assert (spool.spans, spool.dead_spans) == (0, 0)
+
+
+def test_expiry_ends_when_it_is_told_to_however_much_is_too_old(
+    spool: Spool, expiry: Expiry, clock: Clock
+) -> None:
+    """A million rows on a slow disk do not keep the agent from stopping: it waits for one transaction."""
+    for first in range(0, 400, 100):
+        spool.put([Batch(1, span(first + number)) for number in range(100)], {})
+        spool.bury("zipkin", "HTTP 400", span(first))
+    spool.portions.rows = FEWEST_ROWS
+    clock.ahead_s = MAX_AGE_S + 10
+    deleted = spool.deleted
+
+    def stop(gone: Gone) -> None:
+        deleted(gone)
+        expiry.stop()
+
+    spool.deleted = stop  # type: ignore[method-assign]
+    expiry.check(MAX_AGE_S)
+    assert (spool.spans, spool.dead_spans) == (400 - FEWEST_ROWS, 4)
+    expiry.run(lambda: MAX_AGE_S)  # returns
+
+
+def test_many_old_rows_go_in_few_transactions(
+    spool: Spool, expiry: Expiry, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush of the disk costs as much for one row as for many."""
+    spool.put([Batch(1, span(number)) for number in range(3000)], {})
+    clock.ahead_s = MAX_AGE_S + 10
+    transactions = 0
+    run = spool.database.run
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal transactions
+        transactions += 1
+        return run(*arguments)
+
+    monkeypatch.setattr(spool.database, "run", counted)
+    expiry.check(MAX_AGE_S)
+    assert spool.spans == 0
+    assert transactions < 8
 
 
 def test_clock_that_is_set_back_drops_nothing(spool: Spool, expiry: Expiry, clock: Clock) -> None:

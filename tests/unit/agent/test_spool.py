@@ -8,14 +8,15 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.hold import SpoolError
-from kaspan.agent.spool import SEPARATOR, Batch, Spool
+from kaspan.agent.portions import FEWEST_ROWS, MOST_BYTES
+from kaspan.agent.spool import SEPARATOR, Batch, Gone, Row, Spool
 
 MAX_BYTES = 1024 * 1024
 LARGE = 10_000_000
@@ -336,6 +337,39 @@ def test_dead_letters_are_not_written_anew_whenever_the_spool_is_empty(opener: O
         spool.save()
     assert "vacuum" not in map(str.lower, statements)
     assert os.path.getsize(path) > 64 << 20
+
+
+def test_full_disk_is_no_reason_not_to_delete(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows go in one transaction, and where the disk is full for that, as few as its reserve is for."""
+    spool.put([batch(b"{}")] * 3000, {})
+    portions: list[int] = []
+    delete = spool.delete
+
+    def deleting(connection: sqlite3.Connection, found: Sequence[Row]) -> Gone:
+        gone = delete(connection, found)
+        portions.append(gone.spans)
+        if gone.spans > FEWEST_ROWS and len(portions) < 8:
+            raise sqlite3.OperationalError("database or disk is full")
+        return gone
+
+    monkeypatch.setattr(spool, "delete", deleting)
+    spool.advance("zipkin", 3000)
+    spool.save()
+    assert spool.spans == 0
+    assert portions == [2048, 32, 64, 32, 64, 32, 64, 32, 64, 128, 256, 512, 1024, 888]
+
+
+def test_large_rows_are_deleted_in_transactions_of_bounded_size(opener: Opener) -> None:
+    """What they hold is read for that, and others wait meanwhile."""
+    spool = opener.open(max_bytes=1 << 30)
+    size = MOST_BYTES // 3
+    spool.put([batch(bytes(size))] * 5, {})
+    spool.advance("zipkin", 5)
+    left = []
+    deleted = spool.deleted
+    spool.deleted = lambda gone: (deleted(gone), left.append(spool.spans))[0]  # type: ignore[method-assign]
+    spool.save()
+    assert left == [2, 0]
 
 
 def test_nobody_waits_less_because_batches_were_lost_to_damage(spool: Spool, path: str) -> None:
