@@ -15,6 +15,7 @@ import uvloop
 from kaspan.agent.receivers.connection import Connection
 from kaspan.agent.receivers.exchange import Answer, Handler, Request, no
 from kaspan.agent.receivers.listener import Listener
+from kaspan.agent.receivers.room import Room
 from kaspan.config import schema
 
 SWEEP_S = 1.0
@@ -24,6 +25,9 @@ DRAIN_S = 2.0
 TLS_HANDSHAKE_S = 10.0
 HELD_BODIES = 2
 """So many bodies of the largest size are held at a time, whoever sends them; beyond that, 429."""
+CROWD_S = 5.0
+"""So long a body may take on its way while others find no room."""
+_READ_BYTES = 64 * 1024
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -46,11 +50,12 @@ class HttpServer:
         self.is_stopping = False
         self.date = formatdate(usegmt=True)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self.buffer = bytearray(_READ_BYTES)
+        self.room = Room(0)
         self._listeners = listeners
         self.adjust(max_body_bytes, max_connections, token)
         self._routes: dict[str, dict[str, tuple[Handler, bool]]] = {}
         self._connections: dict[Connection, None] = {}  # in the order in which they came
-        self._held_bytes = 0
         self._is_crowded = False
         self._failure: FatalError | None = None
         self._stopped = asyncio.Event()
@@ -59,6 +64,7 @@ class HttpServer:
     def adjust(self, max_body_bytes: int, max_connections: int, token: str) -> None:
         """Work with other settings from the next request on. Any thread may call it."""
         self._max_body_bytes = max_body_bytes
+        self.room.max_bytes = max_body_bytes * HELD_BODIES
         self._max_connections = max_connections
         self._authorization = f"Bearer {token}".encode() if token else b""
 
@@ -137,7 +143,10 @@ class HttpServer:
     # What connections call.
 
     def connected(self, connection: Connection) -> None:
-        """Take in a connection; where there are too many, the one that has been quiet longest goes."""
+        """Take in a connection; where there are too many, the one that has been quiet longest goes.
+
+        Those go first of which no request was taken: strangers in any number push nobody out.
+        """
         self._connections[connection] = None
         if len(self._connections) <= self._max_connections:
             self._is_crowded = False
@@ -150,7 +159,7 @@ class HttpServer:
             )
         self.refusals["connections"] += 1
         quiet = [other for other in self._connections if not other.is_answering and other is not connection]
-        min(quiet, key=lambda other: other.since_s, default=connection).abort()
+        min(quiet, key=lambda other: (other.is_welcome, other.since_s), default=connection).abort()
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
@@ -165,26 +174,31 @@ class HttpServer:
                 reason = "agent.token is set: send it as Authorization: Bearer TOKEN"
                 return no(401, "unauthorized", reason, ("WWW-Authenticate", "Bearer"))
         announced = int(request.headers.get("content-length", 0))
-        return self._refuse_size(announced, announced)
+        return self.refuse_size(announced, announced)
 
-    def hold(self, size: int, body_bytes: int) -> Answer | None:
-        """Count `size` more bytes of a body that has `body_bytes` now, unless they are too many."""
-        answer = self._refuse_size(size, body_bytes)
-        if answer is None:
-            self._held_bytes += size
-        return answer
-
-    def _refuse_size(self, size: int, body_bytes: int) -> Answer | None:
+    def refuse_size(self, size: int, body_bytes: int) -> Answer | None:
+        """Refuse `size` more bytes of a body that has `body_bytes` with them, if they are too many."""
         if body_bytes > self._max_body_bytes:
             reason = f"A body may have {self._max_body_bytes} bytes (agent.max_body_bytes)"
             return no(413, "too large", reason)
-        if self._held_bytes + size > self._max_body_bytes * HELD_BODIES:
+        if not self.room.has(size):
+            self._make_room(size)
+        if not self.room.has(size):
             return no(429, "busy", "Too many bodies are on their way", ("Retry-After", "1"))
         return None
 
-    def let_go(self, size: int) -> None:
-        """Count that bytes of a body are gone."""
-        self._held_bytes -= size
+    def _make_room(self, size: int) -> None:
+        """Give up the bodies that have been on their way for longest, while it is too long."""
+        late_s = self.loop.time() - CROWD_S
+        on_their_way = [
+            connection
+            for connection in self._connections
+            if connection.is_sending and connection.since_s < late_s
+        ]
+        for connection in sorted(on_their_way, key=lambda connection: connection.since_s):
+            if self.room.has(size):
+                return
+            connection.time_out()
 
     def refused(self, answer: Answer) -> None:
         """Count an answer that refuses a request."""

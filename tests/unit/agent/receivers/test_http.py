@@ -308,14 +308,14 @@ def test_all_clients_together_hold_no_more_than_two_bodies(serve: Serve) -> None
     half_sent = [served.client() for _ in range(2)]
     for client in half_sent:
         client.send(request(SPAN + b" " * (100_000 - len(SPAN)))[:-1])
-    wait_until(lambda: served.server._held_bytes == 199_998, "both are held")
+    wait_until(lambda: served.server.room.held_bytes == 199_998, "both are held")
     answer = served.client().post(SPAN)
     assert (answer.status, answer.headers["retry-after"]) == (429, "1")
     for client in half_sent:
         client.send(b" ")
         assert client.answer().status == 202
     assert served.client().post(SPAN).status == 202
-    assert served.server._held_bytes == 0
+    assert served.server.room.held_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -347,6 +347,50 @@ def test_head_over_the_limit_is_431(served: Served, piece: bytes) -> None:
     client.send(START.encode() + b"x: " + piece * 40_000)
     assert client.answer().status == 431
     assert client.is_closed()
+
+
+def test_head_over_the_limit_is_431_also_when_it_comes_whole(served: Served) -> None:
+    """A head is measured, not the way it came."""
+    client = served.client()
+    client.send(START.encode() + b"x: " + b"a" * 40_000 + b"\r\ncontent-length: 0\r\n\r\n")
+    assert client.answer().status == 431
+
+
+@pytest.mark.parametrize("piece", [b"a", b"x: y\r\n"])
+def test_trailers_over_the_limit_are_431(served: Served, piece: bytes) -> None:
+    """What stands behind the last chunk has the limit of a head."""
+    client = served.client()
+    client.send(START.encode() + b"transfer-encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\nx: " + piece * 60_000)
+    assert client.answer().status == 431
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize(
+    "behind", ["CONNECT a:1 HTTP/1.1\r\n\r\n", START + "connection: upgrade\r\nupgrade: a\r\n\r\n"]
+)
+def test_refused_body_costs_others_nothing(serve: Serve, behind: str) -> None:
+    """After any number of refused bodies, whatever came behind them, others are taken as before."""
+    served = serve(max_body_bytes=20_000)
+    chunk = b"2710\r\n" + b" " * 10_000 + b"\r\n"
+    for _ in range(5):
+        client = served.client()
+        client.send(START.encode() + b"transfer-encoding: chunked\r\n\r\n" + chunk * 3 + b"0\r\n\r\n")
+        client.send(behind.encode())
+        assert client.answer().status == 413
+    assert served.server.room.held_bytes == 0
+    assert served.client().post(SPAN).status == 202
+
+
+def test_body_that_is_late_gives_way(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that begin large bodies and do not end them keep nobody out for as long as they may take."""
+    monkeypatch.setattr(http, "CROWD_S", 0.0)
+    served = serve(max_body_bytes=100_000)
+    late = [served.client() for _ in range(2)]
+    for client in late:
+        client.send(request(SPAN + b" " * (100_000 - len(SPAN)))[:-1])
+    wait_until(lambda: served.server.room.held_bytes == 199_998, "both are held")
+    assert served.client().post(SPAN).status == 202
+    assert late[0].answer().status == 408
 
 
 @pytest.fixture
@@ -416,7 +460,7 @@ def test_quietest_connection_gives_way_to_a_new_one(serve: Serve) -> None:
     served = serve(max_connections=3)
     slow = served.client()
     slow.send(START.encode())
-    wait_until(lambda: [client._is_in_head for client in served.server._connections] == [True], "it began")
+    wait_until(lambda: [client.is_in_head for client in served.server._connections] == [True], "it began")
     others = [served.client() for _ in range(2)]
     for client in others:
         assert client.post(SPAN).status == 202
@@ -425,6 +469,16 @@ def test_quietest_connection_gives_way_to_a_new_one(serve: Serve) -> None:
     for client in others:
         assert client.post(SPAN).status == 202
     assert served.server.refusals == {"connections": 1}
+
+
+def test_strangers_in_any_number_do_not_push_out_a_client(serve: Serve) -> None:
+    """At the limit those go first of which nothing was ever taken, however new they are."""
+    served = serve(max_connections=3, token=TOKEN)
+    client = served.client()
+    assert client.post(SPAN, authorization=f"Bearer {TOKEN}").status == 202
+    for _ in range(20):
+        assert served.client().post(SPAN).status == 401
+    assert client.post(SPAN, authorization=f"Bearer {TOKEN}").status == 202
 
 
 def test_answers_that_nobody_reads_do_not_pile_up(served: Served) -> None:
