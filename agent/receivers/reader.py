@@ -24,7 +24,7 @@ _MAX_PORT = 0xFFFF
 _LONG, _INT = 2**63, 2**31
 _integer = re.compile(r"[+-]?[0-9]{1,40}").fullmatch
 # What Java takes for a double, but for hexadecimal ones.
-_double = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[fFdD]?").fullmatch
+_double = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[fFdD]?").fullmatch
 _hex = re.compile(r"[0-9a-f]*").fullmatch
 _half_a_pair = re.compile("[\ud800-\udfff]")
 

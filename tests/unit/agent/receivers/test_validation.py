@@ -139,6 +139,12 @@ def test_deep_nesting_does_not_raise_anything_else() -> None:
     assert refusal_of(with_members(f',"x":{deep}{deep.replace("[", "]")}')).status == 400
 
 
+@pytest.mark.parametrize("text", ["1" * 500_000 + "x", "1." + "1" * 500_000 + "x", "1e" + "1" * 500_000])
+def test_number_in_quotes_is_read_in_one_go(text: str) -> None:
+    """Half a million digits that are no number after all are refused without trying every split."""
+    assert "Expected a long" in str(refusal_of(with_members(f',"timestamp":"{text}"')))
+
+
 @given(st.binary())
 def test_bytes_never_raise_anything_else(raw: bytes) -> None:
     """Any bytes are taken or refused."""
