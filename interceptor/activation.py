@@ -119,7 +119,12 @@ def _follow_calls(functions: Any, tracing: Tracing) -> None:
 def _patch(tracing: Tracing) -> None:
     """Patch the classes; one that this kafka-python lacks, or has changed, takes nothing from the other."""
     missing = []
-    for what, patch in (("KafkaProducer", _patch_producer), ("KafkaConsumer", _patch_consumer)):
+    patches = (
+        ("KafkaProducer", _patch_producer),
+        ("KafkaConsumer", _patch_consumer),
+        ("FutureRecordMetadata", _patch_callbacks),
+    )
+    for what, patch in patches:
         try:
             patch(tracing)
         except (ImportError, AttributeError) as error:
@@ -135,6 +140,14 @@ def _patch_producer(tracing: Tracing) -> None:
 
     producer.instrument(producer_class, future_class, tracing)
     end_sends_at_exit()
+
+
+def _patch_callbacks(tracing: Tracing) -> None:
+    future_class = loaded("kafka.producer.future").FutureRecordMetadata
+
+    from kaspan.interceptor.callbacks import follow_callbacks
+
+    follow_callbacks(future_class, tracing)
 
 
 def _patch_consumer(tracing: Tracing) -> None:

@@ -164,7 +164,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
         return
     locked_futures = hasattr(future_class(), "_lock")
     # One lock for both callbacks instead of two, where kafka-python has a way for that.
-    follow = getattr(future_class, "_add_cb_eb", None) or _follow
+    follow = getattr(future_class, "_add_cb_eb", None) or _both(future_class)
 
     @functools.wraps(original)
     def traced_send(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -220,6 +220,11 @@ def _is_too_large(error: BaseException) -> bool:
     return type(error).__name__ == "MessageSizeTooLargeError"
 
 
-def _follow(future: Any, acknowledged: Any, failed: Any) -> None:
-    future.add_callback(acknowledged)
-    future.add_errback(failed)
+def _both(future_class: Any) -> Any:
+    add_callback, add_errback = future_class.add_callback, future_class.add_errback
+
+    def follow(future: Any, acknowledged: Any, failed: Any) -> None:
+        add_callback(future, acknowledged)
+        add_errback(future, failed)
+
+    return follow
