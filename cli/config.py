@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -32,12 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     for line in loaded.warnings:
         sys.stderr.write(f"kaspan config: warning: {line}\n")
     lines = as_yaml(loaded) if options.format == "yaml" else as_table(loaded)
-    try:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # `| head` has what it wanted. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0
 
 

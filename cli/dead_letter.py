@@ -37,13 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         options.act(options, lambda request: _done(ask(spool.path, spool.max_bytes, request)))
-        sys.stdout.flush()
     except (SpoolError, _FailedError) as error:
         sys.stderr.write(f"kaspan agent dead-letter: {error}\n")
         return 1
-    except BrokenPipeError:
-        # `| head` has what it wanted. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -73,10 +72,6 @@ def main(arguments: list[str]) -> int:
         return _say(f"kaspan demo: {error}", 1)
     except Interrupted as error:
         return _say(f"kaspan demo: {error}: everything it had started is ended", error.exit_code)
-    except BrokenPipeError:
-        # Whoever read our output has gone (`kaspan demo | head`); Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     return 0
 
 

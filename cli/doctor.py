@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import packages_distributions, version
 
-from kaspan.cli.install import InstallError, find_hook, installed
+from kaspan.cli.install import InstallError, installed, was_installed
 from kaspan.cli.rings import Ring, Survey, is_locked, survey
 from kaspan.config import ConfigError, Loaded, load
 from kaspan.interceptor.endpoint import Endpoint
@@ -91,7 +91,11 @@ def this_python() -> tuple[list[str], list[str]]:
     else:
         said.append("its programs are traced under `kaspan run`, and not otherwise (see `kaspan install`)")
     try:
-        find_hook()
+        if was_installed():
+            wrong.append(
+                "what `kaspan install` made is gone, with the kaspan that pip has replaced: do it again, or "
+                "`kaspan uninstall` if programs are not to be traced by it any more"
+            )
     except InstallError as error:
         wrong.append(str(error))
     return said, wrong

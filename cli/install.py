@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from kaspan.cli import record
 from kaspan.config import ConfigError, load
 from kaspan.config.environment import CONFIG_VARIABLE
 
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     sys.stdout.write(
         f"{path}: every program of {sys.prefix} that imports kafka is traced from its next start on"
         f"{f', with {said} where it has no other' if said else ''}\n"
+        "pip removes it with kaspan, also to put a newer one in its place: install again after that\n"
     )
     return 0
 
@@ -97,6 +99,7 @@ def install(variables: Mapping[str, str]) -> Path:
             raise InstallError(f"{path} is there and was not made by `kaspan install`; it is left alone")
         temporary.write_text(text, "ascii")
         temporary.replace(path)
+        note().touch()
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -104,12 +107,26 @@ def install(variables: Mapping[str, str]) -> Path:
             f"{path} cannot be written: {error.strerror}; run this as the user who owns "
             f"{path.parent}, or install kaspan into a virtual environment of your own"
         ) from error
+    record.enter(path)
     return path
 
 
 def installed() -> list[Path]:
     """Return the files that `kaspan install` has made for this Python."""
     return [path for path in _candidates() if _is_ours(path)]
+
+
+def was_installed() -> bool:
+    """Whether what `kaspan install` made is gone, as when pip has replaced the kaspan of that time.
+
+    Raises InstallError without a hook.
+    """
+    return note().exists() and not installed()
+
+
+def note() -> Path:
+    """Return the file that says that `kaspan install` was used. Raises InstallError without a hook."""
+    return find_hook().parents[1] / "installed"
 
 
 def _line(hook: Path, variables: Mapping[str, str]) -> str:

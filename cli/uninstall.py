@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
-from kaspan.cli.install import installed
+from kaspan.cli import record
+from kaspan.cli.install import InstallError, installed, note
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,9 +25,12 @@ def main(arguments: Sequence[str]) -> int:
     for path in paths:
         try:
             path.unlink()
+            record.strike(path)
         except OSError as error:
             sys.stderr.write(f"kaspan uninstall: {path} cannot be removed: {error.strerror}\n")
             code = 1
         else:
             sys.stdout.write(f"removed {path}\n")
+    with contextlib.suppress(InstallError, OSError):
+        note().unlink()
     return code

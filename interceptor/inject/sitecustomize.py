@@ -3,12 +3,14 @@
 
 It waits for the application to import kafka, and only then loads kaspan; then it lets the next
 sitecustomize on the path run as if this one were not there. It imports nothing, since most interpreters
-under `kaspan run` never use Kafka and must not pay for it, and it must never fail.
+under `kaspan run` never use Kafka and must not pay for it, and it must never fail. A Python that is too old
+for kaspan reads it too, Python 2 included, and would not run the next sitecustomize if it could not.
 """
 
 import sys
 
 TARGET = "kafka"
+OLDEST = (3, 10)
 DEFAULTS = {}
 """Variables for processes that have none of their own, as `kaspan install` was told."""
 
@@ -18,12 +20,15 @@ def activate():
     try:
         from kaspan.interceptor import standby
     except Exception as error:  # noqa: BLE001
-        sys.stderr.write(
-            f"kaspan: this process is not traced: kaspan cannot be loaded by {sys.executable} "
-            f"({type(error).__name__}: {error}); install it there: pip install kaspan\n"
-        )
+        why = "kaspan cannot be loaded by %s (%s: %s); install it there as well"
+        say_untraced(why % (sys.executable, type(error).__name__, error))
     else:
         standby.stand_by(DEFAULTS)
+
+
+def say_untraced(why):
+    """Say that this process is not traced, and why."""
+    sys.stderr.write("kaspan: this process is not traced: " + why + "\n")
 
 
 class KafkaLoader:
@@ -61,8 +66,27 @@ class KafkaFinder:
         return None
 
 
+class TooOldFinder:
+    """Finds nothing, and says once that kafka is imported by a Python in which kaspan cannot be."""
+
+    said = False
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):  # noqa: ARG003 (the protocol's)
+        """Find nothing."""
+        if name == TARGET and not cls.said:
+            cls.said = True
+            why = "%s is Python %d.%d, and kaspan needs %d.%d or newer"
+            say_untraced(why % ((sys.executable,) + sys.version_info[:2] + OLDEST))  # noqa: RUF005 (Python 2)
+
+    find_module = find_spec  # Python 2 calls it so
+
+
 def install(defaults=()):
     """Have kaspan wait for the first client once kafka is imported, which it may be. Safe to call twice."""
+    if sys.version_info < OLDEST:
+        sys.meta_path.insert(0, TooOldFinder)
+        return
     DEFAULTS.update(defaults)
     if TARGET in sys.modules:
         activate()
@@ -74,6 +98,15 @@ def run_the_next_sitecustomize():
     """Load the sitecustomize that Python would have found without ours; its errors are its own."""
     ours = __file__.rpartition("/")[0]
     others = [entry for entry in sys.path if entry != ours]
+    if sys.version_info < (3, 4):  # noqa: UP036 (see above)
+        import imp
+
+        try:
+            file, path, description = imp.find_module("sitecustomize", others)
+        except ImportError:
+            return
+        imp.load_module("sitecustomize", file, path, description)
+        return
     for finder in sys.meta_path:
         if getattr(finder, "__name__", "") == "PathFinder":
             spec = finder.find_spec("sitecustomize", others)

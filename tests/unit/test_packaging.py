@@ -238,6 +238,31 @@ def test_install_traces_kafka_python_ng(beside: tuple[Environment, dict[str, str
     assert (done.stdout, done.stderr) == ("KafkaProducer.send\nFalse\n", "")
 
 
+def test_pip_removes_what_kaspan_install_made(
+    beside: tuple[Environment, dict[str, str]], wheel: Path
+) -> None:
+    """After `pip uninstall kaspan` nothing of it is there, so that a kaspan that comes back traces nobody."""
+    environment, _ = beside
+    python, site_packages = (
+        environment.bin / "python",
+        next(environment.bin.parent.glob("lib/python*/site-packages")),
+    )
+    record = site_packages / f"{NAME}.dist-info" / "RECORD"
+    before = record.read_text()
+    run(environment.bin / "kaspan", "install", directory=environment.bin)
+    run(environment.bin / "kaspan", "uninstall", directory=environment.bin)
+    assert record.read_text() == before
+
+    run(environment.bin / "kaspan", "install", directory=environment.bin)
+    assert (site_packages / "kaspan.pth").exists()
+    run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "kaspan", directory=environment.bin)
+    assert not (site_packages / "kaspan.pth").exists()
+
+    environment.install("--no-deps", wheel)
+    said = subprocess.run([environment.bin / "kaspan", "doctor"], capture_output=True, text=True, check=False)
+    assert "what `kaspan install` made is gone" in said.stdout
+
+
 def test_install_adds_one_name_to_pythons_path(installed: Path) -> None:
     """Beside kaspan and its metadata, the installed distribution puts no file where Python imports from."""
     listing = "import importlib.metadata as m; print(*m.files('kaspan'), sep='\\n')"

@@ -76,12 +76,12 @@ def test_installed_python_without_kafka_loads_nothing_of_kaspans(environment: En
 
 def test_uninstall_leaves_nothing(environment: Environment) -> None:
     """`kaspan uninstall` takes away all that `kaspan install` made."""
-    before = sorted(environment.site_packages.iterdir())
+    before = sorted(environment.prefix.rglob("*"))
     environment.kaspan("install")
     done = environment.kaspan("uninstall")
 
     assert outcome(done) == (0, f"removed {environment.pth}\n", "")
-    assert sorted(environment.site_packages.iterdir()) == before
+    assert sorted(environment.prefix.rglob("*")) == before
     assert outcome(environment.program(TRACED)) == UNTRACED_OUTPUT
 
 

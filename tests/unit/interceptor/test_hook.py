@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -228,7 +232,42 @@ def test_interpreter_without_kaspan_says_so_and_runs_on(desk: Desk) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("kaspan: this process is not traced")
     assert sys.executable in done.stderr
-    assert "pip install" in done.stderr
+    assert "install it there as well" in done.stderr
+
+
+def old_pythons() -> Iterator[str]:
+    """Name the Pythons on this machine that are too old for kaspan: usually none, with pyenv some."""
+    on_path = (shutil.which(f"python{version}") for version in ("2.7", "3.6", "3.7", "3.8", "3.9"))
+    of_pyenv = Path.home().glob(".pyenv/versions/*/bin/python")
+    code = "import sys; sys.exit(sys.version_info >= (3, 10))"
+    for python in {*filter(None, on_path), *map(str, of_pyenv)}:
+        if subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0:
+            yield python
+
+
+@pytest.mark.parametrize("old", list(old_pythons()))
+def test_python_that_is_too_old_runs_as_without_kaspan(desk: Desk, old: str) -> None:
+    """Its next sitecustomize runs, and one line says that a newer one is needed once kafka is imported."""
+    desk.module("sitecustomize.py", "print('theirs')")
+    desk.module("kafka/__init__.py", "print('mine')")
+    path = f"{INJECT}:{desk.environment['PYTHONPATH']}"
+    done = desk.run(old, "-c", "import json, kafka; import kafka; print('done')", PYTHONPATH=path)
+
+    assert (done.returncode, done.stdout) == (0, "theirs\nmine\ndone\n")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"kaspan: this process is not traced: {old} is Python ")
+    assert done.stderr.endswith(", and kaspan needs 3.10 or newer\n")
+
+
+def test_python_that_calls_itself_old_is_not_told_to_install_kaspan(desk: Desk) -> None:
+    """Where kaspan cannot be installed, nobody is told to."""
+    hook = str(INJECT / "sitecustomize.py")
+    code = f"import runpy, sys; sys.version_info = (3, 9, 18); runpy.run_path({hook!r}); {TRACED}"
+    done = desk.plain(code)
+
+    assert (done.returncode, done.stdout) == (0, "False\n")
+    assert "install it" not in done.stderr
+    assert "needs 3.10 or newer" in done.stderr
 
 
 OFF = {

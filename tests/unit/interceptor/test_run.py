@@ -109,12 +109,24 @@ def test_exit_code_is_the_commands(desk: Desk, shell: list[str], code: int) -> N
     assert outcome(done) == (code, "", "")
 
 
-def test_command_that_does_not_exist_is_said_by_the_shell(desk: Desk, shell: list[str]) -> None:
-    """127 for a command that is not there, as in every shell."""
-    done = desk.run(*shell, KASPAN, "run", "--", "no-such-command")
+COMMANDS = {
+    "no command of that name": ("no-such-command", 127, "there is no such command on PATH"),
+    "no file of that name": ("./no-such-file", 127, "there is no such file"),
+    "a file that is not executable": ("./plain.py", 126, "it is not a file that can be executed"),
+    "a directory": ("./folder", 126, "it is not a file that can be executed"),
+}
 
-    assert done.returncode == 127
-    assert "no-such-command" in done.stderr
+
+@pytest.mark.parametrize(("command", "code", "said"), COMMANDS.values(), ids=COMMANDS.keys())
+def test_command_that_cannot_be_run_is_named(
+    desk: Desk, shell: list[str], command: str, code: int, said: str
+) -> None:
+    """The exit code is the one of every shell, and the words say that they are kaspan's."""
+    (desk.directory / "plain.py").touch(mode=0o600)
+    (desk.directory / "folder").mkdir()
+    done = desk.run(*shell, KASPAN, "run", "--", command)
+
+    assert outcome(done) == (code, "", f"kaspan run: {command}: {said}\n")
 
 
 def test_command_reads_and_writes_the_callers_streams(desk: Desk, shell: list[str]) -> None:
@@ -245,6 +257,17 @@ def test_command_without_its_folder_runs_untraced_and_says_so(desk: Desk) -> Non
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert "sitecustomize.py is missing" in done.stderr
     assert "running untraced" in done.stderr
+
+
+def test_command_without_its_python_says_so(desk: Desk) -> None:
+    """A copy of the script alone has no other command, and says what to do."""
+    command = installed(desk.directory / "broken")
+
+    assert outcome(desk.run(command, "doctor")) == (
+        127,
+        "",
+        f"kaspan: {command.parent}/kaspan-cli is missing: install kaspan again\n",
+    )
 
 
 def test_other_commands_are_pythons(desk: Desk) -> None:
