@@ -15,7 +15,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input
 UPSTREAM := '2.*' '3.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test matrix upstream third-party lint demo bench clean force
+.PHONY: help dev test matrix upstream third-party lint demo wheels bench clean force
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -43,11 +43,14 @@ lint: $(VENV)/dev ## ruff, mypy --strict and the layers between the packages
 demo: $(VENV)/demo ## run three plain kafka-python applications traced, and print their traces
 	@$(BIN)/kaspan demo
 
+wheels: $(VENV)/dev ## into dist/: sdist, a wheel for every Python, and compiled ones for x86-64 and aarch64
+	@$(BIN)/nox --session wheels
+
 bench: $(VENV)/dev ## measure kaspan against its peers, in one run
 	set -e; for script in $(filter-out %_worker.py,$(wildcard bench/*.py)); do $(BIN)/python "$$script"; done
 
 clean: ## remove what make and the tests made, the fetched servers too
-	rm -rf $(VENV) build *.egg-info tests/servers/target
+	rm -rf $(VENV) build dist *.egg-info tests/servers/target
 	rm -rf .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/dev: $(INSTALLED)

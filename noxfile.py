@@ -129,3 +129,10 @@ def sanitized(session: nox.Session) -> None:
 def ci(session: nox.Session, required: str) -> None:
     """Test with old versions and the fork what depends on them; `make test` tests all, with the newest."""
     run_tests(session, required, "-k", FEW)
+
+
+@nox.session(python="3.11", default=False)
+def wheels(session: nox.Session) -> None:
+    """Build and check what an index serves; see deploy/wheels.py."""
+    session.install("auditwheel >=6.2", "twine >=6", "uv", "ziglang >=0.13")
+    session.run("python", "deploy/wheels.py", *session.posargs)

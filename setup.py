@@ -1,7 +1,7 @@
 """Compiles the way of the ordinary record where there is a C compiler; all else is in setup.cfg.
 
 PURE_PYTHON=1 (as for zope's packages) leaves it out: the same in plain Python, which is also what there is
-where compiling fails.
+where compiling fails. KASPAN_REQUIRE_COMPILED=1 makes such a failure an error, as for wheels.
 """
 
 import os
@@ -15,7 +15,7 @@ COMPILED = Extension(
     "kaspan.interceptor.compiled",
     ["interceptor/compiled.pyx"],
     extra_compile_args=["-g0", "-fno-strict-aliasing"],
-    optional=True,
+    optional=not os.environ.get("KASPAN_REQUIRE_COMPILED"),
 )
 
 
