@@ -223,7 +223,12 @@ def _opened(paths: Sequence[str], there: Mapping[str, RingDirectory]) -> dict[st
     new = [directory for path, directory in directories.items() if path not in there]
     try:
         for directory in new:
-            directory.open()
+            try:
+                directory.open()
+            except RingDirectoryError:
+                # Anybody may have made this one, and most never need it: the receiver says so, and tries on.
+                if directory.path != schema.default_fallback_dir():
+                    raise
     except RingDirectoryError:
         for directory in new:
             directory.close()

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+DEFAULT_LISTEN = "127.0.0.1:9412"
+
 Propagator = Literal["b3", "b3multi", "tracecontext"]
 Operation = Literal["send", "receive"]
 Rate = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
@@ -90,6 +92,18 @@ def default_ring_dir() -> str:
 
         root = gettempdir()
     return f"{root}/kaspan-{os.geteuid()}"
+
+
+def default_fallback_dir() -> str:
+    """Where rings are when nothing is set and shared memory has no room for them: on disk."""
+    return f"/var/tmp/kaspan-{os.geteuid()}"  # noqa: S108
+
+
+def default_ring_dirs() -> tuple[str, ...]:
+    """Where an agent looks for the rings of its user when nothing is set."""
+    fallback = default_fallback_dir()
+    is_possible = os.access(os.path.dirname(fallback), os.W_OK)
+    return tuple(dict.fromkeys([default_ring_dir(), *([fallback] if is_possible else [])]))
 
 
 def default_spool_path() -> str:
@@ -300,13 +314,13 @@ class Log(_Section, frozen=True):
 class Agent(_Section, frozen=True):
     """What the agent beside the application does."""
 
-    listen: ListenAddress = "127.0.0.1:9412"
+    listen: ListenAddress = DEFAULT_LISTEN
     socket: OptionalPath = msgspec.field(default_factory=default_socket)
     token: Token = ""
     tls: Tls = Tls()
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
-    ring_dirs: tuple[AbsolutePath, ...] = msgspec.field(default_factory=lambda: (default_ring_dir(),))
+    ring_dirs: tuple[AbsolutePath, ...] = msgspec.field(default_factory=default_ring_dirs)
     spool: Spool = msgspec.field(default_factory=Spool)
     batch: Batch = Batch()
     senders: Annotated[

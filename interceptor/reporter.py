@@ -6,14 +6,12 @@ there can be one. Source of the idea: AsyncReporter of zipkin-reporter-java.
 
 from __future__ import annotations
 
-import atexit
 import random
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from kaspan.config.schema import Interceptor
 from kaspan.interceptor.endpoint import Answer, Endpoint
 from kaspan.interceptor.failures import log
 
@@ -218,24 +216,6 @@ class HttpReporter:
         """Forget everything: the spans are the parent's to report, and this is its fork."""
         self._is_closing = True
         self._queue.clear()
-
-
-def reporter_maker(settings: Interceptor) -> Callable[[], HttpReporter]:
-    """Prepare reporting for this process and its forks, and return what makes a reporter for each."""
-    endpoint = Endpoint(settings.agent, settings.token)
-    reporters: list[HttpReporter] = []
-
-    def make() -> HttpReporter:
-        reporters[:] = [HttpReporter(endpoint, settings.ring_bytes)]
-        return reporters[0]
-
-    def close() -> None:
-        for reporter in reporters:
-            reporter.close()
-
-    # Before any producer has its own: what is acknowledged while that one closes is reported as well.
-    atexit.register(close)
-    return make
 
 
 def _locked() -> threading.Lock:

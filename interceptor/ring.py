@@ -7,10 +7,7 @@ the process is killed. Source of the idea: LTTng-UST's ring buffers in shared me
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import mmap
-import os
 import sys
 import threading
 from collections import deque
@@ -18,7 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from kaspan.interceptor.ring_dir import open_ring_dir, refuse_unread_orphans
+from kaspan.interceptor.ring_dir import is_read
+from kaspan.interceptor.ring_file import RingFile
+from kaspan.interceptor.room import NoRoomError, mebibytes, warn_of_shortage
 from kaspan.wire import ring as layout
 
 # The positions as 64-bit numbers in the mapped header: one store, so that a reader never sees half of one.
@@ -30,62 +29,53 @@ _SUPPRESSED = layout.SUPPRESSED_ERRORS // 8
 
 
 class SpanRing:
-    """One process's ring in `path`, of `data_bytes` bytes for spans; `process` describes the process.
+    """One process's ring in the directory `path`, or, where that has no room, in `fallback` on a disk.
 
-    Raises OSError if the directory or the file cannot be had (RingDirError where it is a matter of rules).
+    It has `max_bytes` for spans, or a half or quarter of that where room is short: one warning says so.
+    `process` describes the process. Raises RingDirError if a directory breaks a rule, NoRoomError where there
+    is no room for a ring.
     """
 
-    def __init__(self, path: str, data_bytes: int, process: dict[str, object]) -> None:
+    def __init__(
+        self, path: str, max_bytes: int, process: dict[str, object], fallback: str | None = None
+    ) -> None:
         if sys.byteorder != "little":
             raise OSError("span rings are little endian, and this machine is not")
-        self._data_bytes = data_bytes & ~7
-        directory = open_ring_dir(path)
-        try:
-            refuse_unread_orphans(directory, path)
-            self._make(directory, process)
-        finally:
-            os.close(directory)
-        self._positions = memoryview(self._map)[: layout.HEADER_BYTES].cast("Q")
-        self._writer = Writer(self._map, self._data_bytes)
+        self._file = _make_file(path, fallback, max_bytes, process)
+        self._positions = memoryview(self._file.mapped)[: layout.HEADER_BYTES].cast("Q")
+        self._writer = Writer(self._file.mapped, self._file.data_bytes)
         self.put = self._writer.put
-
-    def _make(self, directory: int, process: dict[str, object]) -> None:
-        """Make the file under a temporary name and rename it when it is whole and locked."""
-        name = f"{os.getpid()}-{os.urandom(8).hex()}"
-        temporary, final = f".{name}.tmp", name + layout.SUFFIX
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
-        try:
-            # The owner's lock for life: when it can be had, the owner is gone. The mapping keeps it, not the
-            # descriptor, which processes that turn into daemons close together with all others.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            size = layout.HEADER_BYTES + self._data_bytes
-            # A sparse file on a full tmpfs would be a SIGBUS in the application later.
-            os.posix_fallocate(descriptor, 0, size)
-            os.pwrite(descriptor, layout.pack_header(self._data_bytes, json.dumps(process).encode()), 0)
-            self._identity = _identity(descriptor)
-            self._map, self._map_descriptor = _map(descriptor, size)
-            os.rename(temporary, final, src_dir_fd=directory, dst_dir_fd=directory)
-        except BaseException:
-            os.unlink(temporary, dir_fd=directory)
-            raise
-        finally:
-            os.close(descriptor)
 
     def note_suppressed(self, errors: int) -> None:
         """Write into the header how many failures the application has not seen."""
         self._positions[_SUPPRESSED] = errors
 
+    def close(self) -> None:
+        """Do nothing: what was put is in the agent's reach already."""
+
     def abandon(self) -> None:
         """Let go of the file without a word to the reader: the ring is the parent's, and this is its fork."""
         self._positions.release()
         self._writer.release()
-        if self._map_descriptor is None or _identity(self._map_descriptor) in (self._identity, None):
-            self._map.close()
-        else:
-            # Its descriptor was closed, and the number is somebody else's by now: to close the mapping, or
-            # to let Python free it, would close that one. What hooks hold is freed after all modules are.
-            os.register_at_fork(before=lambda _kept=self._map: None)
+        self._file.abandon()
+
+
+def _make_file(path: str, fallback: str | None, max_bytes: int, process: dict[str, object]) -> RingFile:
+    try:
+        file = RingFile(path, max_bytes, process)
+    except NoRoomError as error:
+        # What lies where no agent looks is lost in the end: one that reads the other directory only is known.
+        if fallback is None or (is_read(path) and not is_read(fallback)):
+            raise
+        try:
+            file = RingFile(fallback, max_bytes, process, is_fallback=True)
+        except OSError as also:
+            raise NoRoomError(f"{error}; {also}") from error
+        warn_of_shortage(str(error), f"in a ring in {fallback}")
+        return file
+    if file.shortage:
+        warn_of_shortage(file.shortage, f"in a smaller ring there, of {mebibytes(file.data_bytes)} MiB")
+    return file
 
 
 class Writer:
@@ -165,22 +155,3 @@ class Writer:
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):
         from kaspan.interceptor.compiled import Writer
-
-
-def _map(descriptor: int, size: int) -> tuple[mmap.mmap, int | None]:
-    """Map a file, and tell which descriptor Python keeps for the mapping: None from 3.13 on."""
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(descriptor, size, trackfd=False), None
-    probe = os.dup(descriptor)
-    os.close(probe)
-    # The next one that is made has the same number; unless another thread was faster, which `abandon` sees.
-    return mmap.mmap(descriptor, size), probe
-
-
-def _identity(descriptor: int) -> tuple[int, int] | None:
-    """Which file a descriptor is; None when it is closed."""
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 
+from kaspan.interceptor.room import NO_ROOM, NoRoomError
 from kaspan.wire.ring import READ_POS, SUFFIX
 
 MAX_UNREAD_ORPHANS = 64
@@ -20,18 +21,19 @@ class RingDirError(OSError):
 def open_ring_dir(path: str) -> int:
     """Open the directory, made with mode 0700 if it is missing, and return its descriptor.
 
-    Raises RingDirError if it cannot be made, is a symlink or not a directory, belongs to another user, or
-    may be written by others: whoever can write there could put files of their own in a ring's place.
+    Raises NoRoomError if there is no room for it, RingDirError if it cannot be made, is a symlink or not a
+    directory, belongs to another user, or may be written by others: whoever can write there could put files
+    of their own in a ring's place.
     """
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise RingDirError(
-            f"interceptor.ring_dir {path} cannot be made: {error.strerror}; set it to a place where "
-            "this user may write"
-        ) from error
+        said = f"interceptor.ring_dir {path} cannot be made: {error.strerror}"
+        if error.errno in NO_ROOM:
+            raise NoRoomError(said) from error
+        raise RingDirError(f"{said}; set it to a place where this user may write") from error
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -62,6 +64,21 @@ def refuse_unread_orphans(directory: int, path: str) -> None:
                     f"{path} holds {orphans} span rings of ended processes that no agent has read; start "
                     "`kaspan agent` with this ring directory, or set interceptor.enabled to false"
                 )
+
+
+def is_read(path: str) -> bool:
+    """Whether an agent reads the rings of a directory: it holds the directory's lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _is_unread_orphan(directory: int, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import sys
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import Span
 
-from kaspan.config.schema import Interceptor, Operation, default_ring_dir
+from kaspan.config.schema import Interceptor, Operation
 from kaspan.interceptor.failures import suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
-from kaspan.interceptor.ring import SpanRing
+from kaspan.interceptor.reporters import Reporters
 from kaspan.interceptor.sampling import CapturedHeaders, ExcludedTopics, Sampler
 from kaspan.interceptor.scope import SPAN_KEY, Scope, live
 from kaspan.interceptor.span import Extras, PassedSpan, RecordSpan
@@ -25,6 +26,7 @@ from kaspan.wire.context import Extracted
 
 if TYPE_CHECKING:
     from kaspan.interceptor.reporter import HttpReporter
+    from kaspan.interceptor.ring import SpanRing
 
 RING_RETRY_S = 60.0
 """How long spans are dropped after a ring could not be made, before it is tried again."""
@@ -45,7 +47,6 @@ class Tracing:
             propagation.inject, propagation.extract, ExcludedTopics(propagation.exclude_topics)
         )
         self.scope = Scope()
-        self._settings = settings
         self._get_context = self.scope.get
         self.sampler = Sampler(settings.sampling)
         self._takes_all = self.sampler.takes_all
@@ -53,13 +54,10 @@ class Tracing:
         """Those of which nothing is recorded."""
         captured = settings.capture_headers
         self.captured = CapturedHeaders(captured) if captured else None
-        self._default_ring_dir = default_ring_dir()
+        self._reporters = Reporters(settings)
         self._ring: SpanRing | HttpReporter | None = None
-        self._make_http_reporter: Callable[[], HttpReporter] | None = None
-        if settings.agent != "ring":
-            from kaspan.interceptor.reporter import reporter_maker
-
-            self._make_http_reporter = reporter_maker(settings)
+        # Before any producer has its own: what is acknowledged while that one closes is reported as well.
+        atexit.register(self._close)
         self.at_client: Callable[[], None] | None = None
         """Called when the application uses a producer or consumer for the first time."""
         self._begin_life()
@@ -159,13 +157,9 @@ class Tracing:
     def _make_ring(self) -> SpanRing | HttpReporter | None:
         if time.monotonic() < self._retry_at_s:
             return None
-        ring: SpanRing | HttpReporter
         try:
-            if self._make_http_reporter is not None:
-                ring = self._make_http_reporter()
-            else:
-                ring = SpanRing(self._ring_dir(), self._settings.ring_bytes, self._process())
-        except (OSError, ValueError) as error:
+            ring = self._reporters.make(self._process())
+        except (OSError, ValueError, ImportError) as error:
             self._retry_at_s = time.monotonic() + RING_RETRY_S
             suppress("making the span ring (spans are dropped meanwhile)", error)
             return None
@@ -173,10 +167,9 @@ class Tracing:
         tell_suppressed(ring.note_suppressed)
         return ring
 
-    def _ring_dir(self) -> str:
-        # Servers load applications as root and change the user in their workers.
-        is_default = self._settings.ring_dir == self._default_ring_dir
-        return default_ring_dir() if is_default else self._settings.ring_dir
+    def _close(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
 
     def _process(self) -> dict[str, object]:
         return {

@@ -15,6 +15,8 @@ from kaspan.agent.receivers.directory import (
     RingDirectoryError,
     is_unlocked,
 )
+from kaspan.agent.server import _opened as opened
+from kaspan.config import schema
 from rings import RingWriter
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
@@ -40,6 +42,22 @@ def test_directory_named_after_another_user_is_waited_for(tmp_path: Path) -> Non
     path = tmp_path / f"kaspan-{os.geteuid() + 1}"
     assert not RingDirectory(str(path)).open()
     assert not path.exists()
+
+
+def test_default_directory_on_disk_that_is_refused_stops_no_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can make a directory of that name in /var/tmp: the agent starts, and reads the others."""
+    (tmp_path / "disk").symlink_to(tmp_path)
+    paths = [str(tmp_path / "rings"), str(tmp_path / "disk")]
+    with pytest.raises(RingDirectoryError):
+        opened(paths, {})
+    monkeypatch.setattr(schema, "default_fallback_dir", lambda: paths[1])
+    directories = opened(paths, {})
+
+    assert directories[paths[0]].descriptor is not None
+    assert directories[paths[1]].descriptor is None
+    directories[paths[0]].close()
 
 
 def test_directory_without_a_parent_is_waited_for(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import gc
 import json
@@ -20,7 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from disks import fill, shared_memory
 from kaspan.interceptor.ring import SpanRing, Writer
+from kaspan.interceptor.room import NoRoomError
 from kaspan.wire import ring as layout
 from spans import Reader, read_header, rings
 
@@ -349,31 +350,18 @@ def test_owner_holds_the_lock_for_life(tmp_path: Path) -> None:
     assert can_be_locked(path)
 
 
-NO_ROOM = "size=600k,mode=0700"
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Give a file system of 600 kB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    directory = tmp_path / "small"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", NO_ROOM, "none", str(directory)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    yield directory
-    subprocess.run(["umount", "--lazy", str(directory)], check=True)
+    with shared_memory(tmp_path / "small", "600k") as directory:
+        yield directory
 
 
 def test_ring_for_which_the_disk_has_no_room_is_not_made(small_disk: Path) -> None:
-    """A ring that cannot be allocated whole is an OSError now, not a SIGBUS later, and leaves no file."""
-    with pytest.raises(OSError, match="No space left") as refused:
+    """A ring that cannot be allocated whole is an error now, not a SIGBUS later, and leaves no file."""
+    fill(small_disk / "other")
+    with pytest.raises(NoRoomError, match=rf"{small_disk}/rings has no room.* 0\.0 of 0\.6 MiB are free"):
         SpanRing(str(small_disk / "rings"), 1024 * 1024, {})
-
-    assert refused.value.errno == errno.ENOSPC
     assert list((small_disk / "rings").iterdir()) == []
 
 

@@ -1,0 +1,125 @@
+"""How much room span rings may take: half of shared memory stays free for the application, a tenth of a disk.
+
+What an application maps in shared memory that is full ends it by SIGBUS, so rings leave it room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from typing import NamedTuple
+
+from kaspan.interceptor.failures import log
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What the system says of a file system in which nothing more can be made."""
+CLAIM_S = 60.0
+"""A ring that is still being made after this long, by nobody, never will be whole."""
+_IN_MEMORY = (b"tmpfs", b"ramfs")
+# Where room that was allocated stays so: others write each page to a new place, which a full disk has not.
+_KEEPS_ROOM = (*_IN_MEMORY, b"ext2", b"ext3", b"ext4", b"xfs", b"f2fs", b"overlay")
+
+
+class NoRoomError(OSError):
+    """There is no room for a span ring; the message says where, and how much there is."""
+
+
+class Room(NamedTuple):
+    """A file system as rings see it, in bytes: its size, what is free, and what of that rings leave alone."""
+
+    total_bytes: int
+    free_bytes: int
+    kept_bytes: int
+    claimed_bytes: int
+    is_in_memory: bool
+    keeps_room: bool
+
+    @property
+    def spare_bytes(self) -> int:
+        """How much rings may still take; less than 0: they have taken too much."""
+        if not self.total_bytes:
+            return sys.maxsize  # a tmpfs without a limit
+        return self.free_bytes - self.kept_bytes - self.claimed_bytes
+
+    def __str__(self) -> str:
+        share = "half stays" if self.is_in_memory else "a tenth stays"
+        return f"{mebibytes(self.free_bytes)} of {mebibytes(self.total_bytes)} MiB are free, and {share} free"
+
+
+def room(directory: int) -> Room:
+    """Look at the file system of a ring directory, an open descriptor.
+
+    What a ring that is being made in it has announced, by its size, and not taken yet is claimed: of two
+    processes that announce and then look, at least one sees the other.
+    """
+    status = os.fstatvfs(directory)
+    total = status.f_blocks * status.f_frsize
+    kind = _file_system(directory)
+    is_in_memory = kind is None or kind in _IN_MEMORY
+    return Room(
+        total,
+        status.f_bavail * status.f_frsize,
+        total // (2 if is_in_memory else 10),
+        _claimed_bytes(directory),
+        is_in_memory,
+        kind in _KEEPS_ROOM,
+    )
+
+
+def _claimed_bytes(directory: int) -> int:
+    claimed, now_s = 0, time.time()
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if not entry.name.endswith(".tmp"):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue  # whole and renamed meanwhile, or given up
+            if now_s - status.st_mtime < CLAIM_S:
+                claimed += max(0, status.st_size - status.st_blocks * 512)
+    return claimed
+
+
+def _file_system(directory: int) -> bytes | None:
+    """Say of which kind a directory's file system is; None if that cannot be known."""
+    device = os.fstat(directory).st_dev
+    wanted = b"%d:%d" % (os.major(device), os.minor(device))
+    try:
+        for line in _read("/proc/self/mountinfo").splitlines():
+            fields = line.split()
+            if fields[2] == wanted:
+                return fields[fields.index(b"-") + 1]
+    except (OSError, ValueError, IndexError):
+        return None
+    return b"?"
+
+
+def _read(path: str) -> bytes:
+    # The first span may come when Python is ending and has no open() any more.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = b""
+        while piece := os.read(descriptor, 1 << 16):
+            text += piece
+        return text
+    finally:
+        os.close(descriptor)
+
+
+def warn_of_shortage(why: str, where: str) -> None:
+    """Say, when a process has its ring, that shared memory is short, where its spans go and what helps."""
+    log.warning(
+        "kaspan: %s; this process keeps its spans %s. Give it more shared memory (docker run --shm-size, in "
+        "Kubernetes an emptyDir of medium Memory), or set interceptor.ring_bytes lower or "
+        "interceptor.ring_dir elsewhere; `kaspan doctor` says what is there",
+        why,
+        where,
+    )
+
+
+def mebibytes(count: int) -> str:
+    """Write a number of bytes in MiB, with one digit after the point where it is small."""
+    return f"{count / 1024**2:.0f}" if count >= 10 * 1024**2 else f"{count / 1024**2:.1f}"
