@@ -1,4 +1,4 @@
-"""Dead letters: spans that a target refused even alone. They are looked at, sent again, or thrown away.
+"""Dead letters: spans that a target refused even alone. They are kept, looked at, sent again, or thrown away.
 
 Statements are put together from fixed parts and numbers; texts are values.
 """
@@ -6,6 +6,7 @@ Statements are put together from fixed parts and numbers; texts are values.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -46,6 +47,32 @@ class DeadLetters:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
+
+    def bury(self, sender: str, refused: Sequence[tuple[str, bytes]]) -> int:
+        """Add spans that no server will ever take, each with the reason; return how many are kept.
+
+        They may fill a tenth of the spool; those that do not fit are dropped, which is for the caller to say.
+        """
+        spool = self._spool
+        now_us = time.time_ns() // 1000
+        statement = "insert into dead_letters (sender, died_us, reason, span) values (?, ?, ?, ?)"
+
+        def work(connection: sqlite3.Connection) -> list[bytes]:
+            room = spool.max_bytes // 10 - spool.dead_bytes
+            kept = []
+            for reason, span in refused:
+                if len(span) <= room:
+                    room -= len(span)
+                    connection.execute(statement, (sender, now_us, reason, span))
+                    kept.append(span)
+            return kept
+
+        def count(kept: list[bytes]) -> None:
+            spool.latest_us = max(spool.latest_us, now_us)
+            spool.dead_spans += len(kept)
+            spool.dead_bytes += sum(map(len, kept))
+
+        return len(spool.database.run(work, count))
 
     def find(self, selection: Selection, after_id: int = 0, limit: int = 100) -> list[Letter]:
         """Return letters without their spans, oldest first: at most `limit` of those after an id."""

@@ -325,27 +325,24 @@ class Spool:
             if not self.bytes:
                 self.database.shrink()
 
-    def bury(self, sender: str, reason: str, span: bytes) -> bool:
-        """Put a span that no server will ever take among the dead letters.
+    def put_back(self, batches: Sequence[Batch], sender: str) -> None:
+        """Store batches once more, for one sender, behind all others. Raises SpoolFull if they do not fit."""
+        self.database.run(
+            lambda connection: self.insert(connection, batches, sender), lambda _done: self.inserted(batches)
+        )
 
-        They may fill a tenth of the spool; beyond that the span is dropped, and False returned.
-        """
-        now_us = time.time_ns() // 1000
-        self.latest_us = max(self.latest_us, now_us)
-        row = (sender, now_us, reason, span)
-        statement = "insert into dead_letters (sender, died_us, reason, span) values (?, ?, ?, ?)"
-
-        def work(connection: sqlite3.Connection) -> bool:
-            if self.dead_bytes + len(span) > self.max_bytes // 10:
-                return False
-            connection.execute(statement, row)
-            return True
-
-        def count(is_kept: bool) -> None:
-            self.dead_bytes += len(span) if is_kept else 0
-            self.dead_spans += is_kept
-
-        return self.database.run(work, count)
+    def pick(self, sender: str, place: float) -> bytes | None:
+        """Return one of the batches that wait for a sender, from 0, the oldest, to 1, the newest."""
+        first_id = self._cursors[sender] + 1
+        row_id = first_id + int(place * max(0, self._newest_id - first_id))
+        found = self.database.run(
+            lambda connection: connection.execute(
+                "select body from batches where id >= ? and (sender is null or sender = ?)"
+                " order by id limit 1",
+                (row_id, sender),
+            ).fetchone()
+        )
+        return found[0] if found else None
 
     def wake(self) -> None:
         """Wake everyone who waits for spans, so that they see that the agent stops."""

@@ -42,16 +42,16 @@ class Account:
         self.send_s = Histogram.of(_SECONDS)
         self.clock_s = clock_s
         self._wall_clock_s = wall_clock_s
-        self._buried_spans = 0
 
-    def answered(self, began_s: float) -> None:
-        """Note that the target has answered, with yes or no, an attempt that began then."""
+    def taken(self, began_s: float) -> None:
+        """Note that the target has taken an attempt that began then: it works."""
         self.send_s.add(self.clock_s() - began_s)
         self.failing_since_s = None
         self.last_success_at_s = self._wall_clock_s()
 
-    def refused(self, reason: str) -> None:
-        """Count a message that the target will never take."""
+    def refused(self, reason: str, began_s: float) -> None:
+        """Count an attempt that was refused; whether the target works, that does not say."""
+        self.send_s.add(self.clock_s() - began_s)
         self._count(reason)
 
     def failed(self, reason: str, began_s: float) -> None:
@@ -60,20 +60,16 @@ class Account:
         if self.failing_since_s is None:
             self.failing_since_s = began_s
 
-    def passed(self, spans: int, size: int) -> None:
-        """Count a message that is done with; those of its spans that were buried were not sent."""
-        self.sent_spans += spans - self._buried_spans
-        self._buried_spans = 0
+    def passed(self, sent_spans: int, spans: int, size: int) -> None:
+        """Count a message that is done with, and how many of its spans the target has taken."""
+        self.sent_spans += sent_spans
         self.message_spans.add(spans)
         self.message_bytes.add(size)
 
-    def buried(self, is_kept: bool) -> None:
-        """Count a span that is refused even alone: a dead letter, or dropped for want of room."""
-        if is_kept:
-            self.dead_spans += 1
-        else:
-            self.dropped_spans += 1
-        self._buried_spans += 1
+    def buried(self, kept: int, dropped: int) -> None:
+        """Count spans that are refused even alone: dead letters, and those dropped for want of room."""
+        self.dead_spans += kept
+        self.dropped_spans += dropped
 
     def _count(self, reason: str) -> None:
         self.last_error, self.last_error_at_s = reason, self._wall_clock_s()

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-
-import msgspec
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.letters import DeadLetters
 from kaspan.agent.senders.account import Account
 from kaspan.agent.senders.backoff import Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
-from kaspan.agent.spool import SEPARATOR, Message, Spool
+from kaspan.agent.senders.refusals import Witnesses, by_rules, split
+from kaspan.agent.spool import SEPARATOR, Batch, Message, Spool
 
 SAVE_S = 0.05
 """How long what was delivered is noted in memory only, while there is more to deliver.
 
 A save of its own costs a flush of the disk, and the transactions that store spans save it on the way."""
 
+PUT_BACK_S = 0.25
+PUT_BACK_ATTEMPTS = 16
+"""So long, and at least so many attempts, may the sorting out of one message hold up others that wait."""
+SAY_S = 60.0
+"""How often it is said that spans are refused."""
+
 _log = logging.getLogger("kaspan.agent")
-_decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_NOT_JSON = (msgspec.MsgspecError, RecursionError)
 
 
 class Delivery:
@@ -51,10 +56,12 @@ class Delivery:
         self._draining = threading.Event()
         self._pause = pause or self._draining.wait
         self._linger_s = linger_s
+        self._letters = DeadLetters(spool)
+        self._witnesses = Witnesses(partial(spool.pick, sender.name))
         self._sent_id = spool.cursor(sender.name)
         self._is_failing = False
         self._is_unsaved = False
-        self._save_at_s = 0.0
+        self._save_at_s = self._say_at_s = 0.0
 
     def adjust(self, max_bytes: int, linger_s: float) -> None:
         """Work with other settings from the next message on. Any thread may call it."""
@@ -101,33 +108,78 @@ class Delivery:
 
     def _deliver(self, message: Message) -> bool:
         """Send one message, in parts where it is refused. False if it could not be before the agent stops."""
-        parts = [message.body]
-        while parts:
-            part = parts.pop()
-            refusal = self._send(part, message.last_id)
-            if isinstance(refusal, Failed):
-                return False
-            if refusal is None:
-                continue
-            self.account.refused(refusal.reason)
-            spans = split(part)
-            if len(spans) > 1:
-                half = len(spans) // 2
-                parts += [SEPARATOR.join(spans[half:]), SEPARATOR.join(spans[:half])]
-            elif not self._bury(part, refusal.reason):
-                return False
-        self.account.passed(message.spans, len(message.body))
+        outcome = self._send(lambda: self._attempt(message.body, message.last_id))
+        if isinstance(outcome, Failed):
+            return False
+        not_sent = 0 if isinstance(outcome, Delivered) else self._sort_out(message)
+        if not_sent is None:
+            return False
+        self.account.passed(message.spans - not_sent, message.spans, len(message.body))
         return True
 
-    def _send(self, spans: bytes, last_id: int) -> Refused | Failed | None:
-        """Send until the target answers: None if it has taken the spans, Failed if the agent stops first."""
+    def _sort_out(self, message: Message) -> int | None:
+        """Deliver what the target takes of a message that it refuses; return how many spans it did not.
+
+        What takes too long while others wait goes behind them. None if the agent stops before it is done.
+        """
+        valid, invalid = by_rules(split(message.body))
+        dead: list[tuple[str, bytes]] = []
+        if invalid:
+            # Without an attempt for each: there may be many, and only a target with other rules takes them.
+            outcome = self._send_part([span for _, span in invalid], [], message.last_id)
+            if isinstance(outcome, Failed):
+                return None
+            dead += invalid if isinstance(outcome, Refused) else []
+        parts = [valid] if invalid and valid else _halves(valid)
+        put_back_at_s = self.account.clock_s() + PUT_BACK_S
+        attempts = put_back = 0
+        while parts:
+            if attempts >= PUT_BACK_ATTEMPTS and self.account.clock_s() >= put_back_at_s:
+                put_back = self._put_back(parts, message.last_id)
+                if put_back:
+                    break
+            part = parts.pop()
+            others = [span for other in parts for span in other]
+            outcome = self._send_part(part, others, message.last_id)
+            attempts += 1
+            if isinstance(outcome, Failed):
+                return None
+            if isinstance(outcome, Refused):
+                if len(part) > 1:
+                    parts += _halves(part)
+                else:
+                    dead.append((outcome.reason, part[0]))
+        return len(dead) + put_back if self._bury(dead) else None
+
+    def _send_part(self, spans: Sequence[bytes], others: Sequence[bytes], last_id: int) -> Outcome:
+        """Send until the target answers, a single span until it is known whose fault a refusal is."""
+
+        def attempt(body: bytes) -> Outcome:
+            return self._attempt(body, last_id)
+
+        if len(spans) > 1:
+            return self._send(partial(attempt, SEPARATOR.join(spans)))
+        return self._send(lambda: self._witnesses.judge(spans[0], others, attempt))
+
+    def _put_back(self, parts: Sequence[Sequence[bytes]], last_id: int) -> int:
+        """Store what is not sorted out behind all that waits; return how many spans, 0 if nothing waits."""
+        if not self._spool.wait(last_id, 0.0):
+            return 0
+        batches = [Batch(len(part), SEPARATOR.join(part)) for part in parts]
+        try:
+            self._spool.put_back(batches, self.sender.name)
+        except SpoolFull as full:
+            _log.debug("what %s refuses keeps its place: %s", self.sender.name, full)
+            return 0
+        return sum(batch.spans for batch in batches)
+
+    def _send(self, attempt: Callable[[], Outcome]) -> Outcome:
+        """Attempt until the target answers; Failed if the agent stops first."""
         while True:
             began_s = self.account.clock_s()
-            outcome = self._attempt(spans, last_id)
+            outcome = attempt()
             if not isinstance(outcome, Failed):
-                self.account.answered(began_s)
-                self._recovered()
-                return outcome if isinstance(outcome, Refused) else None
+                return outcome
             self.account.failed(outcome.reason, began_s)
             self._failed(outcome.reason)
             if self._draining.is_set():
@@ -137,15 +189,24 @@ class Delivery:
 
     def _attempt(self, spans: bytes, last_id: int) -> Outcome:
         """Send once. A sender that breaks its contract fails, and neither the agent nor other senders do."""
+        began_s = self.account.clock_s()
         try:
             outcome = self.sender.send(spans, last_id)
         except Exception as error:  # noqa: BLE001 (said, and the spans stay)
             reason = f"{type(error).__name__}: {error}"
             self._failed(reason, is_bug=True)
             return Failed(reason)
-        if isinstance(outcome, Delivered | Refused | Failed):
-            return outcome
-        return Failed(f"send() returned {type(outcome).__name__}; the rule is Delivered, Refused or Failed")
+        if isinstance(outcome, Delivered):
+            self._witnesses.taken = spans
+            self.account.taken(began_s)
+            self._recovered()
+        elif isinstance(outcome, Refused):
+            self.account.refused(outcome.reason, began_s)
+        elif not isinstance(outcome, Failed):
+            return Failed(
+                f"send() returned {type(outcome).__name__}; the rule is Delivered, Refused or Failed"
+            )
+        return outcome
 
     def _failed(self, reason: str, is_bug: bool = False) -> None:
         if not self._is_failing:
@@ -160,27 +221,45 @@ class Delivery:
             self._is_failing = False
             _log.info("%s: works again", self.sender.name, extra={"sender": self.sender.name})
 
-    def _bury(self, span: bytes, reason: str) -> bool:
-        """Make a dead letter of a span that is refused even alone. False if the agent stops before that."""
-        while True:
+    def _bury(self, dead: Sequence[tuple[str, bytes]]) -> bool:
+        """Make dead letters of spans with the reasons. False if the agent stops before that."""
+        portion = len(dead)
+        kept = done = 0
+        while done < len(dead):
             try:
-                kept = self._spool.bury(self.sender.name, reason, span)
+                kept += self._letters.bury(self.sender.name, dead[done : done + portion])
             except SpoolFull as full:
-                _log.debug("dead letter waits: %s", full)
-                if self._draining.is_set():
+                _log.debug("dead letters wait: %s", full)
+                if portion > 1:
+                    portion //= 2
+                elif self._draining.is_set():
                     return False
-                self._pause(self._backoff.next_s())
+                else:
+                    self._pause(self._backoff.next_s())
                 continue
-            self.account.buried(kept)
-            what = (
-                "kept as a dead letter" if kept else "dropped, since dead letters fill a tenth of the spool"
-            )
-            _log.warning(
-                "%s refuses a span (%s): %s; it begins %.200r",
-                *(self.sender.name, reason, what, span),
-                extra={"sender": self.sender.name, "reason": reason, "kept": kept},
-            )
-            return True
+            done += portion
+        if dead:
+            self.account.buried(kept, len(dead) - kept)
+            self._say_buried(dead, kept)
+        return True
+
+    def _say_buried(self, dead: Sequence[tuple[str, bytes]], kept: int) -> None:
+        """Log it once in a while: there may be very many."""
+        now_s = self.account.clock_s()
+        level = logging.WARNING if now_s >= self._say_at_s else logging.DEBUG
+        if level == logging.WARNING:
+            self._say_at_s = now_s + SAY_S
+        reason, span = dead[0]
+        dropped = len(dead) - kept
+        what = f"{kept} are kept as dead letters" + (
+            f", {dropped} dropped, since dead letters fill a tenth of the spool" if dropped else ""
+        )
+        _log.log(
+            level,
+            "%s refuses %d spans (%s): %s; the first begins %.200r",
+            *(self.sender.name, len(dead), reason, what, span),
+            extra={"sender": self.sender.name, "reason": reason, "kept": kept, "dropped_spans": dropped},
+        )
 
     def _save(self) -> None:
         self._save_at_s = self.account.clock_s() + SAVE_S
@@ -193,20 +272,7 @@ class Delivery:
             self._is_unsaved = True
 
 
-def split(spans: bytes) -> list[bytes]:
-    """Take joined spans apart; bytes that are no JSON come apart at SEPARATOR. Never raises."""
-    try:
-        return _spans_of(spans)
-    except _NOT_JSON:
-        pieces = spans.split(SEPARATOR)
-    whole: list[bytes] = []
-    for piece in pieces:
-        try:
-            whole += _spans_of(piece)  # what came in one HTTP body has commas only
-        except _NOT_JSON:
-            whole.append(piece)
-    return whole
-
-
-def _spans_of(joined: bytes) -> list[bytes]:
-    return [bytes(span) for span in _decode_spans(b"[" + joined + b"]")]
+def _halves(spans: list[bytes]) -> list[list[bytes]]:
+    """Take spans apart, the first half last; a single one stays by itself."""
+    half = len(spans) // 2
+    return [part for part in (spans[half:], spans[:half]) if part]

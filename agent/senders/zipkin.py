@@ -104,12 +104,18 @@ class ZipkinSender(Sender):
 
     def _judge(self, answer: http.client.HTTPResponse, text: bytes) -> Outcome:
         status = answer.status
-        if 200 <= status < 300:
+        if status == http.HTTPStatus.ACCEPTED:
             return Delivered()
         said = " ".join(text[:500].decode("utf-8", "replace").split())
         reason = self._secrets.hidden(f"HTTP {status} {answer.reason}" + (f": {said}" if said else ""))
         if status in _BODY_REFUSED:
             return Refused(reason)
+        if 200 <= status < 300:
+            type_ = answer.headers.get("Content-Type", "nothing")
+            return Failed(
+                f"HTTP {status} {answer.reason} with {type_[:100]}: Zipkin says 202, so this is not Zipkin; "
+                "see the url of the sender"
+            )
         if 300 <= status < 400:
             where = mask("url", self._secrets.hidden(answer.headers.get("Location", "elsewhere")))
             return Failed(f"HTTP {status}: it sends reports to {where}; set the url of the sender to that")

@@ -33,7 +33,7 @@ def test_failures_are_counted_by_status_or_error(reason: str, kind: str) -> None
     """What a server or a system says is text without end; what it is counted by is a short name."""
     account = Account()
     account.failed(reason, 0.0)
-    account.refused(reason)
+    account.refused(reason, 0.0)
     assert dict(account.failures) == {kind: 2}
     assert account.last_error == reason
 
@@ -49,15 +49,16 @@ def test_kinds_of_failures_are_bounded(reasons: list[str]) -> None:
     assert account.failures.total() == 2 * len(reasons)
 
 
-def test_failing_lasts_from_the_first_failure_to_the_next_answer() -> None:
-    """An operator wants to know for how long a target has been away, not when it was last tried."""
+def test_failing_lasts_from_the_first_failure_until_something_is_taken() -> None:
+    """An operator wants to know for how long a target has taken nothing, not when it was last tried."""
     clock = Clock()
     account = Account(clock)
     account.failed("TimeoutError", 100.0)
     clock.now_s = 200.0
     account.failed("TimeoutError", 200.0)
-    assert account.failing_since_s == 100.0
-    account.answered(200.0)
+    account.refused("HTTP 400", 200.0)
+    assert (account.failing_since_s, account.last_success_at_s) == (100.0, 0.0)
+    account.taken(200.0)
     assert account.failing_since_s is None
 
 
@@ -67,7 +68,7 @@ def test_duration_is_of_attempts_that_were_answered() -> None:
     account = Account(clock)
     account.failed("ConnectionRefusedError", 100.0)
     clock.now_s = 100.3
-    account.answered(100.0)
+    account.taken(100.0)
     assert sum(account.send_s.counts) == 1
     assert account.send_s.sum == pytest.approx(0.3)
 
@@ -75,10 +76,9 @@ def test_duration_is_of_attempts_that_were_answered() -> None:
 def test_buried_spans_were_not_sent() -> None:
     """Of a message with a dead letter and one that found no room, the others were sent."""
     account = Account()
-    account.buried(is_kept=True)
-    account.buried(is_kept=False)
-    account.passed(10, 4000)
-    account.passed(5, 2000)
+    account.buried(kept=1, dropped=1)
+    account.passed(8, 10, 4000)
+    account.passed(5, 5, 2000)
     assert (account.sent_spans, account.dead_spans, account.dropped_spans) == (13, 1, 1)
     assert (sum(account.message_spans.counts), account.message_bytes.sum) == (2, 6000)
 

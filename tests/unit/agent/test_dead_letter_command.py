@@ -32,8 +32,8 @@ class Bench:
         self._capsys = capsys
         self.spool = self.open()
         for number in range(3):
-            self.spool.bury("zipkin", f"HTTP 400: {number}", span(number))
-        self.spool.bury("former", "HTTP 413", b"\xff{\x1b[31m")
+            DeadLetters(self.spool).bury("zipkin", [(f"HTTP 400: {number}", span(number))])
+        DeadLetters(self.spool).bury("former", [("HTTP 413", b"\xff{\x1b[31m")])
         self._control: Control | None = None
         self._thread: threading.Thread | None = None
 

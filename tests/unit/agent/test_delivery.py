@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.letters import DeadLetters, Selection
 from kaspan.agent.senders.account import Account
 from kaspan.agent.senders.backoff import FIRST_S, LONGEST_S, Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
-from kaspan.agent.senders.delivery import SAVE_S, Delivery, split
+from kaspan.agent.senders.delivery import PUT_BACK_S, SAVE_S, SAY_S, Delivery
+from kaspan.agent.senders.refusals import Witnesses, split
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
 from rings import span
 from waiting import wait_until
@@ -192,19 +195,212 @@ def test_target_is_left_alone_for_as_long_as_it_asked(bench: Bench) -> None:
     assert bench.pauses == [17.0]
 
 
+def refusing(*refused: bytes) -> Callable[[list[bytes]], Outcome]:
+    """Refuse what holds one of these spans, as Zipkin does."""
+    return lambda part: Refused("HTTP 400: bad id") if set(refused) & set(part) else Delivered()
+
+
+def letters(bench: Bench) -> list[bytes]:
+    """Give the dead letters' spans."""
+    dead_letters = DeadLetters(bench.spool)
+    found = [dead_letters.get(letter.id) for letter in dead_letters.find(Selection(), limit=10_000)]
+    return [letter.span for letter in found if letter is not None]
+
+
 def test_refused_span_is_found_and_the_others_are_delivered(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A message is split until the span that offends is alone: a dead letter with the target's reason."""
     spans = [span(number) for number in range(16)]
     bench.put(*spans)
-    bench.sender.judge = lambda part: Refused("HTTP 400: bad id") if span(11) in part else Delivered()
+    bench.sender.judge = refusing(span(11))
     bench.deliver()
-    assert bench.sender.taken == spans[:11] + spans[12:]
+    assert list(dict.fromkeys(bench.sender.taken)) == spans[:11] + spans[12:]
     assert bench.delivery.account.dead_spans == 1
+    assert letters(bench) == [span(11)]
     (warning,) = said(caplog, "WARNING")
-    assert warning.startswith("fake refuses a span (HTTP 400: bad id): kept as a dead letter; it begins b'{")
+    assert warning.startswith(
+        "fake refuses 1 spans (HTTP 400: bad id): 1 are kept as dead letters; the first begins b'{"
+    )
     assert bench.spool.spans == 0
+
+
+def test_spans_that_break_zipkins_rules_are_found_without_asking_for_each(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """20,000 of them among good ones cost others milliseconds, one line of the log, and few flushes."""
+    bad = [b'{"traceId":"%016x","id":"no id"}' % number for number in range(1, 4001)]
+    good = [span(number) for number in range(1, 4001)]
+    for first in range(0, 4000, 50):
+        bench.put(
+            *[
+                one
+                for pair in zip(bad[first : first + 50], good[first : first + 50], strict=True)
+                for one in pair
+            ]
+        )
+    bench.sender.judge = refusing(*bad)
+    bench.deliver()
+    assert bench.sender.taken == good
+    assert letters(bench) == bad
+    assert bench.sender.attempts == 3 * 4000 / 50
+    assert (bench.delivery.account.sent_spans, bench.delivery.account.dead_spans) == (4000, 4000)
+    assert len(said(caplog, "WARNING")) == 1
+
+
+def test_spans_that_only_zipkin_refuses_are_sent_to_a_target_that_takes_them(bench: Bench) -> None:
+    """Zipkin's rules are not every target's: what it takes is delivered."""
+    odd = [b'{"traceId":"%016x","id":"no id"}' % number for number in range(1, 4)]
+    bench.put(*odd, span(1), span(2))
+    bench.sender.judge = refusing(span(1))
+    bench.deliver()
+    assert set(bench.sender.taken) == {*odd, span(2)}
+    assert letters(bench) == [span(1)]
+
+
+def test_target_that_refuses_everything_is_broken_and_no_span_is_to_blame(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Spans wait, it is a failure, and one warning says so; when it takes spans again all are delivered."""
+    spans = [span(number) for number in range(1, 41)]
+    bench.put(*spans)
+    refused: list[int] = []
+
+    def judge(part: list[bytes]) -> Outcome:
+        if len(bench.pauses) < 20:
+            refused.append(len(part))
+            return Refused("HTTP 400 Bad Request")
+        return Delivered()
+
+    bench.sender.judge = judge
+    bench.run_until(lambda: bench.spool.spans == 0)
+    assert set(bench.sender.taken) == set(spans)
+    assert letters(bench) == []
+    assert said(caplog, "WARNING") == [
+        "fake: HTTP 400 Bad Request; it takes no other span either, so the spans are not to blame; "
+        "spans wait in the spool"
+    ]
+    assert len(refused) < 20 * 10
+
+
+def test_target_that_breaks_while_it_refuses_one_span_keeps_the_others(bench: Bench) -> None:
+    """Of a message that is sorted out only the span is given up that is refused by a target that works."""
+    spans = [span(number) for number in range(1, 65)]
+    bench.put(*spans)
+    outcomes = iter(["ok"] * 4 + ["broken"] * 60)
+    honest = refusing(span(40))
+    bench.sender.judge = lambda part: (
+        Refused("HTTP 400: proxy") if next(outcomes, "ok") == "broken" else honest(part)
+    )
+    bench.run_until(lambda: bench.spool.spans == 0)
+    assert set(bench.sender.taken) == set(spans) - {span(40)}
+    assert letters(bench) == [span(40)]
+
+
+def test_refused_span_waits_for_another_one_to_tell_whose_fault_it_is(bench: Bench) -> None:
+    """With nothing else to try nobody is held up by it; the next span that is taken decides."""
+    bench.sender.judge = refusing(span(1))
+    bench.put(span(1))
+    thread = threading.Thread(target=bench.delivery.run)
+    thread.start()
+    wait_until(lambda: len(bench.pauses) > 3, "the span is tried again", every_s=0.005)
+    assert letters(bench) == []
+    assert bench.delivery.account.failing_since_s is not None
+    bench.put(span(2))
+    wait_until(lambda: letters(bench) == [span(1)], "the dead letter", every_s=0.005)
+    wait_until(lambda: bench.spool.spans == 0, "the other span", every_s=0.005)
+    assert span(2) in bench.sender.taken
+    bench.delivery.drain()
+    thread.join(30)
+
+
+def test_refused_spans_in_front_hold_up_no_others_behind_them(bench: Bench) -> None:
+    """A target with rules of its own is asked for each span; what waits behind has its turn meanwhile."""
+    bad = [span(number) for number in range(1, 201)]
+    for first in range(0, 200, 20):
+        bench.put(*bad[first : first + 20])
+    bench.put(*[span(number) for number in range(1000, 1040)])
+    now_s = 0.0
+    taken_after: list[float] = []
+    honest = refusing(*bad)
+
+    def judge(part: list[bytes]) -> Outcome:
+        nonlocal now_s
+        now_s += 0.01
+        if span(1039) in part and len(part) > 1:
+            taken_after.append(now_s)
+        return honest(part)
+
+    bench.delivery.account.clock_s = lambda: now_s
+    bench.sender.judge = judge
+    bench.deliver()
+    assert sorted(letters(bench)) == bad
+    assert taken_after[0] <= 10 * (PUT_BACK_S + 0.1)
+    assert now_s > 8.0
+    account = bench.delivery.account
+    assert (account.sent_spans, account.dead_spans, bench.spool.spans) == (40, 200, 0)
+
+
+def test_refused_spans_keep_their_place_in_a_full_spool(bench: Bench) -> None:
+    """There is no room to put them behind the others: they are sorted out where they are."""
+    bad = [span(number) for number in range(1, 101)]
+    bench.put(*bad)
+    bench.put(span(1000))
+    bench.spool.max_bytes = bench.spool.bytes * 10
+    now_s = 0.0
+    honest = refusing(*bad)
+
+    def judge(part: list[bytes]) -> Outcome:
+        nonlocal now_s
+        now_s += 0.1
+        return honest(part)
+
+    def full(*arguments: object) -> None:
+        raise SpoolFull("full")
+
+    bench.spool.put_back = full  # type: ignore[method-assign]
+    bench.delivery.account.clock_s = lambda: now_s
+    bench.sender.judge = judge
+    bench.deliver()
+    assert sorted(letters(bench)) == bad
+    assert span(1000) in bench.sender.taken
+
+
+def test_refusals_are_said_once_in_a_while(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Counters have them all."""
+    now_s = 1000.0
+    bench.delivery.account.clock_s = lambda: now_s
+    bench.sender.judge = refusing(b"{}")
+    for _ in range(5):
+        bench.put(b"{}", span(1))
+        bench.put(span(2, MAX_BYTES))
+    bench.deliver()
+    assert len(said(caplog, "WARNING")) == 1
+    assert bench.delivery.account.dead_spans == 5
+    now_s += SAY_S
+    bench.put(b"{}")
+    again = Delivery(bench.spool, bench.sender, MAX_BYTES)
+    again.drain()
+    again.run()
+    assert len(said(caplog, "WARNING")) == 2
+
+
+@given(st.sets(st.integers(0, 99)), st.randoms(use_true_random=False))
+def test_witness_is_found_wherever_it_lies(bad: set[int], rng: random.Random) -> None:
+    """However many are refused, one that is taken is tried sooner or later, and no good span is given up."""
+    good = sorted(set(range(100)) - bad)
+    judge = refusing(*map(span, bad))
+    waiting = [span(number) for number in range(100)]
+    witnesses = Witnesses(lambda place: waiting[int(place * 99)], rng)
+    number = min(bad, default=0)
+    for _ in range(3000):
+        outcome = witnesses.judge(span(number), waiting, lambda part: judge(split(part)))
+        if not isinstance(outcome, Failed):
+            break
+    if number not in bad:
+        assert outcome == Delivered()
+    else:
+        assert isinstance(outcome, Refused if good else Failed)
 
 
 def test_message_that_is_too_large_is_sent_in_parts(bench: Bench) -> None:
@@ -215,6 +411,7 @@ def test_message_that_is_too_large_is_sent_in_parts(bench: Bench) -> None:
     bench.deliver()
     assert bench.sender.taken == spans
     assert bench.delivery.account.dead_spans == 0
+    assert bench.delivery.account.sent_spans == 16
 
 
 def test_bytes_that_are_no_json_do_not_stop_the_spans_beside_them(bench: Bench) -> None:

@@ -52,7 +52,7 @@ def expiry(spool: Spool, clock: Clock) -> Expiry:
 def test_what_is_not_too_old_stays(spool: Spool, expiry: Expiry, clock: Clock) -> None:
     """Up to the limit nothing is dropped."""
     spool.put([Batch(1, span(1))], {})
-    spool.bury("zipkin", "HTTP 400", span(2))
+    DeadLetters(spool).bury("zipkin", [("HTTP 400", span(2))])
     clock.ahead_s = MAX_AGE_S - 100
     expiry.check(MAX_AGE_S)
     assert (spool.spans, spool.dead_spans, dict(spool.dropped)) == (1, 1, {})
@@ -72,7 +72,7 @@ def test_what_is_too_old_goes_and_is_said(
     """Spans that some sender has not passed are counted; dead letters go as well; one line says it all."""
     for number in range(100):
         spool.put([Batch(2, span(number))], {})
-    spool.bury("zipkin", "HTTP 400", span(2))
+    DeadLetters(spool).bury("zipkin", [("HTTP 400", span(2))])
     spool.advance("zipkin", 100)
     spool.advance("kafka", 40)
     clock.ahead_s = MAX_AGE_S + 10
@@ -108,7 +108,7 @@ def test_rows_of_the_future_keep_nothing_from_its_age_limit(
     with monkeypatch.context() as ahead:
         ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
         spool.put([Batch(1, span(1))], {})
-        spool.bury("zipkin", "HTTP 400", span(2))
+        DeadLetters(spool).bury("zipkin", [("HTTP 400", span(2))])
     spool.put([Batch(1, span(3))], {})
     with monkeypatch.context() as ahead:
         ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
@@ -130,7 +130,7 @@ def test_expiry_ends_when_it_is_told_to_however_much_is_too_old(
     """A million rows on a slow disk do not keep the agent from stopping: it waits for one transaction."""
     for first in range(0, 400, 100):
         spool.put([Batch(1, span(first + number)) for number in range(100)], {})
-        spool.bury("zipkin", "HTTP 400", span(first))
+        DeadLetters(spool).bury("zipkin", [("HTTP 400", span(first))])
     spool.portions.rows = FEWEST_ROWS
     clock.ahead_s = MAX_AGE_S + 10
     deleted = spool.deleted

@@ -30,7 +30,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 def letters(spool: Spool) -> DeadLetters:
     """Give three letters of zipkin, with the numbers 0 to 2, and two of kafka, 3 and 4."""
     for number in range(5):
-        spool.bury("zipkin" if number < 3 else "kafka", f"HTTP 400: {number}", span(number))
+        DeadLetters(spool).bury("zipkin" if number < 3 else "kafka", [(f"HTTP 400: {number}", span(number))])
     return DeadLetters(spool)
 
 
@@ -114,7 +114,7 @@ def test_replay_survives_the_agent(spool: Spool, letters: DeadLetters, tmp_path:
 
 def test_letters_of_a_sender_that_is_gone_stay(spool: Spool) -> None:
     """Nobody would send them; they can be listed and purged."""
-    spool.bury("former", "HTTP 400", span(1))
+    DeadLetters(spool).bury("former", [("HTTP 400", span(1))])
     letters = DeadLetters(spool)
     assert letters.replay(ALL) == 0
     assert len(letters.find(ALL)) == 1
@@ -142,7 +142,7 @@ def test_purged_letters_are_gone_and_make_room(spool: Spool, letters: DeadLetter
 def test_many_letters_are_replayed_and_purged(spool: Spool) -> None:
     """However many there are: in several transactions, and with as many ids as one likes."""
     for number in range(300):
-        spool.bury("zipkin", "HTTP 400", span(number))
+        DeadLetters(spool).bury("zipkin", [("HTTP 400", span(number))])
     letters = DeadLetters(spool)
     assert letters.replay(Selection(ids=tuple(range(1, 200_000, 2)))) == 150
     assert letters.purge(ALL) == 150

@@ -115,7 +115,7 @@ def test_sender_that_fails_for_a_minute_degrades_an_agent_that_still_takes_spans
     assert problem.reason == reasons.SENDER_FAILING
     assert problem.text == f"{FakeSender.name} has failed for 61 s: HTTP 503 Service Unavailable"
     assert parts.observer.observe().is_taking
-    parts.account.answered(parts.now_s)
+    parts.account.taken(parts.now_s)
     assert parts.reasons() == []
 
 
@@ -170,10 +170,10 @@ def test_stopping_agent_is_not_ready(parts: Parts) -> None:
 
 
 def test_lag_and_ages_are_of_now(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long the oldest span waits, and when the target last took or refused anything."""
+    """How long the oldest span waits, and when the target last took anything."""
     monkeypatch.setattr("time.time_ns", lambda: 1_000_000_000_000)
     parts.spool.put([Batch(3, b"{}")], {})
-    parts.account.answered(parts.now_s)
+    parts.account.taken(parts.now_s)
     parts.now_s += 30
     parts.account.failed("TimeoutError", parts.now_s)
     parts.now_s += 10
@@ -190,7 +190,7 @@ def test_every_drop_has_a_reason(parts: Parts) -> None:
     parts.tally.refused.update({"redact": 3, "unreadable": 4})
     parts.tally.failed.update({"add_tags": 5})
     parts.spool.dropped.update({"spool_damaged": 6, "spool_expired": 7, "sender_removed": 8})
-    parts.account.buried(is_kept=False)
+    parts.account.buried(kept=0, dropped=1)
     observed = parts.observer.observe()
     assert observed.dropped_spans == {
         "processor_drop": 2,

@@ -15,6 +15,7 @@ import pytest
 
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.hold import SpoolError
+from kaspan.agent.letters import DeadLetters
 from kaspan.agent.portions import FEWEST_ROWS, MOST_BYTES
 from kaspan.agent.spool import SEPARATOR, Batch, Gone, Row, Spool
 
@@ -300,10 +301,10 @@ def test_spool_where_no_file_can_be_made_is_refused(tmp_path: Path) -> None:
 
 def test_dead_letters_are_kept_up_to_a_tenth_of_the_spool(opener: Opener, spool: Spool, path: str) -> None:
     """They are for people to look at, and must not fill the disk."""
-    assert spool.bury("zipkin", "HTTP 400", b"x" * (MAX_BYTES // 10 - 8))
-    assert not spool.bury("zipkin", "HTTP 400", b"y" * 9)
+    assert DeadLetters(spool).bury("zipkin", [("HTTP 400", b"x" * (MAX_BYTES // 10 - 8))])
+    assert not DeadLetters(spool).bury("zipkin", [("HTTP 400", b"y" * 9)])
     spool = opener.open()
-    assert not spool.bury("zipkin", "HTTP 400", b"y" * 9)
+    assert not DeadLetters(spool).bury("zipkin", [("HTTP 400", b"y" * 9)])
     opener.close()
     connection = sqlite3.connect(path)
     assert connection.execute("select sender, reason, length(span) from dead_letters").fetchall() == [
@@ -328,7 +329,7 @@ def test_dead_letters_are_not_written_anew_whenever_the_spool_is_empty(opener: O
     """Space is given back where there is more of it than of what stays."""
     spool = opener.open(max_bytes=1 << 30)
     for _ in range(9):
-        spool.bury("zipkin", "HTTP 400", bytes(8 << 20))
+        DeadLetters(spool).bury("zipkin", [("HTTP 400", bytes(8 << 20))])
     statements: list[str] = []
     spool.database._connection.set_trace_callback(statements.append)
     for row in range(1, 6):

@@ -76,11 +76,14 @@ def test_password_of_the_url_is_sent_and_never_named(sink: Sink) -> None:
     sender.close()
 
 
-@pytest.mark.parametrize("status", [200, 202, 204])
-def test_any_success_is_a_delivery(sink: Sink, sender: ZipkinSender, status: int) -> None:
-    """Zipkin answers 202; what stands in front of it may answer otherwise."""
-    sink.answer = lambda report: Answer(status)
-    assert sender.send(span(1), 1) == Delivered()
+@pytest.mark.parametrize("status", [200, 201, 204])
+def test_success_that_is_not_zipkins_is_a_failure(sink: Sink, sender: ZipkinSender, status: int) -> None:
+    """Zipkin answers 202; a login page, or whatever else says 200, has taken nothing."""
+    sink.answer = lambda report: Answer(status, "<html>", (("Content-Type", "text/html"),))
+    outcome = sender.send(span(1), 1)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.startswith(f"HTTP {status}")
+    assert "text/html: Zipkin says 202" in outcome.reason
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
