@@ -14,9 +14,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from typing import TypeVar
 
+from kaspan.agent.damage import DamagedError, is_damage, is_unwritable
 from kaspan.agent.hold import SpoolError, hold
 
 _PAGE_BYTES = 16 * 1024
@@ -37,7 +38,13 @@ _PRAGMAS = (
 ASIDE = ".damaged-"
 """A damaged file is moved to its own name with this and a time."""
 
+_SUFFIXES = ("", "-journal")
+_HEADER_BYTES = 100
+_VERSIONS = slice(18, 20)  # of the file format, for writing and for reading; source: fileformat2.html
+
 _Result = TypeVar("_Result")
+_Identity = tuple[int, int]
+_Columns = dict[str, list[tuple[str, str, int]]]
 _log = logging.getLogger("kaspan.agent")
 
 
@@ -47,6 +54,10 @@ class SpoolFull(Exception):
 
 class DiskFull(SpoolFull):
     """The disk takes nothing for now."""
+
+
+class FileLostError(DiskFull):
+    """What was written is not in the file that the next agent opens, so nothing is safe there."""
 
 
 class Database:
@@ -66,8 +77,11 @@ class Database:
         self._load = load
         self.lock = threading.Lock()
         self.damages = 0
+        self._files: list[_Identity | None] = []
+        self._size = 0
+        self._held = hold(path)
         self._resources = ExitStack()
-        self._resources.callback(os.close, hold(path))
+        self._resources.callback(lambda: os.close(self._held))
         try:
             self._open_or_start_over()
         except (sqlite3.Error, OSError, SpoolFull) as error:
@@ -81,31 +95,54 @@ class Database:
         try:
             self._open()
         except sqlite3.DatabaseError as error:
-            if not _is_damaged(error):
+            if not is_damage(error):
                 raise
             self._start_over(error)
 
     def _open(self) -> None:
-        # SQLite would make it with the umask's mode, and its journal takes the mode of the file.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-        self._resources.callback(self._connection.close)
-        for pragma in _PRAGMAS:
-            self._connection.execute(pragma)
+        self._connection = self._connect()
         self._attempt(self._prepare)
         self._reserve_journal()
+        self._note_files()
+
+    def _connect(self) -> sqlite3.Connection:
+        # SQLite would make it with the umask's mode, and its journal takes the mode of the file.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+        connection = self._connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False
+        )
+        self._resources.callback(connection.close)
+        if header and header[_VERSIONS] != b"\1\1":
+            # SQLite would not write, and say so as of a disk that is read-only.
+            raise DamagedError("its header is not that of a spool")
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+        return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("pragma user_version").fetchone()
-        if version > len(self._steps):
+        if version > len(self._steps) and _columns(connection) != self._made(len(self._steps)):
             raise SpoolError(
                 f"agent.spool.path: {self.path} was made by a newer kaspan (version {version}, "
                 f"and this one writes {len(self._steps)}); use that one or another path"
             )
+        # Each step changes the tables: a number that does not go with them is damage.
+        if not 0 <= version <= len(self._steps) or _columns(connection) != self._made(version):
+            raise DamagedError(f"its tables are not those of version {version}")
         for number, step in enumerate(self._steps[version:], version + 1):
             for statement in (*step, f"pragma user_version={number}"):
                 connection.execute(statement)
         self._load(connection)
+
+    def _made(self, version: int) -> _Columns:
+        """What the tables of a version look like."""
+        with closing(sqlite3.connect(":memory:")) as connection:
+            for step in self._steps[:version]:
+                for statement in step:
+                    connection.execute(statement)
+            return _columns(connection)
 
     def _reserve_journal(self) -> None:
         """Give the journal its room now. All zeros is how SQLite leaves it between transactions."""
@@ -120,18 +157,86 @@ class Database:
     def run(
         self, work: Callable[[sqlite3.Connection], _Result], count: Callable[[_Result], None] | None = None
     ) -> _Result:
-        """Do `work` in one transaction and then `count`; on a damaged file, once more in a new one."""
+        """Do `work` in one transaction and then `count`; on a damaged file, once more in a new one.
+
+        What was written is in the file that the next agent opens. Raises DiskFull if it cannot be written,
+        and FileLostError if it was but the file is gone.
+        """
         with self.lock:
+            changes = self._connection.total_changes
             try:
                 result = self._attempt(work)
             except sqlite3.DatabaseError as error:
-                if not _is_damaged(error):
+                if not is_damage(error):
                     raise
                 self._start_over(error)
                 result = self._attempt(work)
             if count is not None:
                 count(result)
+            if self._connection.total_changes != changes:
+                self._keep_files()
             return result
+
+    def keep_files(self) -> None:
+        """Write the file again if somebody has removed it. Raises FileLostError if it cannot be."""
+        with self.lock:
+            self._keep_files()
+
+    def _keep_files(self) -> None:
+        found, journal = (_stat(self.path + suffix) for suffix in _SUFFIXES)
+        if [_identity(found), _identity(journal)] != self._files:
+            try:
+                self._restore(is_there=_identity(found) == self._files[0])
+            except (OSError, sqlite3.Error, SpoolError) as error:
+                raise FileLostError(
+                    f"{self.path} was removed, and cannot be written again: {error}"
+                ) from error
+        elif found is not None and found.st_size < self._size:
+            self._start_over(DamagedError("somebody has cut it off"))
+            raise FileLostError(f"{self.path} was cut off")
+        elif found is not None:
+            self._size = found.st_size
+
+    def _note_files(self) -> None:
+        self._files = [_identity(os.stat(self.path + suffix)) for suffix in _SUFFIXES]
+        self._size = os.stat(self.path).st_size
+
+    def _restore(self, is_there: bool) -> None:
+        """Copy what is open, and has no name any more, into a new file; if it has one, make a new journal."""
+        self._hold_again()
+        before = self._connection
+        if is_there:
+            before.close()
+            self._connect()
+            self._reserve_journal()
+            self._note_files()
+            return
+        if os.path.lexists(self.path):
+            self._move_aside()
+        try:
+            before.backup(self._connect())
+        except BaseException:
+            self._connection.close()
+            self._connection = before
+            for suffix in _SUFFIXES:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.path + suffix)
+            raise
+        before.close()
+        self._reserve_journal()
+        self._note_files()
+        _log.error(
+            "spool %s was removed or replaced under the agent: it is written again",
+            self.path,
+            extra={"spool": self.path},
+        )
+
+    def _hold_again(self) -> None:
+        """Hold the spool by a new lock file where the old one is gone. Raises SpoolError."""
+        if _identity(_stat(f"{self.path}.lock")) == _identity(os.fstat(self._held)):
+            return
+        before, self._held = self._held, hold(self.path)
+        os.close(before)
 
     def _attempt(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
         connection = self._connection
@@ -141,8 +246,9 @@ class Database:
             connection.execute("commit")
         except BaseException as error:
             if connection.in_transaction:
-                connection.execute("rollback")
-            if _is_unwritable(error):
+                with suppress(sqlite3.Error):  # SQLite has done it itself where it cannot
+                    connection.execute("rollback")
+            if is_unwritable(error):
                 raise DiskFull(f"{self.path} cannot be written: {error}") from error
             raise
         return result
@@ -151,16 +257,20 @@ class Database:
         """Move a damaged file aside and begin a new one: it must not keep an agent from starting."""
         self._connection.close()
         self.damages += 1
-        aside = f"{self.path}{ASIDE}{time.time_ns() // 1000}"
-        for suffix in ("", "-journal"):
-            if os.path.exists(self.path + suffix):
-                os.rename(self.path + suffix, aside + suffix)
+        aside = self._move_aside()
         _log.error(
             "spool %s is damaged (%s): moved to %s, and a new one is started",
             *(self.path, error, aside),
             extra={"spool": self.path, "moved_to": aside},
         )
         self._open()
+
+    def _move_aside(self) -> str:
+        aside = f"{self.path}{ASIDE}{time.time_ns() // 1000}"
+        for suffix in _SUFFIXES:
+            with suppress(FileNotFoundError):
+                os.rename(self.path + suffix, aside + suffix)
+        return aside
 
     def shrink(self) -> None:
         """Give space back to the disk, if much of the file is free: meant for one that was emptied.
@@ -172,7 +282,8 @@ class Database:
             (free_pages,) = self._connection.execute("pragma freelist_count").fetchone()
             if free_pages * _PAGE_BYTES > _SHRINK_BYTES and free_pages > pages // 2:
                 self._connection.execute("vacuum")
-        except sqlite3.OperationalError as error:
+                self._note_files()
+        except (sqlite3.DatabaseError, OSError) as error:
             _log.debug("spool %s was not shrunk: %s", self.path, error)
 
     def close(self) -> None:
@@ -181,11 +292,21 @@ class Database:
             self._resources.close()
 
 
-def _is_damaged(error: sqlite3.DatabaseError) -> bool:
-    # By text: Python 3.10 has no sqlite_errorcode.
-    return any(text in str(error) for text in ("malformed", "file is not a database"))
+def _columns(connection: sqlite3.Connection) -> _Columns:
+    """Return the columns of all tables: name, type, and the place in the primary key."""
+    tables = connection.execute("select name from sqlite_master where type = 'table'").fetchall()
+    return {
+        name: [(row[1], row[2], row[5]) for row in connection.execute(f'pragma table_info("{name}")')]
+        for (name,) in tables
+    }
 
 
-def _is_unwritable(error: BaseException) -> bool:
-    texts = ("is full", "disk I/O error", "readonly database", "is locked")
-    return isinstance(error, sqlite3.OperationalError) and any(text in str(error) for text in texts)
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _identity(found: os.stat_result | None) -> _Identity | None:
+    return None if found is None else (found.st_dev, found.st_ino)

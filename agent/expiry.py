@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import takewhile
 
 from kaspan.agent.database import SpoolFull
@@ -14,7 +15,7 @@ from kaspan.agent.letters import DeadLetters, Selection
 from kaspan.agent.spool import EXPIRED, Gone, Spool
 
 LOOK_S = 1.0
-"""How often it is looked whether it is time to look for what is too old."""
+"""How often it is looked whether the file is still there, and whether it is time for what is too old."""
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -39,8 +40,13 @@ class Expiry:
         self._stopping = threading.Event()
 
     def run(self, max_age_s: Callable[[], float | None]) -> None:
-        """Drop what is older, now and then; the limit is asked for each time, and None is no limit."""
+        """Drop what is older, now and then, and keep the spool's file where it is.
+
+        The limit in seconds is asked for each time; None is no limit.
+        """
         while not self._stopping.wait(LOOK_S):
+            with suppress(SpoolFull):  # said where somebody wants to write
+                self._spool.database.keep_files()
             self.check(max_age_s())
 
     def stop(self) -> None:

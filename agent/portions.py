@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from kaspan.agent.database import DiskFull
+from kaspan.agent.database import DiskFull, FileLostError
 
 FEWEST_ROWS = 32
 """A journal page for each and a few beside must fit the reserve, which is all there is on a full disk."""
@@ -41,8 +41,8 @@ class Portions:
         while True:
             try:
                 result = attempt()
-            except DiskFull:
-                if self.rows == FEWEST_ROWS:
+            except DiskFull as full:
+                if self.rows == FEWEST_ROWS or isinstance(full, FileLostError):
                     raise
                 self.rows = FEWEST_ROWS
             else:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
+from kaspan.agent.damage import DamagedError, whole
 from kaspan.agent.database import Database, DiskFull, SpoolFull
 from kaspan.agent.portions import Portions
 
@@ -99,7 +100,9 @@ class Spool:
         if self.spans:
             self.dropped[DAMAGED] += self.spans
         self._cursors: dict[str, int] = dict.fromkeys(self._senders, 0)
-        self._cursors.update(connection.execute("select name, cursor from senders"))
+        for name, cursor in connection.execute("select name, cursor from senders"):
+            whole(f"the cursor of {name!r:.100}", cursor, len(name) if type(name) is str else name)
+            self._cursors[name] = cursor
         self._newest_id, self.spans, self.bytes, self.latest_us = connection.execute(
             "select coalesce(max(id), 0), coalesce(sum(spans), 0), coalesce(sum(bytes), 0),"
             " coalesce(max(received_us), 0) from batches"
@@ -107,6 +110,8 @@ class Spool:
         self.dead_spans, self.dead_bytes, latest_us = connection.execute(
             "select count(*), coalesce(sum(length(span)), 0), coalesce(max(died_us), 0) from dead_letters"
         ).fetchone()
+        whole("a number", self._newest_id, self.spans, self.bytes, self.latest_us)
+        whole("a number of dead letters", self.dead_spans, self.dead_bytes, latest_us)
         self.latest_us = max(self.latest_us, latest_us)
         # An id is never used twice, although rows go: a cursor must not be ahead of what comes.
         used = (self._newest_id, *self._cursors.values())
@@ -178,9 +183,14 @@ class Spool:
 
     def positions(self) -> dict[str, int]:
         """How far each ring was taken, by path, in bytes ever written."""
-        return self.database.run(
-            lambda connection: dict(connection.execute("select path, position from rings"))
-        )
+
+        def work(connection: sqlite3.Connection) -> dict[str, int]:
+            positions = dict(connection.execute("select path, position from rings"))
+            for path, position in positions.items():
+                whole(f"the position of {path!r:.200}", position, len(path) if type(path) is str else path)
+            return positions
+
+        return self.database.run(work)
 
     def put(self, batches: Iterable[Batch], positions: Mapping[str, int]) -> None:
         """Store batches and the positions of their rings, all or nothing, safe on disk on return.
@@ -249,24 +259,30 @@ class Spool:
         """
 
         def work(connection: sqlite3.Connection) -> Message | None:
-            last_id, spans, room = 0, 0, max_bytes
+            last_id, rows, spans, room = after_id, 0, 0, max_bytes
             for row_id, row_spans, size, only_for in connection.execute(
                 "select id, spans, bytes, sender from batches where id > ? order by id", (after_id,)
             ):
+                whole("a row", row_id, row_spans, size, row_id - last_id - 1)
                 if only_for is None or only_for == sender:
                     room -= size + len(SEPARATOR)
-                    if spans and room < 0:
+                    if rows and room < 0:
                         break
+                    rows += 1
                     spans += row_spans
                 last_id = row_id
-            if not last_id:
+            if last_id == after_id:
                 return None
-            bodies = connection.execute(
-                "select body from batches where id > ? and id <= ? and (sender is null or sender = ?)"
+            found = connection.execute(
+                "select body, bytes from batches where id > ? and id <= ? and (sender is null or sender = ?)"
                 " order by id",
                 (after_id, last_id, sender),
-            )
-            return Message(last_id, spans, SEPARATOR.join([body for (body,) in bodies]))
+            ).fetchall()
+            if len(found) != rows or any(
+                type(body) is not bytes or len(body) != size for body, size in found
+            ):
+                raise DamagedError("rows are not what they were")
+            return Message(last_id, spans, SEPARATOR.join([body for body, _ in found]))
 
         return self.database.run(work)
 
@@ -299,8 +315,12 @@ class Spool:
 
     def delete(self, connection: sqlite3.Connection, found: Sequence[Row]) -> Gone:
         """Delete a portion of the rows that were found; `deleted` must follow when it is done."""
+        for row in found:
+            whole("a row", *row[:3])
         rows = self.portions.take(found, itemgetter(2))
-        connection.executemany("delete from batches where id = ?", [row[:1] for row in rows])
+        deleting = connection.executemany("delete from batches where id = ?", [row[:1] for row in rows])
+        if rows and deleting.rowcount != len(rows):
+            raise DamagedError("rows that were found are not there")
         return Gone(
             spans=sum(row[1] for row in rows),
             bytes=sum(row[2] for row in rows),

@@ -280,11 +280,146 @@ def test_spool_of_a_newer_version_is_not_touched(opener: Opener, spool: Spool, p
     """An older agent says so and ends rather than guess."""
     opener.close()
     connection = sqlite3.connect(path)
+    connection.execute("alter table batches add column more text")
     connection.execute("pragma user_version=99")
     connection.close()
     for _ in range(2):
         with pytest.raises(SpoolError, match="made by a newer kaspan"):
             opener.open()
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 99, -5])
+def test_version_that_does_not_go_with_the_tables_is_damage(
+    opener: Opener, spool: Spool, path: str, tmp_path: Path, version: int
+) -> None:
+    """A flipped bit there keeps no agent from starting."""
+    opener.close()
+    connection = sqlite3.connect(path)
+    connection.execute(f"pragma user_version={version}")
+    connection.close()
+    spool = opener.open()
+    spool.put([batch(b"{}")], {})
+    assert len(list(tmp_path.glob("state/spool.db.damaged-*[0-9]"))) == 1
+
+
+REMOVED = {
+    "file": ["spool.db"],
+    "journal": ["spool.db-journal"],
+    "both": ["spool.db", "spool.db-journal"],
+    "everything": ["spool.db", "spool.db-journal", "spool.db.lock"],
+}
+
+
+@pytest.mark.parametrize("names", REMOVED.values(), ids=REMOVED.keys())
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_spool_that_is_removed_under_the_agent_is_written_again(
+    spool: Spool, path: str, caplog: pytest.LogCaptureFixture, names: list[str], is_moved: bool
+) -> None:
+    """What `put` returned for is in the file that the next agent opens, also what was there before."""
+    spool.put([batch(b"{1}")], {"/rings/a": 8})
+    directory = os.path.dirname(path)
+    for name in names:
+        if is_moved:
+            os.rename(f"{directory}/{name}", f"{directory}/{name}.away")
+        else:
+            os.unlink(f"{directory}/{name}")
+    if names == REMOVED["everything"] and not is_moved:
+        os.rmdir(directory)
+    spool.put([batch(b"{2}")], {"/rings/a": 16})
+    spool.put([batch(b"{3}")], {"/rings/a": 24})
+    after = copied(path)
+    assert everything(after) == [b"{1}", b"{2}", b"{3}"]
+    assert after.positions() == {"/rings/a": 24}
+    after.close()
+    said = ["removed" in record.getMessage() for record in caplog.records]
+    assert said == [True] * ("spool.db" in names)
+    assert not list(Path(directory).glob("*.damaged-*"))
+    with pytest.raises(SpoolError, match="in use by another agent"):
+        Spool(path, MAX_BYTES)
+    for suffix in ("", "-journal", ".lock"):
+        assert stat.S_IMODE(os.stat(path + suffix).st_mode) == 0o600
+
+
+def copied(path: str) -> Spool:
+    """Open what a kill would leave now."""
+    copy = f"{path}.copy"
+    Path(copy).write_bytes(Path(path).read_bytes())
+    after = Spool(copy, MAX_BYTES)
+    after.register(["zipkin"])
+    return after
+
+
+def test_spool_that_is_removed_is_written_again_while_nothing_comes(spool: Spool, path: str) -> None:
+    """What waits there is safe again before the next span comes."""
+    spool.put([batch(b"{1}")], {})
+    os.unlink(path)
+    spool.database.keep_files()
+    after = copied(path)
+    assert everything(after) == [b"{1}"]
+    after.close()
+
+
+def test_removed_spool_that_cannot_be_written_again_takes_nothing(
+    spool: Spool, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client is told to come again, since a kill would lose what it sends; what is there is still read."""
+    spool.put([batch(b"{1}")], {})
+    os.rename(path, f"{path}.away")
+    Path(path).write_text("another's")
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr("os.rename", forbid)
+        for _ in range(2):
+            with pytest.raises(SpoolFull, match=r"spool\.db was removed, and cannot be written again"):
+                spool.put([batch(b"{2}")], {})
+        assert spool.is_disk_full
+        assert Path(path).read_text() == "another's"
+    assert everything(spool) == [b"{1}", b"{2}", b"{2}"]
+    spool.put([batch(b"{3}")], {})
+    after = copied(path)
+    assert everything(after) == [b"{1}", b"{2}", b"{2}", b"{3}"]
+    after.close()
+
+
+def forbid(*arguments: object) -> None:
+    raise PermissionError("Operation not permitted")
+
+
+def test_other_spool_in_the_place_of_the_removed_one_is_moved_aside(
+    spool: Spool, path: str, tmp_path: Path
+) -> None:
+    """Somebody put a copy back: what it holds is not lost, and what this agent holds neither."""
+    spool.put([batch(b"{1}")], {})
+    Path(f"{path}.new").write_bytes(Path(path).read_bytes())
+    os.rename(f"{path}.new", path)
+    spool.put([batch(b"{2}")], {})
+    after = copied(path)
+    assert everything(after) == [b"{1}", b"{2}"]
+    after.close()
+    assert len(list(tmp_path.glob("state/spool.db.damaged-*[0-9]"))) == 1
+
+
+def test_spool_that_another_agent_has_taken_meanwhile_is_left_to_it(spool: Spool, path: str) -> None:
+    """Its file was removed with its lock, and another agent has begun there: nothing is taken here."""
+    spool.put([batch(b"{1}")], {})
+    for suffix in ("", "-journal", ".lock"):
+        os.unlink(path + suffix)
+    other = Spool(path, MAX_BYTES)
+    with pytest.raises(SpoolFull, match="in use by another agent"):
+        spool.put([batch(b"{2}")], {})
+    other.close()
+
+
+def test_spool_that_is_cut_off_takes_nothing_for_safe(spool: Spool, path: str, tmp_path: Path) -> None:
+    """What is in the cache alone is gone with the process: it is not said to be stored."""
+    spool.put([batch(bytes(MAX_BYTES // 2))], {})
+    os.truncate(path, 20_000)
+    with pytest.raises(SpoolFull, match="cut off"):
+        spool.put([batch(b"{2}")], {})
+    assert spool.dropped == {"spool_damaged": 2}
+    spool.put([batch(b"{2}")], {})
+    after = copied(path)
+    assert everything(after) == [b"{2}"]
+    after.close()
 
 
 def test_spool_where_no_file_can_be_made_is_refused(tmp_path: Path) -> None:
