@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
-import platform
-import re
 import sys
 from collections.abc import Iterable, Sequence
-from importlib.metadata import packages_distributions, version
 
-from kaspan.cli.install import InstallError, installed, was_installed
+from kaspan.cli.delivery import Findings, at, delivery
+from kaspan.cli.interpreter import this_python
 from kaspan.cli.rings import Ring, Survey, is_locked, survey
-from kaspan.config import ConfigError, Loaded, load
+from kaspan.cli.silence import silenced
+from kaspan.config import ConfigError, Loaded, load, schema
 from kaspan.interceptor.endpoint import Endpoint
 from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS, RingDirError, open_ring_dir
 from kaspan.wire import VERSION
 
-OLDEST_KAFKA_PYTHON = (2, 0, 2)
 HTTP_TIMEOUT_S = 3.0
 _COLUMNS = (
     *("service", "pid", "owner", "written", "dropped", "unread", "suppressed"),
@@ -38,67 +35,39 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        loaded = load(options.config)
+        # As an application's: what is wrong for the agent is told as what it is to that, a warning.
+        loaded = load(options.config, side="interceptor")
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan doctor: {line}\n")
         return 2
-    said, wrong = examine(loaded)
-    sys.stdout.writelines(f"{line}\n" for line in said)
-    sys.stdout.write("\nNothing is wrong.\n" if not wrong else "\nWhat is wrong:\n")
-    sys.stdout.writelines(f"- {line}\n" for line in wrong)
-    return 1 if wrong else 0
+    found = examine(loaded)
+    sys.stdout.writelines(f"{line}\n" for line in found.said)
+    nothing = "Nothing is wrong." if found.is_known else "Nothing that can be seen from here is wrong."
+    sys.stdout.write(f"\n{nothing}\n" if not found.wrong else "\nWhat is wrong:\n")
+    sys.stdout.writelines(f"- {line}\n" for line in found.wrong)
+    return 1 if found.wrong else 0
 
 
-def examine(loaded: Loaded) -> tuple[list[str], list[str]]:
-    """Look at everything; returns the lines of the report, and what is wrong.
+def examine(loaded: Loaded) -> Findings:
+    """Look at everything: the lines of the report, what is wrong, and whether the agent could be asked.
 
-    Blocks for HTTP_TIMEOUT_S in each step when spans go by HTTP.
+    Blocks for HTTP_TIMEOUT_S in each step when spans go by HTTP, and as `ask` does for the agent's answer.
     """
     said, wrong = this_python()
+    wrong += [f"settings: {line}" for line in loaded.warnings]
+    wrong += silenced(loaded)
     interceptor = loaded.settings.interceptor
-    if not interceptor.enabled:
-        origin = loaded.origins["interceptor.enabled"]
-        wrong.append(f"interceptor.enabled is false ({origin}): nothing is traced")
+    agent: schema.Agent | None = loaded.settings.agent
     if interceptor.agent == "ring":
         more, also = ring_directory(loaded)
     else:
         more, also = http_agent(interceptor.agent, interceptor.token)
-    return [*said, *more], [*wrong, *also]
-
-
-def this_python() -> tuple[list[str], list[str]]:
-    """Say whether programs of this Python are traced, and with which kafka-python."""
-    wrong: list[str] = []
-    said = [f"kaspan {VERSION}, Python {platform.python_version()} at {sys.executable}"]
-    if importlib.util.find_spec("kaspan.interceptor.compiled") is None:
-        said.append(
-            "kaspan is not compiled and costs some three times as much; to compile it takes gcc and Python.h"
-        )
-    distributions = packages_distributions().get("kafka", [])
-    if importlib.util.find_spec("kafka") is None:
-        wrong.append("kafka-python is not installed for this Python: there is nothing to trace")
-    for name in dict.fromkeys(distributions):
-        number = version(name)
-        said.append(f"{name} {number}")
-        if tuple(map(int, re.findall(r"\d+", number)[:3])) < OLDEST_KAFKA_PYTHON:
-            wrong.append(f"{name} {number} is older than 2.0.2, the oldest that kaspan knows")
-    files = installed()
-    if files:
-        said.append(f"its programs are traced, by {files[0]} of `kaspan install`")
-    elif any(getattr(finder, "__name__", "") == "KafkaFinder" for finder in sys.meta_path):
-        said.append("its programs are traced here, by `kaspan run`")
-    else:
-        said.append("its programs are traced under `kaspan run`, and not otherwise (see `kaspan install`)")
-    try:
-        if was_installed():
-            wrong.append(
-                "what `kaspan install` made is gone, with the kaspan that pip has replaced: do it again, or "
-                "`kaspan uninstall` if programs are not to be traced by it any more"
-            )
-    except InstallError as error:
-        wrong.append(str(error))
-    return said, wrong
+        agent = at(interceptor.agent, interceptor.token, loaded.settings.agent)
+    if agent is None:
+        return Findings((*said, *more), (*wrong, *also))
+    asked = delivery(agent)
+    return Findings((*said, *more, *asked.said), (*wrong, *also, *asked.wrong), asked.is_known)
 
 
 def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:
@@ -112,6 +81,7 @@ def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:
             f"{', '.join(agent.ring_dirs)} (agent.ring_dirs)"
         )
     if not os.path.lexists(path):
+        wrong.append(f"no agent reads {path}, so no trace is seen: start `kaspan agent`")
         return [*said, "it does not exist yet: no traced program has made a span, and no agent runs"], wrong
     try:
         os.close(open_ring_dir(path))
@@ -151,6 +121,8 @@ def judge(path: str, found: Survey, is_read: bool) -> list[str]:
     wrong = [f"{said}: not a span ring" for said in found.unreadable]
     if not is_read and any(ring.unread_bytes for ring in found.rings):
         wrong.append(f"spans wait in {path} and no agent reads them: start `kaspan agent`")
+    elif not is_read:
+        wrong.append(f"no agent reads {path}, so no trace is seen: start `kaspan agent`")
     orphans = sum(not ring.is_owned and not ring.has_been_read for ring in found.rings)
     if orphans >= MAX_UNREAD_ORPHANS:
         wrong.append(f"{orphans} rings of ended processes were never read: new processes are not traced")

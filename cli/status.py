@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
             sys.stderr.write(f"kaspan agent status: {line}\n")
         return 2
     try:
-        raw, status = _ask(settings)
+        raw, status = fetch(settings)
     except NoAnswerError as error:
         sys.stderr.write(f"kaspan agent status: {escaped(str(error))}\n")
         return 3
@@ -59,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _ask(settings: schema.Agent) -> tuple[bytes, Status]:
+def fetch(settings: schema.Agent) -> tuple[bytes, Status]:
+    """Ask the agent of these settings how it is; returns its answer as it came, and read.
+
+    Blocks as `ask` does. Raises NoAnswerError where none of this version answers.
+    """
     code, body = ask(settings, "GET", PATH)
     if code == 401:
         raise NoAnswerError("the agent wants another token than agent.token of the settings used here")
@@ -103,11 +107,11 @@ class Line(NamedTuple):
 def lines(status: Status, now_s: float | None = None) -> list[Line]:
     """Write a status as lines, in columns; `now_s` is the Unix time in seconds."""
     up_s = max(0.0, (time.time() if now_s is None else now_s) - status.started_at_s)
-    version = _printable(status.version)
-    first = f"{status.state}: kaspan agent {version}, pid {status.pid}, up {_duration(up_s)}"
+    version = printable(status.version)
+    first = f"{status.state}: kaspan agent {version}, pid {status.pid}, up {duration(up_s)}"
     shown = [Line(first, "bold red" if status.problems else "bold green")]
     shown += [
-        Line(f"! {_printable(found.text)} ({_printable(found.reason)})", "red") for found in status.problems
+        Line(f"! {printable(found.text)} ({printable(found.reason)})", "red") for found in status.problems
     ]
     shown += [Line(""), *_receivers(status), Line("")]
     if status.receivers.services:
@@ -129,7 +133,7 @@ def _receivers(status: Status) -> list[Line]:
     if receivers.lost_ring_bytes or receivers.rejected_rings:
         lost = _size(receivers.lost_ring_bytes)
         notes.append(f"rings rejected: {receivers.rejected_rings}; lost in damaged rings: {lost}")
-    return [*_table(("receiver", "spans"), rows), *(Line(_printable(note)) for note in notes)]
+    return [*_table(("receiver", "spans"), rows), *(Line(printable(note)) for note in notes)]
 
 
 def _rings(status: Status) -> list[tuple[str, ...]]:
@@ -141,7 +145,7 @@ def _rings(status: Status) -> list[tuple[str, ...]]:
 
 
 def _spool(spool: SpoolStatus) -> list[Line]:
-    oldest = "-" if spool.oldest_age_s is None else _duration(spool.oldest_age_s)
+    oldest = "-" if spool.oldest_age_s is None else duration(spool.oldest_age_s)
     row = (
         *(spool.path, str(spool.spans), f"{_size(spool.bytes)} of {_size(spool.max_bytes)}", oldest),
         f"{spool.dead_spans} ({_size(spool.dead_bytes)})",
@@ -155,7 +159,7 @@ def _senders(status: Status) -> list[tuple[str, ...]]:
             sender.name,
             str(sender.sent_spans),
             str(sender.dead_spans),
-            "-" if sender.behind_s is None else f"{sender.behind_batches} ({_duration(sender.behind_s)})",
+            "-" if sender.behind_s is None else f"{sender.behind_batches} ({duration(sender.behind_s)})",
             _working(sender),
             _last_error(sender),
         )
@@ -165,21 +169,21 @@ def _senders(status: Status) -> list[tuple[str, ...]]:
 
 def _working(sender: SenderStatus) -> str:
     if sender.failing_s is not None:
-        return f"fails for {_duration(sender.failing_s)}"
+        return f"fails for {duration(sender.failing_s)}"
     if sender.last_success_age_s is None:
         return "nothing sent yet"
-    return f"sent {_duration(sender.last_success_age_s)} ago"
+    return f"sent {duration(sender.last_success_age_s)} ago"
 
 
 def _last_error(sender: SenderStatus) -> str:
     if sender.last_error_age_s is None:
         return "-"
-    return f"{_duration(sender.last_error_age_s)} ago: {sender.last_error[:_MAX_ERROR]}"
+    return f"{duration(sender.last_error_age_s)} ago: {sender.last_error[:_MAX_ERROR]}"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[Line]:
     """Align cells, the first and the last column to the left; numbers stand to the right."""
-    cells = [head, *(tuple(map(_printable, row)) for row in rows)]
+    cells = [head, *(tuple(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     last = len(widths) - 1
     aligned = (
@@ -192,12 +196,13 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[Line]
     return [Line(text, "" if index else "bold") for index, text in enumerate(aligned)]
 
 
-def _printable(text: str) -> str:
-    """Without control characters: names come from rings and errors from servers."""
+def printable(text: str) -> str:
+    """Return text without control characters: names come from rings and errors from servers."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write seconds for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 
-from kaspan.cli.doctor import this_python
+from deployment import KASPAN, Deployment
+from kaspan.cli import interpreter
 from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS
 from kaspan.wire import VERSION
 from kaspan.wire import ring as layout
 from rings import DATA_BYTES, RingWriter, span
 from scripts import SEND, Desk
 from sink import Answer, Sink
+from waiting import wait_until
 
+TESTS = str(Path(__file__).parents[2])
 PROCESS = {"service": "shop", "pid": 77, "kaspan": VERSION, "kafka_python": "3.0.12", "python": "3.11.7"}
 
 
@@ -29,6 +32,8 @@ PROCESS = {"service": "shop", "pid": 77, "kaspan": VERSION, "kafka_python": "3.0
 def desk(tmp_path: Path) -> Desk:
     made = Desk(tmp_path)
     made.environment["KASPAN_AGENT__RING_DIRS"] = f"[{made.ring_dir}]"
+    # No agent of the tests' user is asked.
+    made.environment["KASPAN_AGENT__LISTEN"] = made.environment["KASPAN_AGENT__SOCKET"] = ""
     return made
 
 
@@ -40,6 +45,11 @@ def reading(desk: Desk) -> Iterator[None]:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
     os.close(descriptor)
+
+
+def without(*modules: str) -> str:
+    """Return code after which these modules cannot be found."""
+    return f"import sys; sys.modules.update(dict.fromkeys({modules!r}))"
 
 
 def ring(desk: Desk, name: str = "1-a.ring", **process: Any) -> RingWriter:
@@ -57,7 +67,7 @@ def wrong(done: subprocess.CompletedProcess[str]) -> list[str]:
     _, _, said = done.stdout.partition("\nWhat is wrong:\n")
     lines = [line.removeprefix("- ") for line in said.splitlines()]
     assert done.returncode == (1 if lines else 0), done.stdout
-    assert ("\nNothing is wrong.\n" in done.stdout) == (not lines)
+    assert ("\nNothing that can be seen from here is wrong.\n" in done.stdout) == (not lines)
     return lines
 
 
@@ -76,20 +86,23 @@ def test_doctor_says_when_nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) 
     """Without a C compiler all works, but the cost is another, and whoever measures should know."""
     found = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name.endswith(".compiled") else found(name)
+        interpreter, "find_spec", lambda name: None if name.endswith(".compiled") else found(name)
     )
-    said, _ = this_python()
+    said, _ = interpreter.this_python()
 
     assert any("not compiled" in line for line in said)
 
 
-def test_directory_that_is_not_there_yet_is_not_wrong(desk: Desk) -> None:
-    """Before the first span there is no directory, and looking makes none."""
+def test_machine_without_an_agent_is_told_to_start_one(desk: Desk) -> None:
+    """Without an agent no trace is seen, before the first span as after it. Looking makes no directory."""
+    said = f"no agent reads {desk.ring_dir}, so no trace is seen: start `kaspan agent`"
     done = doctor(desk)
 
-    assert wrong(done) == []
+    assert wrong(done) == [said]
     assert "does not exist yet" in done.stdout
     assert not desk.ring_dir.exists()
+    ring(desk)
+    assert wrong(doctor(desk)) == [said]
 
 
 def test_ring_says_whose_it_is_and_what_is_in_it(desk: Desk, reading: None) -> None:
@@ -180,7 +193,7 @@ def test_directory_that_programs_would_refuse_is_wrong(desk: Desk) -> None:
     assert "has mode 0777, so others may write there" in said
 
 
-def test_directory_that_the_agent_does_not_read_is_wrong(desk: Desk) -> None:
+def test_directory_that_the_agent_does_not_read_is_wrong(desk: Desk, reading: None) -> None:
     """Settings under which application and agent miss each other are pointed out."""
     (said,) = wrong(doctor(desk, KASPAN_AGENT__RING_DIRS="[/elsewhere]"))
 
@@ -188,7 +201,7 @@ def test_directory_that_the_agent_does_not_read_is_wrong(desk: Desk) -> None:
     assert "/elsewhere" in said
 
 
-def test_disabled_tracing_is_wrong(desk: Desk) -> None:
+def test_disabled_tracing_is_wrong(desk: Desk, reading: None) -> None:
     """With interceptor.enabled false nothing is traced, and it says who said so."""
     (said,) = wrong(doctor(desk, OTEL_SDK_DISABLED="true"))
 
@@ -203,12 +216,193 @@ def test_wrong_settings_are_said_with_exit_code_2(desk: Desk) -> None:
     assert "interceptor.sampling.rate is 7" in done.stderr
 
 
-def test_python_without_kafka_python_is_wrong(desk: Desk) -> None:
+def test_python_without_kafka_python_is_wrong(desk: Desk, reading: None) -> None:
     """Where kafka cannot be imported there is nothing to trace."""
-    desk.module("sitecustomize.py", "import sys; sys.modules['kafka'] = None")
+    desk.module("sitecustomize.py", without("kafka", "confluent_kafka", "aiokafka", "pykafka"))
     (said,) = wrong(doctor(desk))
 
-    assert said.startswith("kafka-python is not installed for this Python")
+    assert said == "kafka-python is not installed for this Python: there is nothing to trace"
+
+
+@pytest.mark.parametrize(
+    ("module", "client"),
+    [("confluent_kafka", "confluent-kafka"), ("aiokafka", "aiokafka"), ("pykafka", "pykafka")],
+)
+def test_python_with_another_client_alone_is_wrong(
+    desk: Desk, reading: None, module: str, client: str
+) -> None:
+    """Another client of Kafka is named as one that is not traced: without a word that is looked for long."""
+    others = {"kafka", "confluent_kafka", "aiokafka", "pykafka"} - {module}
+    desk.module(f"{module}.py", "")
+    desk.module("sitecustomize.py", without(*others))
+    (said,) = wrong(doctor(desk))
+
+    assert f"only {client}, which kaspan does not trace" in said
+
+
+def test_other_client_beside_kafka_python_is_said(desk: Desk, reading: None) -> None:
+    """An application may use both, and half of its traffic is not seen then."""
+    desk.module("aiokafka.py", "")
+    done = doctor(desk)
+
+    assert wrong(done) == []
+    assert "aiokafka: installed too, and not traced" in done.stdout
+
+
+def test_module_that_is_called_kafka_and_no_package_is_wrong(desk: Desk, reading: None) -> None:
+    """A folder of the application's own that hides kafka-python is named."""
+    desk.module("kafka/__init__.py", "")
+    desk.module(
+        "sitecustomize.py",
+        "import importlib.metadata as m; of = m.packages_distributions\n"
+        "m.packages_distributions = lambda: {k: v for k, v in of().items() if k != 'kafka'}",
+    )
+    (said,) = wrong(doctor(desk))
+
+    assert "no package that pip knows" in said
+
+
+def test_two_packages_that_overwrite_each_other_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, desk: Desk
+) -> None:
+    """kafka-python and its fork in one Python are files of both under one name."""
+    monkeypatch.setattr(
+        interpreter, "packages_distributions", lambda: {"kafka": ["kafka-python", "kafka-python-ng"]}
+    )
+    monkeypatch.setattr(interpreter, "version", lambda name: "2.2.3")
+    _, found = interpreter.this_python()
+
+    assert any("kafka-python and kafka-python-ng are both imported as kafka" in line for line in found)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_checksums_in_python_are_said(desk: Desk, reading: None, is_there: bool) -> None:
+    """Without the package crc32c, kafka-python's own work is the larger part of a record's cost."""
+    if is_there:
+        desk.module("crc32c.py", "")
+    else:
+        desk.module("sitecustomize.py", without("crc32c"))
+
+    assert ("each record's checksum" in doctor(desk).stdout) == (not is_there)
+
+
+@pytest.mark.parametrize("missing", [[], ["opentelemetry.sdk"], ["opentelemetry.exporter"]])
+def test_instrumentations_without_their_sdk_are_said(desk: Desk, reading: None, missing: list[str]) -> None:
+    """Where OpenTelemetry's instrumentations are installed and their spans not recorded, it says why."""
+    desk.module("sitecustomize.py", without(*missing))
+
+    assert ("that takes kaspan[opentelemetry]" in doctor(desk).stdout) == bool(missing)
+
+
+SILENCE = {
+    "no sampling": ({"OTEL_TRACES_SAMPLER": "always_off"}, "interceptor.sampling.rate is 0.0 (env"),
+    "no sampling by rules": (
+        {"KASPAN_INTERCEPTOR__SAMPLING__RULES": "[{topic: a, rate: 0}, {topic: '**', rate: 0}]"},
+        "interceptor.sampling.rules is ",
+    ),
+    "every topic excluded": (
+        {"KASPAN_INTERCEPTOR__EXCLUDE_TOPICS": "[a, '?*']"},
+        'interceptor.exclude_topics is [a, "?*"] (env',
+    ),
+    "no header": ({"OTEL_PROPAGATORS": "none"}, "interceptor.propagation.inject is [] (env"),
+    "headers that nobody reads": (
+        {"KASPAN_INTERCEPTOR__PROPAGATION": "{inject: [tracecontext], extract: [b3]}"},
+        "interceptor.propagation.extract is [b3] (env",
+    ),
+    "a variable of others": ({"KASPAN_VERSION": "1"}, "settings: environment KASPAN_VERSION: "),
+    "a mistake in the agent's": (
+        {"KASPAN_AGENT__BATCH__MAX_BYTES": "0"},
+        "settings: environment KASPAN_AGENT__BATCH",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variables", "said"), SILENCE.values(), ids=SILENCE.keys())
+def test_setting_under_which_no_trace_is_seen_is_wrong(
+    desk: Desk, reading: None, variables: dict[str, str], said: str
+) -> None:
+    """What silences tracing is named with its value and where it was set."""
+    (line,) = wrong(doctor(desk, **variables))
+
+    assert line.startswith(said)
+
+
+HEARD = {
+    "a rate below a rule": {
+        "KASPAN_INTERCEPTOR__SAMPLING__RULES": "[{topic: '*', operation: send, rate: 0}]"
+    },
+    "a rule above a rate": {
+        "KASPAN_INTERCEPTOR__SAMPLING": "{rate: 0, rules: [{topic: orders, rate: 0.1}]}",
+    },
+    "many topics excluded": {"KASPAN_INTERCEPTOR__EXCLUDE_TOPICS": "['a*', '??*']"},
+    "one header of two is read": {
+        "KASPAN_INTERCEPTOR__PROPAGATION": "{inject: [b3, tracecontext], extract: [b3]}"
+    },
+}
+
+
+@pytest.mark.parametrize("variables", HEARD.values(), ids=HEARD.keys())
+def test_setting_under_which_some_traces_are_seen_is_not_wrong(
+    desk: Desk, reading: None, variables: dict[str, str]
+) -> None:
+    """What leaves some traces is somebody's choice."""
+    assert wrong(doctor(desk, **variables)) == []
+
+
+@pytest.fixture
+def agent(deployment: Deployment) -> Iterator[tuple[Deployment, Sink]]:
+    """Run an agent that listens on a unix socket and sends to a collector of the test's."""
+    sink = Sink()
+    deployment.environment["KASPAN_AGENT__SOCKET"] = str(deployment.directory / "agent.sock")
+    deployment.environment["KASPAN_AGENT__SENDERS"] = f"[{{type: zipkin, url: '{sink.url}'}}]"
+    deployment.start_agent()
+    socket = deployment.directory / "agent.sock"
+    wait_until(socket.exists, "the agent listens")
+    yield deployment, sink
+    sink.close()
+
+
+def ask_doctor(deployment: Deployment, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "kaspan.cli.main", "doctor"],
+        env={**deployment.environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_agent_that_reaches_its_target_is_said(agent: tuple[Deployment, Sink]) -> None:
+    """It asks the agent, and only then nothing at all is wrong."""
+    deployment, sink = agent
+    deployment.start("shop", KASPAN, "run", "--", sys.executable, "-c", SEND, PYTHONPATH=TESTS).finish()
+    wait_until(lambda: sink.stored, "the span is delivered")
+    done = ask_doctor(deployment)
+
+    assert "\nNothing is wrong.\n" in done.stdout
+    assert f"the agent has sent to zipkin {sink.url}" in done.stdout
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("by", ["ring", "socket"])
+def test_agent_that_does_not_reach_its_target_is_wrong(agent: tuple[Deployment, Sink], by: str) -> None:
+    """From the first failure on it says which target is not reached and why, by whatever way spans go."""
+    deployment, sink = agent
+    sink.answer = lambda report: Answer(503, "out of order")
+    deployment.start("shop", KASPAN, "run", "--", sys.executable, "-c", SEND, PYTHONPATH=TESTS).finish()
+    wait_until(lambda: sink.reports, "the agent tries")
+    way = {} if by == "ring" else {"KASPAN_INTERCEPTOR__AGENT": f"unix://{deployment.directory}/agent.sock"}
+
+    def found() -> str:
+        done = ask_doctor(deployment, **way)
+        return done.stdout if done.returncode == 1 else ""
+
+    said = wait_until(found, "doctor sees it")
+    (line,) = [line for line in said.splitlines() if line.startswith("- ")]
+    assert line.startswith(f"- the agent does not reach zipkin {sink.url}")
+    assert "HTTP 503" in line
+    assert "out of order" in line
 
 
 def test_python_is_traced_under_kaspan_run_only(desk: Desk) -> None:
@@ -224,6 +418,7 @@ def test_agent_by_http_is_asked_whether_it_takes_spans(desk: Desk) -> None:
     sink = Sink()
     try:
         done = doctor(desk, KASPAN_INTERCEPTOR__AGENT=sink.url)
+        # The sink answers as a collector does, and not as an agent.
         assert wrong(done) == []
         assert [report.body for report in sink.reports] == [b"[]"]
         assert "rings" not in done.stdout
