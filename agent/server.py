@@ -68,7 +68,9 @@ class Agent:
         self._chain = _chain(settings)
         self._former_chains: list[Chain] = []
         senders = build_senders(settings.senders, settings.batch, os.environ)
-        self._directories = _opened(settings.ring_dirs, {})
+        self._directories = _opened(
+            settings.ring_dirs, {}, is_listening=bool(settings.listen or settings.socket)
+        )
         self.spool = Spool(settings.spool.path, settings.spool.max_bytes)
         self.spool.register(sender.name for sender in senders)
         self._receiver = RingReceiver(
@@ -130,7 +132,7 @@ class Agent:
         found = changes(self.settings, settings)
         new = found.in_force
         chain = _chain(new) if "agent.processors" in found.applied else self._chain
-        self._directories = _opened(new.ring_dirs, self._directories)
+        self._directories = _opened(new.ring_dirs, self._directories, is_listening=self.collector is not None)
         if chain is not self._chain and self._chain is not None:
             self._former_chains.append(self._chain)
         self.settings, self._chain = new, chain
@@ -217,18 +219,28 @@ def _chain(settings: schema.Agent) -> Chain | None:
     return build_processors(settings.processors, os.environ) if settings.processors else None
 
 
-def _opened(paths: Sequence[str], there: Mapping[str, RingDirectory]) -> dict[str, RingDirectory]:
-    """Open ring directories, and keep those that are. Raises RingDirectoryError, and then opens none."""
+def _opened(
+    paths: Sequence[str], there: Mapping[str, RingDirectory], is_listening: bool = False
+) -> dict[str, RingDirectory]:
+    """Open ring directories, and keep those that are. Raises RingDirectoryError, and then opens none.
+
+    What another user has put in a directory's place keeps nothing else from working: the receiver tries that
+    one again and again, and says so. It is an error if there is nothing else.
+    """
     directories = {path: there.get(path) or RingDirectory(path) for path in paths}
     new = [directory for path, directory in directories.items() if path not in there]
+    refused: list[RingDirectoryError] = []
     try:
         for directory in new:
             try:
                 directory.open()
-            except RingDirectoryError:
-                # Anybody may have made this one, and most never need it: the receiver says so, and tries on.
-                if directory.path != schema.default_fallback_dir():
+            except RingDirectoryError as error:
+                refused.append(error)
+                # The default one on disk most never need.
+                if not error.is_of_others and directory.path != schema.default_fallback_dir():
                     raise
+        if refused and len(refused) == len(directories) and not is_listening:
+            raise refused[0]
     except RingDirectoryError:
         for directory in new:
             directory.close()

@@ -20,7 +20,8 @@ MakeSpan = Callable[[int], bytes]
 class RingApplication:
     """A process's ring and a thread that writes spans into it, numbered from `first` on.
 
-    Between two spans it waits for `pause_s`. `written` are the ids of those for which there was room.
+    Between two spans it waits for `pause_s`. `written` are the ids of those for which there was room, and
+    `dropped` is the number of the others.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class RingApplication:
         self._pause_s = pause_s
         self._make = make
         self.written: set[str] = set()
+        self.dropped = 0
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
@@ -46,6 +48,8 @@ class RingApplication:
         while not self._ending.wait(self._pause_s):
             if self._writer.put(self._make(number)):
                 self.written.add(f"{number:016x}")
+            else:
+                self.dropped += 1
             number += 1
 
     def end(self) -> set[str]:

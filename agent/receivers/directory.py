@@ -20,7 +20,14 @@ TEMPORARY_AGE_S = 60.0
 
 
 class RingDirectoryError(Exception):
-    """A directory may not be read; the message names the setting, the directory, the rule and the way out."""
+    """A directory may not be read; the message names the setting, the directory, the rule and the way out.
+
+    `is_of_others`: what stands there is another user's than the agent's, so whose mistake it is is not known.
+    """
+
+    def __init__(self, message: str, is_of_others: bool = False) -> None:
+        super().__init__(message)
+        self.is_of_others = is_of_others
 
 
 class RingDirectory:
@@ -38,7 +45,7 @@ class RingDirectory:
     def open(self) -> bool:
         """Open the directory, made with mode 0700 if it is ours to make; False while there is none.
 
-        Raises RingDirectoryError if it breaks a rule.
+        Raises RingDirectoryError if it breaks a rule, also one that it did not break before.
         """
         try:
             status = os.stat(self.path, follow_symlinks=False)
@@ -50,23 +57,23 @@ class RingDirectory:
         except OSError as error:
             raise self._refusal(f"cannot be read: {error.strerror}") from error
         if self._identity == (status.st_dev, status.st_ino):
+            self._check(status)
             return True
         self.close()
-        if stat.S_ISLNK(status.st_mode):
-            raise self._refusal("is a symlink, and a link can be turned elsewhere; name the directory itself")
-        if not stat.S_ISDIR(status.st_mode):
-            raise self._refusal("is not a directory")
+        self._check(status)
         try:
             descriptor = os.open(self.path, _OPEN_DIRECTORY)
         except OSError as error:
             raise self._refusal(f"cannot be opened: {error.strerror}") from error
         try:
-            self._check(os.fstat(descriptor))
+            status = os.fstat(descriptor)
+            self._check(status)
             self._lock(descriptor)
         except RingDirectoryError:
             os.close(descriptor)
             raise
-        self.descriptor = descriptor
+        self.descriptor, self.owner = descriptor, status.st_uid
+        self._identity = (status.st_dev, status.st_ino)
         return True
 
     def _make(self) -> bool:
@@ -83,31 +90,36 @@ class RingDirectory:
         return True
 
     def _check(self, status: os.stat_result) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            what = "is a symlink, and a link can be turned elsewhere; name the directory itself"
+            raise self._refusal(what, status)
+        if not stat.S_ISDIR(status.st_mode):
+            raise self._refusal("is not a directory", status)
         me, owner = os.geteuid(), status.st_uid
         named = _OWNER_IN_NAME(os.path.basename(self.path))
         expected = int(named[1]) if named and me == 0 else me
         if owner != expected:
             raise self._refusal(
                 f"belongs to uid {owner}, and must belong to uid {expected}; run the agent as the "
-                "applications' user"
+                "applications' user",
+                status,
             )
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise self._refusal(
-                f"has mode {stat.S_IMODE(status.st_mode):04o}, so others may write there; make it 0700"
+                f"has mode {stat.S_IMODE(status.st_mode):04o}, so others may write there; make it 0700",
+                status,
             )
-        self.owner = owner
-        self._identity = (status.st_dev, status.st_ino)
 
     def _lock(self, descriptor: int) -> None:
         """Two agents on one directory would each deliver half of every trace, or all of it twice."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._identity = None
             raise self._refusal("is read by another agent; stop that one or set another directory") from error
 
-    def _refusal(self, what: str) -> RingDirectoryError:
-        return RingDirectoryError(f"agent.ring_dirs: {self.path} {what}")
+    def _refusal(self, what: str, status: os.stat_result | None = None) -> RingDirectoryError:
+        is_of_others = status is not None and status.st_uid != os.geteuid()
+        return RingDirectoryError(f"agent.ring_dirs: {self.path} {what}", is_of_others)
 
     def changed_ns(self) -> int:
         """When a name in the directory last came or went, in nanoseconds; the clock ticks every few ms."""
@@ -141,10 +153,13 @@ class RingDirectory:
             raise RingDirectoryError(problem)
         return descriptor, status
 
-    def remove(self, name: str) -> None:
-        """Remove a file; nothing happens if it is gone."""
+    def remove(self, name: str, inode: int) -> None:
+        """Remove a file; nothing happens if it is gone, or another one by now. Raises OSError."""
+        if self.descriptor is None:
+            return
         try:
-            os.unlink(name, dir_fd=self.descriptor)
+            if os.stat(name, dir_fd=self.descriptor, follow_symlinks=False).st_ino == inode:
+                os.unlink(name, dir_fd=self.descriptor)
         except FileNotFoundError:
             return
 
@@ -153,17 +168,21 @@ class RingDirectory:
         if self.descriptor is None:
             return
         for name in os.listdir(self.descriptor):
-            if name.startswith(".") and name.endswith(".tmp") and self._is_abandoned(name):
-                self.remove(name)
-                yield name
+            if name.startswith(".") and name.endswith(".tmp"):
+                inode = self._abandoned(name)
+                if inode is not None:
+                    self.remove(name, inode)
+                    yield name
 
-    def _is_abandoned(self, name: str) -> bool:
+    def _abandoned(self, name: str) -> int | None:
+        """The inode of a ring that nobody makes any more."""
         try:
             descriptor, status = self.open_ring(name)
         except (OSError, RingDirectoryError):
-            return False
+            return None
         try:
-            return time.time() - status.st_mtime > TEMPORARY_AGE_S and is_unlocked(descriptor)
+            is_old = time.time() - status.st_mtime > TEMPORARY_AGE_S
+            return status.st_ino if is_old and is_unlocked(descriptor) else None
         finally:
             os.close(descriptor)
 

@@ -9,6 +9,7 @@ import json
 import os
 import struct
 
+from kaspan.config.errors import escaped
 from kaspan.wire import ring as layout
 
 PIECE_BYTES = layout.MAX_SPAN_BYTES + layout.FRAME_HEADER_BYTES
@@ -62,13 +63,20 @@ class RingFile:
         raw = os.pread(self.descriptor, _POSITIONS.size, layout.WRITE_POS)
         if len(raw) < _POSITIONS.size:
             raise layout.RingError("was truncated")
-        self.write_pos, _, self.dropped_spans, _, self.suppressed_errors = _POSITIONS.unpack(raw)
+        self.write_pos, read_pos, self.dropped_spans, _, self.suppressed_errors = _POSITIONS.unpack(raw)
         self._check_positions()
+        if read_pos < self.position:
+            self.publish()  # it could not be said before
 
     @property
     def unread_bytes(self) -> int:
         """How much waits to be read, frame headers included."""
         return self.write_pos - self.position
+
+    @property
+    def fill(self) -> float:
+        """How full it is, 0 to 1."""
+        return float(self.unread_bytes / self.data_bytes)
 
     @property
     def is_suspect(self) -> bool:
@@ -128,9 +136,27 @@ class RingFile:
 
 
 def _service(process_json: bytes) -> str:
-    """The writer's own name for itself, for the log; it is only text from a file, and may be anything."""
+    """The writer's own name for itself; it is only text from a file, and becomes what can be shown."""
     try:
         process = json.loads(process_json)
     except (ValueError, RecursionError):
         return "?"
-    return str(process.get("service", "?"))[:100] if isinstance(process, dict) else "?"
+    return escaped(str(process.get("service", "?"))[:100]) if isinstance(process, dict) else "?"
+
+
+def spool_key(path: str) -> str:
+    """Return the text by which the spool knows a ring: SQLite takes no path whose bytes are not UTF-8."""
+    return path.encode("unicode_escape").decode("ascii") if "\\" in path or not _is_utf8(path) else path
+
+
+def ring_path(key: str) -> str:
+    """Return the path for which a `spool_key` stands."""
+    return key.encode("ascii", "replace").decode("unicode_escape", "replace") if "\\" in key else key
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

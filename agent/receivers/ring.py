@@ -17,6 +17,7 @@ from typing import NamedTuple
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.directory import RingDirectory
+from kaspan.agent.receivers.file import spool_key
 from kaspan.agent.receivers.watch import Rings, Watched
 from kaspan.agent.spool import SEPARATOR, Batch, Spool
 from kaspan.agent.status import ServiceStatus
@@ -26,7 +27,7 @@ TICK_S = 0.05
 """How often rings are looked at: twenty looks a second at a header cost nothing that can be measured."""
 SCAN_S = 1.0
 """How often a directory is listed even though it does not seem to have changed."""
-_COMMIT_BYTES = 4 * 1024 * 1024  # no more than this is held in memory before it is written
+_COMMIT_BYTES = 4 * 1024 * 1024  # no more than this, and one piece of a ring, is in a transaction
 _OPENING, _CLOSING = frozenset(b"{"), frozenset(b"}")
 _first, _last = itemgetter(0), itemgetter(-1)
 
@@ -45,10 +46,11 @@ class Adjustment(NamedTuple):
 class RingReceiver:
     """Reads the rings in `directories` into `spool`, in batches of at most `batch_bytes`.
 
-    `tick` does one round and never blocks but for the disk; `run` calls it until `stop`, and drains all
-    rings once more after that. When the spool is full rings are left unread, and their writers count what
-    they drop; less and less is tried then, since all of it may be more than there is room for. Without a
-    `chain` spans are not decoded. `ticked_s` is when the last round began.
+    `tick` does one round and never blocks but for the disk, once or twice: for a transaction, and for another
+    one when rings are removed. `run` calls it until `stop`, and drains all rings once more after that. When
+    the spool is full rings are left unread, and their writers count what they drop; less and less is tried
+    then, since all of it may be more than there is room for. Without a `chain` spans are not decoded.
+    `ticked_s` is when the last round began.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class RingReceiver:
 
     def run(self) -> None:
         """Read until `stop` is called, then once more."""
-        while not self._stopping.wait(min(TICK_S, self._flush_interval_s)):
-            self.tick()
-        self.tick(last=True)
+        has_more = False
+        while not self._stopping.wait(0 if has_more else min(TICK_S, self._flush_interval_s)):
+            has_more = self.tick()
+        while self.tick(last=True):
+            pass
         self._rings.close()
 
     def stop(self) -> None:
@@ -108,8 +112,11 @@ class RingReceiver:
         """Say which directories are not read, and why. Any thread may ask."""
         return self._rings.problems()
 
-    def tick(self, last: bool = False) -> None:
-        """Look at every ring once, and take the spans of those that are due: of all if it is the `last`."""
+    def tick(self, last: bool = False) -> bool:
+        """Look at every ring once, and take spans of those that are due: of all if it is the `last` round.
+
+        Whether there is more to take at once.
+        """
         now_s = self.ticked_s = self._clock_s()
         while self._adjustments:
             self._adjust(self._adjustments.popleft(), now_s)
@@ -117,14 +124,18 @@ class RingReceiver:
         self._rings.find(complete)
         if complete:
             self._next_scan_s = now_s + SCAN_S
-            self._finish_orphans(now_s)
-        flush = last or now_s >= self._next_flush_s
-        if flush:
+        # A ring that others wait for keeps its descriptor no longer than it must.
+        flush = last or now_s >= self._next_flush_s or self._rings.is_short
+        due = [
+            watched
+            for watched in list(self._rings.open.values())
+            if self._is_due(watched, flush or watched.is_gone, now_s)
+        ]
+        has_more = bool(due) and (last or now_s >= self._retry_s) and self._take(due, now_s)
+        if flush and not has_more:
             self._next_flush_s = now_s + self._flush_interval_s
-        watched = list(self._rings.watched.values())
-        due = [ring for ring in watched if self._is_due(ring, flush, now_s)]
-        if due and (last or now_s >= self._retry_s):
-            self._take(due, now_s)
+        self._rings.remove_finished()
+        return has_more
 
     def adjust(self, adjustment: Adjustment) -> None:
         """Work with other settings from the next round on. Any thread may call it."""
@@ -133,7 +144,8 @@ class RingReceiver:
     def _adjust(self, new: Adjustment, now_s: float) -> None:
         """Take over new settings; what rings of directories that are left out hold is taken before."""
         leaving = self._rings.outside(new.directories)
-        self._take([watched for watched in leaving if self._is_due(watched, True, now_s)], now_s)
+        while self._take([watched for watched in leaving if self._is_due(watched, True, now_s)], now_s):
+            pass
         self._rings.move(new.directories)
         self._chain = new.chain
         self._batch_bytes, self._flush_interval_s = new.batch_bytes, new.flush_interval_s
@@ -146,39 +158,45 @@ class RingReceiver:
         unread = ring.unread_bytes
         return unread > 0 and (flush or unread * 4 >= ring.data_bytes or ring.is_suspect)
 
-    def _take(self, due: Sequence[Watched], now_s: float) -> None:
-        """Move spans from rings into the spool, in transactions of bounded size."""
-        batches: list[Batch] = []
-        spans: list[bytes] = []
-        row_bytes = held_bytes = 0
-        moved: dict[str, Watched] = {}
-        for watched in due:
-            while True:
+    def _take(self, due: Sequence[Watched], now_s: float) -> bool:
+        """Move spans from rings into the spool in one transaction of bounded size; whether more is left.
+
+        What is written while a ring is full is lost: rings whose owner lives come first, the fullest before
+        the others. A quarter is for those of processes that ended, which would never be done otherwise.
+        """
+        living = sorted((ring for ring in due if not ring.is_gone), key=lambda watched: -watched.ring.fill)
+        gone = [watched for watched in due if watched.is_gone]
+        load = _Load(self._batch_bytes)
+        limit = self._commit_bytes
+        try:
+            is_all = self._fill(load, living, limit - limit // 4 if gone else limit, now_s)
+            is_all = self._fill(load, gone, limit, now_s) and is_all
+            is_all = is_all or self._fill(load, living, limit, now_s)
+            if load.moved:
+                self._commit(load, now_s)
+        except (SpoolFull, MemoryError) as error:
+            self._leave(due, load, error, now_s)
+            return False
+        if self._is_full and is_all:
+            self._is_full = False
+            _log.info("the spool takes spans again")
+        return not is_all
+
+    def _fill(self, load: _Load, rings: Sequence[Watched], limit: int, now_s: float) -> bool:
+        """Read rings until there are so many bytes; whether that was all that is in them."""
+        for watched in rings:
+            while load.bytes < limit:
                 payloads = self._read(watched, now_s)
                 if payloads is None:
                     break
-                moved[watched.path] = watched
-                size = sum(map(len, payloads)) + len(SEPARATOR) * len(payloads)
-                if row_bytes + size > self._batch_bytes and spans:
-                    batches.append(Batch(len(spans), SEPARATOR.join(spans)))
-                    spans, row_bytes = [], 0
-                spans += payloads
-                row_bytes += size
-                held_bytes += size
-                if held_bytes >= self._commit_bytes:
-                    if not self._commit(batches, spans, moved, now_s):
-                        return
-                    batches, spans, moved = [], [], {}
-                    row_bytes = held_bytes = 0
-        if moved and not self._commit(batches, spans, moved, now_s):
-            return
-        if self._is_full:
-            self._is_full = False
-            _log.info("the spool takes spans again")
+                load.add(watched, payloads)
+            else:
+                return False
+        return True
 
     def _read(self, watched: Watched, now_s: float) -> list[bytes] | None:
         """One piece of a ring: None when there is no more of it; nothing, but moved, when it was damaged."""
-        if not watched.ring.unread_bytes:
+        if not watched.ring.unread_bytes or watched.path not in self._rings.open:
             return None
         before = watched.ring.position
         try:
@@ -186,7 +204,7 @@ class RingReceiver:
             unread, limit = watched.ring.unread_bytes, min(self._batch_bytes, self._commit_bytes)
             payloads, lost = watched.ring.read(-(-unread // -(-unread // limit)), now_s)
         except (RingError, OSError) as error:
-            self._rings.reject(watched, str(error))
+            self._rings.fail(watched, error)
             return None
         if lost is not None:
             self._rings.lost_bytes += watched.ring.position - before
@@ -216,44 +234,59 @@ class RingReceiver:
         )
         return objects
 
-    def _commit(
-        self, batches: list[Batch], spans: list[bytes], moved: dict[str, Watched], now_s: float
-    ) -> bool:
+    def _commit(self, load: _Load, now_s: float) -> None:
         """Write spans and positions together, then tell the writers: a kill between repeats nothing."""
-        if spans:
-            batches.append(Batch(len(spans), SEPARATOR.join(spans)))
-        positions = {path: watched.ring.position for path, watched in moved.items()}
-        try:
-            self._spool.put(batches, positions)
-        except SpoolFull as full:
-            if not self._is_full:
-                self._is_full = True
-                _log.warning("rings are left unread: %s", full)
-            for path, watched in moved.items():
-                watched.ring.position = self._rings.positions[path]
-                watched.meter.left()
-            self._tally = Tally()
-            tried_bytes = sum(len(batch.body) for batch in batches)
-            self._commit_bytes = max(1, min(tried_bytes, self._commit_bytes) // 2)
-            self._retry_s = now_s + SCAN_S
-            return False
+        positions = {path: watched.ring.position for path, watched in load.moved.items()}
+        self._spool.put(load.rows(), {spool_key(path): position for path, position in positions.items()})
         self._commit_bytes = min(_COMMIT_BYTES, self._commit_bytes * 2)
         if self._chain is not None:
             self._chain.count(self._tally)
             self._tally = Tally()
-        self._rings.positions.update(positions)
-        for path, watched in moved.items():
+        for watched in load.moved.values():
             watched.meter.stored()
-            if path in self._rings.watched:  # not rejected meanwhile, and its file closed
-                watched.ring.publish()
-        return True
+            watched.taken_s = now_s
+        self._rings.stored(positions)
 
-    def _finish_orphans(self, now_s: float) -> None:
-        """Take the rest of rings whose owner is gone, then remove them."""
-        gone = self._rings.orphans()
-        due = [watched for watched in gone if self._is_due(watched, True, now_s)]
-        if due and now_s >= self._retry_s:
-            self._take(due, now_s)
-        for watched in gone:
-            if watched.path in self._rings.watched and not watched.ring.unread_bytes:
-                self._rings.remove(watched)
+    def _leave(self, due: Sequence[Watched], load: _Load, error: Exception, now_s: float) -> None:
+        """Have rings begin again where they were, since what was read could not be stored."""
+        if not self._is_full:
+            self._is_full = True
+            _log.warning("rings are left unread: %s", str(error) or "there is too little memory")
+        for watched in due:
+            watched.ring.position = self._rings.positions.get(watched.path, watched.ring.position)
+            watched.meter.left()
+        self._tally = Tally()
+        self._commit_bytes = max(1, min(load.bytes, self._commit_bytes) // 2)
+        self._retry_s = now_s + SCAN_S
+
+
+class _Load:
+    """What goes into the spool together: rows of at most `row_bytes`, and the rings that they are from."""
+
+    def __init__(self, row_bytes: int) -> None:
+        self.bytes = 0
+        self.moved: dict[str, Watched] = {}
+        self._row_bytes = row_bytes
+        self._rows: list[Batch] = []
+        self._spans: list[bytes] = []
+        self._spans_bytes = 0
+
+    def add(self, watched: Watched, payloads: list[bytes]) -> None:
+        """Add spans of a ring, none where it only moved."""
+        self.moved[watched.path] = watched
+        size = sum(map(len, payloads)) + len(SEPARATOR) * len(payloads)
+        if self._spans_bytes + size > self._row_bytes:
+            self._end_row()
+        self._spans += payloads
+        self._spans_bytes += size
+        self.bytes += size
+
+    def _end_row(self) -> None:
+        if self._spans:
+            self._rows.append(Batch(len(self._spans), SEPARATOR.join(self._spans)))
+        self._spans, self._spans_bytes = [], 0
+
+    def rows(self) -> list[Batch]:
+        """Return all rows, the last one ended."""
+        self._end_row()
+        return self._rows

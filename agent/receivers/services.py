@@ -17,15 +17,14 @@ OTHER = "(other)"
 class Meter:
     """Follows the counters of one ring for its service's."""
 
-    def __init__(self, ring: RingFile, service: ServiceStatus) -> None:
-        self._ring = ring
+    def __init__(self, service: ServiceStatus) -> None:
         self._service = service
         self._dropped_spans = self._suppressed_errors = 0
         self._read_spans = 0
 
-    def polled(self) -> None:
-        """Take over what the writer has counted. What only shrinks was never a count."""
-        dropped, suppressed = self._ring.dropped_spans, self._ring.suppressed_errors
+    def polled(self, ring: RingFile) -> None:
+        """Take over what the ring's writer has counted. What only shrinks was never a count."""
+        dropped, suppressed = ring.dropped_spans, ring.suppressed_errors
         self._service.dropped_spans += max(0, dropped - self._dropped_spans)
         self._service.suppressed_errors += max(0, suppressed - self._suppressed_errors)
         self._dropped_spans, self._suppressed_errors = dropped, suppressed
@@ -55,7 +54,7 @@ class Services:
         name = ring.service
         if name not in self._by_name and len(self._by_name) >= MAX_SERVICES:
             name = OTHER
-        return Meter(ring, self._by_name.setdefault(name, ServiceStatus(name)))
+        return Meter(self._by_name.setdefault(name, ServiceStatus(name)))
 
     @property
     def taken_spans(self) -> int:
@@ -68,8 +67,7 @@ class Services:
         for ring in rings:
             service = observed.get(ring.service) or observed.get(OTHER)
             if service is not None:
-                unread_bytes = ring.unread_bytes
                 service.rings += 1
-                service.unread_bytes += unread_bytes
-                service.fill = max(service.fill, unread_bytes / ring.data_bytes)
+                service.unread_bytes += ring.unread_bytes
+                service.fill = max(service.fill, ring.fill)
         return sorted(observed.values(), key=lambda service: service.name)

@@ -3,102 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaspan.agent.database import SpoolFull
-from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.file import PATIENCE_S, RingFile
-from kaspan.agent.receivers.ring import SCAN_S, RingReceiver
+from kaspan.agent.receivers.ring import SCAN_S
 from kaspan.agent.receivers.services import MAX_SERVICES, OTHER, Services
 from kaspan.agent.receivers.watch import DROP_WARNING_S
-from kaspan.agent.senders.delivery import split
-from kaspan.agent.spool import Batch
 from kaspan.agent.status import ServiceStatus
 from kaspan.wire import ring as layout
+from ring_agent import BATCH_BYTES, FLUSH_INTERVAL_S, Agent, warnings
 from rings import DATA_BYTES, RingWriter, frame, span
-
-FLUSH_INTERVAL_S = 10.0
-BATCH_BYTES = 8192
-
-
-class FakeSpool:
-    """Keeps what it is given in memory, and refuses when it is told to be full."""
-
-    def __init__(self) -> None:
-        self.batches: list[Batch] = []
-        self.saved: dict[str, int] = {}
-        self.full = False
-        self.room_bytes = 1 << 62
-        self.puts = 0
-
-    def positions(self) -> dict[str, int]:
-        return dict(self.saved)
-
-    def put(self, batches: Iterable[Batch], positions: Mapping[str, int]) -> None:
-        batches = tuple(batches)
-        if self.full or sum(len(batch.body) for batch in batches) > self.room_bytes:
-            raise SpoolFull("the spool is full")
-        self.puts += 1
-        self.batches += batches
-        self.saved.update(positions)
-
-    def forget(self, ring_paths: Iterable[str]) -> None:
-        for path in ring_paths:
-            self.saved.pop(path, None)
-
-    @property
-    def spans(self) -> list[bytes]:
-        return [taken for batch in self.batches for taken in split(batch.body)]
-
-
-class Agent:
-    """A receiver on one directory with a clock that tests turn."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.now_s = 0.0
-        self.spool = FakeSpool()
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin again with what is in the spool, as after a kill."""
-        self.directory = RingDirectory(str(self.path))
-        self.receiver = RingReceiver(
-            [self.directory],
-            self.spool,  # type: ignore[arg-type]
-            BATCH_BYTES,
-            FLUSH_INTERVAL_S,
-            lambda: self.now_s,
-        )
-
-    def tick(self, after_s: float = 0.0) -> list[bytes]:
-        """Let time pass and look once; gives all spans taken so far."""
-        self.now_s += after_s
-        self.receiver.tick()
-        return self.spool.spans
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
-    (tmp_path / "rings").mkdir(mode=0o700)
-    agent = Agent(tmp_path / "rings")
-    agent.tick()  # the first look flushes; tests begin with a full interval ahead
-    yield agent
-    agent.directory.close()
-
-
-@pytest.fixture
-def writer(agent: Agent) -> RingWriter:
-    return RingWriter(agent.path, process=b'{"service":"orders"}')
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_spans_are_taken_after_the_flush_interval(agent: Agent, writer: RingWriter) -> None:
@@ -182,7 +100,7 @@ def test_rings_go_into_a_small_spool_in_parts(agent: Agent, room_bytes: int) -> 
     writers = [RingWriter(agent.path, f"{number}.ring") for number in range(3)]
     written = [number for number in range(300) if writers[number % 3].put(span(number))]
     agent.spool.room_bytes = room_bytes
-    for _ in range(400):
+    for _ in range(800):
         agent.tick(FLUSH_INTERVAL_S)
     assert sorted(agent.spool.spans) == sorted(map(span, written))
 
