@@ -183,6 +183,7 @@ class Interceptor(_Section, frozen=True):
     capture_headers: tuple[Glob, ...] = ()
     remote_service: TopicTemplate = "kafka"
     functions: tuple[Function, ...] = ()
+    follow_handovers: bool = True
 
 
 class Spool(_Section, frozen=True):

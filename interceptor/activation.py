@@ -93,6 +93,8 @@ def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> N
     _patch(tracing)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, lambda: tracing))
     imports.after("kaspan.interceptor.functions", lambda functions: _follow_calls(functions, tracing))
+    if settings.interceptor.follow_handovers:
+        tracing.at_consumer = lambda record_class: _follow_records(record_class, tracing)
     if settings.interceptor.functions:
         from kaspan.interceptor.named import NamedFunctions
 
@@ -114,6 +116,15 @@ def _follow_calls(functions: Any, tracing: Tracing) -> None:
     from kaspan.interceptor.calls import Calls
 
     functions.follow_calls(Calls(tracing))
+
+
+def _follow_records(record_class: type, tracing: Tracing) -> None:
+    try:
+        from kaspan.interceptor.handover_points import follow_records
+
+        follow_records(tracing, record_class, imports)
+    except Exception as error:  # noqa: BLE001
+        suppress("following records to where they are handed over", error)
 
 
 def _patch(tracing: Tracing) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from time import perf_counter_ns, time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span
 
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.functions import Site
 from kaspan.interceptor.span import Extras, PassedSpan, RecordSpan
 from kaspan.interceptor.templates import annotations_part, parent_part, quote
 from kaspan.interceptor.tracing import Tracing
 from kaspan.wire.context import Extracted
+
+if TYPE_CHECKING:
+    from kaspan.interceptor.functions import Site
 
 MAX_OTHER_TRACES = 10
 """Zipkin knows no links between traces: a batch names so many traces beside its own in a tag."""
@@ -49,6 +51,11 @@ def _plain_iter(records: Any) -> Iterator[Any]:
     return list.__iter__(records) if isinstance(records, list) else tuple.__iter__(records)
 
 
+def first_of(lists: list[list[Any]]) -> Any:
+    """The first of the records that `records_in` found, of which there is one."""
+    return next(_plain_iter(lists[0]))
+
+
 class Calls:
     """Makes the spans of calls, for one process's tracing. Nothing here raises."""
 
@@ -82,7 +89,7 @@ class Calls:
     def name_of(record: Any) -> str:
         """What a record's processing is called that nobody gave a name."""
         lists = records_in(record)
-        first = next(_plain_iter(lists[0])) if lists else record
+        first = first_of(lists) if lists else record
         return f"process {first.topic}" if is_record(first) else "process"
 
     def _subject(self, values: Iterable[Any]) -> tuple[Any, list[list[Any]]]:
@@ -96,7 +103,7 @@ class Calls:
             if is_record(value):
                 candidate: tuple[Any, list[list[Any]]] = (value, [])
             elif batch := records_in(value):
-                candidate = (next(_plain_iter(batch[0])), batch)
+                candidate = (first_of(batch), batch)
             else:
                 continue
             span = candidate[0].kaspan_span

@@ -15,7 +15,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 from cpython.contextvars cimport PyContextVar_Set, get_value
 
+from functools import partial
 from time import perf_counter_ns, time_ns
+from types import FunctionType
 from zlib import crc32
 
 from opentelemetry.trace.propagation import _SPAN_KEY
@@ -109,10 +111,15 @@ cdef extern from "Python.h":
     object PyUnicode_FromObject(object text)
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *, tuple, void *)
+        void *tp_traverse
+    PyTypeObject *Py_TYPE(PyObject *of) noexcept
+    int PySet_Contains(object types, object type) noexcept
+    int PyDict_Next(object values, Py_ssize_t *at, PyObject **key, PyObject **value) noexcept
 
 cdef enum:
     SMALL_BYTES = 4096
     DIGITS = 20
+    MAX_VALUES = 16  # as in handover
     MAX_KEY_BYTES = 256  # as in templates
 
 cdef object key_part = None
@@ -801,6 +808,61 @@ cdef class ListLoop(Cursor):
 
     def __length_hint__(self):
         return max(0, len(<list>self._records) - self._index)
+
+
+# Handing over.
+
+ctypedef int (*Visit)(PyObject *, void *) noexcept
+ctypedef int (*Traverse)(PyObject *, Visit, void *) noexcept
+
+
+cdef int visit(PyObject *found, void *types) noexcept:
+    return PySet_Contains(<object>types, <object>Py_TYPE(found)) == 1
+
+
+def refers_to(set types not None, referring):
+    """Stands in for handover.refers_to."""
+    cdef Traverse traverse = <Traverse>Py_TYPE(<PyObject *>referring).tp_traverse
+    return traverse != NULL and traverse(<PyObject *>referring, visit, <void *>types) != 0
+
+
+cdef bint may_hold(set types, object value) except -1:
+    cdef PyObject *entry = NULL
+    cdef Py_ssize_t at = 0
+    cdef int count = 0
+    if type(value) not in types:
+        return False
+    if type(value) is dict:
+        while count < MAX_VALUES and PyDict_Next(value, &at, NULL, &entry):
+            count += 1
+            if type(<object>entry) in types:
+                return True
+        return False
+    if type(value) is list or type(value) is tuple:
+        for one in value:
+            if type(one) in types:
+                return True
+            count += 1
+            if count == MAX_VALUES:
+                break
+        return False
+    return True
+
+
+def may_be_given(set types not None, function, args, kwargs):
+    """Stands in for handover.may_be_given."""
+    if type(args) is tuple or type(args) is list:
+        for value in args:
+            if may_hold(types, value):
+                return True
+    if type(kwargs) is dict and len(<dict>kwargs):
+        for value in (<dict>kwargs).values():
+            if may_hold(types, value):
+                return True
+        return type(function) is partial
+    if args:
+        return type(function) is partial
+    return type(function) is not FunctionType or function.__closure__ is not None or function.__defaults__ is not None
 
 
 # The ring.

@@ -29,6 +29,8 @@ class ConsumerState:
         self.polled: list[weakref.ref[RecordList]] = []
         if tracing.at_client is not None:
             tracing.at_client()
+        if tracing.at_consumer is not None:
+            tracing.at_consumer(record_class)
 
     @classmethod
     def of(cls, consumer: Any, record_class: type, tracing: Tracing) -> ConsumerState:

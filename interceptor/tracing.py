@@ -60,6 +60,8 @@ class Tracing:
         atexit.register(self._close)
         self.at_client: Callable[[], None] | None = None
         """Called when the application uses a producer or consumer for the first time."""
+        self.at_consumer: Callable[[type], None] | None = None
+        """Called with the class of its records when the application uses a consumer for the first time."""
         self._begin_life()
         os.register_at_fork(after_in_child=self._after_fork)
 

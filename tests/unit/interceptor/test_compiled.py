@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -24,7 +25,7 @@ from opentelemetry import context
 from opentelemetry.context import Context
 
 from clients import make_tracing
-from kaspan.interceptor import cursor, processing, producer, ring, sending
+from kaspan.interceptor import cursor, handover, processing, producer, ring, sending
 from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.scope import SPAN_KEY
 from kaspan.interceptor.span import Extras, RecordSpan
@@ -444,3 +445,46 @@ def test_released_ring_takes_nothing_and_the_file_can_be_closed() -> None:
     mapped.close()
     with pytest.raises(ValueError, match="abandoned"):
         writer.put(b"{}")
+
+
+class Handed(tuple):  # type: ignore[type-arg]
+    """What is looked for."""
+
+
+python_handover = in_python(handover)
+
+plain_values = st.none() | st.integers() | st.text() | st.functions()
+handed_values = plain_values | st.builds(Handed)
+containers = (
+    st.lists(handed_values, max_size=20)
+    | st.lists(handed_values, max_size=20).map(tuple)
+    | st.dictionaries(st.text(), handed_values, max_size=20)
+)
+callees = st.sampled_from([len, print, lambda: None, lambda a=1: a, functools.partial(len), Handed])
+
+
+@given(
+    function=callees,
+    args=st.lists(handed_values | containers, max_size=4).map(tuple) | st.lists(handed_values, max_size=4),
+    kwargs=st.dictionaries(st.text(), handed_values | containers, max_size=3),
+)
+def test_look_at_arguments_sees_the_same(function: Any, args: Any, kwargs: Any) -> None:
+    """Both say alike whether there may be a record among some arguments."""
+    types = {Handed, list, tuple, dict}
+    expected = python_handover.may_be_given(types, function, args, kwargs)
+
+    assert compiled.may_be_given(types, function, args, kwargs) is expected
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a coroutine refers to its frame there")
+@given(value=handed_values)
+def test_look_at_a_coroutine_sees_the_same(value: Any) -> None:
+    """Both say alike whether a coroutine was called with an object of a type."""
+
+    async def handle(order: Any, number: int = 7) -> None: ...
+
+    coroutine = handle(value)
+    for types in ({Handed}, {int}, {bytes}, {float, Handed}):
+        expected = python_handover.refers_to(types, coroutine)
+        assert compiled.refers_to(types, coroutine) is expected
+    coroutine.close()
