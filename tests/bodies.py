@@ -33,6 +33,11 @@ def with_members(members: str, trace_id: str = TRACE_ID, span_id: str = SPAN_ID)
     return f'[{{"traceId":"{trace_id}","id":"{span_id}"{members}}}]'.encode("utf-8", "surrogatepass")
 
 
+def nested(levels: int, members: str = "", opening: str = "[", closing: str = "]") -> bytes:
+    """Return a list of one span in which so many lists or objects are nested, those two included."""
+    return with_members(f'{members},"x":{opening * (levels - 2)}{closing * (levels - 2)}')
+
+
 def varint(number: int) -> bytes:
     """Write a number as Protocol Buffers do; a negative one as 64 bits."""
     number &= (1 << 64) - 1
@@ -124,6 +129,14 @@ BODIES: dict[str, Body] = {
     **_members(
         False, '"name":true', '"name":{}', '"name":[]', '"name":"', "\"name\":'a'", '"name":a', '"name":"\\q"'
     ),
+    "nested 255": Body(nested(255), True),
+    "nested 256": Body(nested(256), False),
+    "nested 255, read leniently": Body(nested(255, ',"timestamp":"1"'), True),
+    "nested 256, read leniently": Body(nested(256, ',"timestamp":"1"'), False),
+    "objects nested 255": Body(nested(255, "", '{"a":', "}").replace(b":}", b":1}"), True),
+    "objects nested 256": Body(nested(256, "", '{"a":', "}").replace(b":}", b":1}"), False),
+    "nested 700": Body(nested(700, ',"timestamp":"1"'), False),
+    "brackets in text": Body(with_members(f',"x":"{"[{" * 300}","name":"{"[" * 300}"'), True),
     **_members(
         True, '"timestamp":1', '"timestamp":0', '"timestamp":-1', '"timestamp":null', '"timestamp":"1"'
     ),

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.commit import GroupCommit
+from kaspan.agent.receivers.content import THRIFT, Content, content_type
 from kaspan.agent.receivers.exchange import Answer, Request, no
 from kaspan.agent.receivers.http import HELD_BODIES, FatalError, HttpServer
 from kaspan.agent.receivers.listener import open_listeners
-from kaspan.agent.receivers.proto3 import proto3_batches
 from kaspan.agent.receivers.reader import InvalidSpansError
-from kaspan.agent.receivers.validation import json_batches
 from kaspan.agent.spool import Batch, Spool
 from kaspan.config import schema
 
@@ -28,8 +28,6 @@ RETRY_S = 5
 """How long a client is asked to wait when the spool is full."""
 
 _ACCEPTED = Answer(202)
-_MAX_GZIP_MEMBERS = 16  # one would do for all clients known; each more costs a copy of what is behind it
-_GZIP_WINDOW_BITS = 31  # 15, the largest there is, and 16 for gzip's own head and tail
 _ONLY_V2 = "kaspan takes Zipkin's JSON v2 and proto3 at /api/v2/spans"
 
 _log = logging.getLogger("kaspan.agent")
@@ -52,6 +50,8 @@ class Collector:
             open_listeners(settings), settings.max_body_bytes, settings.max_connections, settings.token
         )
         self._commits = GroupCommit(spool, self._row_bytes, self.server.count_connections)
+        self._reader = ThreadPoolExecutor(1, "reader")
+        self._reading = asyncio.Lock()
         self._is_full = False
         self.server.add("POST", PATH, self.take)
         self.server.add("POST", V1_PATH, self.refuse_v1)
@@ -70,24 +70,20 @@ class Collector:
 
     async def refuse_v1(self, request: Request) -> Answer:
         """Name what is missing: Zipkin still takes its first format."""
-        format_ = "Thrift" if _content_type(request) == "application/x-thrift" else "JSON v1"
+        format_ = "Thrift" if content_type(request) == THRIFT else "JSON v1"
         return no(415, "format", f"{format_} is not supported: {_ONLY_V2}")
 
     async def take(self, request: Request) -> Answer:
         """Store the spans of a body, and then say so."""
-        content_type = _content_type(request)
-        if content_type == "application/x-thrift":
+        if content_type(request) == THRIFT:
             return no(415, "format", f"Thrift is not supported: {_ONLY_V2}")
-        if self._commits.waiting_bytes > self._max_body_bytes * HELD_BODIES:
-            return no(429, "busy", "The disk is too slow for what comes", ("Retry-After", "1"))
+        content, tally, chain = Content.of(request), Tally(), self._chain
         try:
-            body = self._content(request)
-            read = proto3_batches if content_type == "application/x-protobuf" else json_batches
-            tally, chain = Tally(), self._chain
-            batches = await _all(_processed(read(body, self._row_bytes), chain, tally))
+            batches = await self._read(content, chain, tally)
         except InvalidSpansError as invalid:
-            refusal = {400: "invalid", 413: "too large", 415: "format"}[invalid.status]
-            return no(invalid.status, refusal, str(invalid))
+            return _refusal(content, invalid)
+        if batches is None:
+            return no(429, "busy", "The disk is too slow for what comes", ("Retry-After", "1"))
         answer = await self._store(batches)
         if answer is _ACCEPTED:
             way = "unix" if request.is_trusted else "http"
@@ -96,26 +92,32 @@ class Collector:
                 chain.count(tally)
         return answer
 
-    def _content(self, request: Request) -> bytes:
-        if not request.body or "gzip" not in request.headers.get("content-encoding", ""):
-            return request.body
-        packed, room, pieces = request.body, self._max_body_bytes + 1, []
-        for _ in range(_MAX_GZIP_MEMBERS):
-            unzipping = zlib.decompressobj(_GZIP_WINDOW_BITS)
-            try:
-                pieces.append(unzipping.decompress(packed, room))
-            except zlib.error as error:
-                raise InvalidSpansError(f"Cannot gunzip spans: {error}") from error
-            room -= len(pieces[-1])
-            if room <= 0:
-                limit = f"{self._max_body_bytes} bytes (agent.max_body_bytes)"
-                raise InvalidSpansError(f"A body may have {limit} when it is unpacked", 413)
-            if not unzipping.eof:
-                raise InvalidSpansError("Cannot gunzip spans: the body ends too soon")
-            packed = unzipping.unused_data
-            if not packed:
-                return b"".join(pieces)
-        raise InvalidSpansError(f"Cannot gunzip spans: more than {_MAX_GZIP_MEMBERS} gzip files in a row")
+    async def _read(self, content: Content, chain: Chain | None, tally: Tally) -> list[Batch] | None:
+        """Read the spans of a body; None while too much waits for the disk.
+
+        A large one is read by another thread, so that small ones are taken meanwhile, and by one only: what
+        that takes in memory beside the spans is needed once.
+        """
+        if self._is_busy:
+            return None
+        small = content.small()
+        if small is not None:
+            return self._batches(small, chain, tally)
+        async with self._reading:
+            if self._is_busy:
+                return None
+            work = partial(self._read_large, content, chain, tally)
+            return await self.server.loop.run_in_executor(self._reader, work)
+
+    def _read_large(self, content: Content, chain: Chain | None, tally: Tally) -> list[Batch]:
+        return self._batches(content.whole(self._max_body_bytes), chain, tally)
+
+    def _batches(self, content: Content, chain: Chain | None, tally: Tally) -> list[Batch]:
+        return list(_processed(content.batches(self._row_bytes, self._max_body_bytes), chain, tally))
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._commits.waiting_bytes > self._max_body_bytes * HELD_BODIES
 
     async def _store(self, batches: list[Batch]) -> Answer:
         try:
@@ -140,15 +142,10 @@ def _processed(batches: Iterator[Batch], chain: Chain | None, tally: Tally) -> I
             yield from chain.process_batch(batch, tally)
 
 
-async def _all(batches: Iterator[Batch]) -> list[Batch]:
-    """Read a large body piece by piece, so that others have their turn."""
-    read: list[Batch] = []
-    for batch in batches:
-        if read:
-            await asyncio.sleep(0)
-        read.append(batch)
-    return read
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def _refusal(content: Content, invalid: InvalidSpansError) -> Answer:
+    """Make the answer to a body that is not taken."""
+    if content.unknown_encoding:
+        reason = f"Content-Encoding {content.unknown_encoding} is not supported: send gzip, or none"
+        return no(415, "format", reason, ("Accept-Encoding", "gzip"))
+    refusal = {400: "invalid", 413: "too large", 415: "format"}[invalid.status]
+    return no(invalid.status, refusal, str(invalid))

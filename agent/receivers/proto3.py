@@ -27,17 +27,18 @@ from kaspan.agent.receivers.protobuf import (
     varint,
     varint64,
 )
-from kaspan.agent.receivers.reader import InvalidSpansError
+from kaspan.agent.receivers.reader import LENIENT_BYTES, MAX_VALUES, InvalidSpansError
 from kaspan.agent.spool import SEPARATOR, Batch
 
 _KINDS = ("", "CLIENT", "SERVER", "PRODUCER", "CONSUMER")
+_FIELD_VALUES = 3  # as many as an annotation is in JSON: itself, its time and its text
 _MAX_ID_BYTES = 32  # Zipkin's reader looks no further; what an id may be comes after that
 _encode = msgspec.json.encode
 Fields = dict[str, Any]
 
 
-def proto3_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
-    """Check a body and give its spans as JSON v2, in batches of about `row_bytes`.
+def proto3_batches(body: bytes, row_bytes: int, max_bytes: int = 1 << 62) -> Iterator[Batch]:
+    """Check a body and give its spans as JSON v2, in batches of about `row_bytes`, `max_bytes` in all.
 
     A body without spans gives nothing. Raises InvalidSpansError where Zipkin would refuse the body, and then
     nothing that was given before may be used.
@@ -47,7 +48,7 @@ def proto3_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
     if body[0] not in (11, 12, ord("[")) and not (body[0] == 10 and body[1:2] not in (b"", b"\0")):
         raise InvalidSpansError("Expected a PROTO3 encoded list")
     row: list[bytes] = []
-    size = position = count = 0
+    size = position = count = total = 0
     while position < len(body):
         try:
             _, position = varint(body, position)
@@ -58,11 +59,16 @@ def proto3_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
                 raise InvalidProtoError(
                     f"Truncated: length {length} > bytes available {len(body) - position}"
                 )
+            if length > LENIENT_BYTES:
+                _check_number_of_fields(body, position, position + length, count)
             fields, position = _span(body, position, position + length)
         except (InvalidProtoError, IndexError) as error:
             reason = str(error) if isinstance(error, InvalidProtoError) else "Truncated"
             raise InvalidSpansError(f"{reason} reading List<Span> from proto3 at span {count}") from error
         span = _encode(fields)
+        total += len(span) + len(SEPARATOR)
+        if total > max_bytes:
+            raise InvalidSpansError(f"A body may have {max_bytes} bytes (agent.max_body_bytes) as JSON", 413)
         if row and size + len(span) > row_bytes:
             yield Batch(len(row), SEPARATOR.join(row))
             row, size = [], 0
@@ -71,6 +77,17 @@ def proto3_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
         count += 1
     if row:
         yield Batch(len(row), SEPARATOR.join(row))
+
+
+def _check_number_of_fields(data: bytes, position: int, end: int, span: int) -> None:
+    """Refuse a large span of very many fields, which would take twenty times its size in memory."""
+    for _ in range(MAX_VALUES // _FIELD_VALUES):
+        key, position = varint(data, position)
+        position = skip(data, position, key)
+        if position >= end:
+            return
+    reason = f"A span may have {MAX_VALUES // _FIELD_VALUES} fields: too many reading List<Span> from proto3"
+    raise InvalidSpansError(f"{reason} at span {span}", 413)
 
 
 def _hex(data: bytes, position: int, name: str, max_length: int) -> tuple[str, int]:

@@ -12,13 +12,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import msgspec
 
 from kaspan.config.errors import shorten
 
+MAX_NESTING = 255
+"""So many lists and objects may be inside each other, the list of spans included."""
+LENIENT_BYTES = 1024 * 1024
+"""What is larger must be JSON to the letter, with members of their own types: reading it as Zipkin does takes
+up to a hundred times its size in memory."""
+MAX_VALUES = 500_000
+"""So many values a single span may have. In memory each is some hundred bytes."""
 _KINDS = ("CLIENT", "SERVER", "PRODUCER", "CONSUMER")
 _MAX_PORT = 0xFFFF
 _LONG, _INT = 2**63, 2**31
@@ -69,7 +76,7 @@ _DECODER = json.JSONDecoder(
 
 
 def read_list(body: bytes, first: int = 0) -> list[Any]:
-    """Check every span and return them as they could be written in strict JSON.
+    """Check every span and return them; `strict` makes JSON of them.
 
     `first` is the place of this list's first span in the body that the sender knows. Raises
     InvalidSpansError where Zipkin would refuse the list.
@@ -80,13 +87,32 @@ def read_list(body: bytes, first: int = 0) -> list[Any]:
         raise InvalidSpansError(f"Malformed reading List<Span> from json: {error}") from error
     except (_Invalid, RecursionError) as error:
         raise InvalidSpansError(f"Malformed reading List<Span> from json: {error}") from error
+    _check_nesting(spans)
     for index, span in enumerate(spans):
         try:
             _check_span(span)
         except _Invalid as invalid:
             place = f"$[{first + index}]{invalid.path}"
             raise InvalidSpansError(f"{invalid} reading List<Span> from json at {place}") from invalid
-    return [_strict(span) for span in spans]
+    return list(spans)
+
+
+def _check_nesting(spans: list[Any]) -> None:
+    level, depth = [spans], 0
+    while level:
+        depth += 1
+        if depth > MAX_NESTING:
+            raise too_deep()
+        level = [item for container in level for item in _contents(container) if isinstance(item, list)]
+
+
+def _contents(container: list[Any]) -> Iterable[Any]:
+    return (value for _, value in container) if isinstance(container, _Object) else container
+
+
+def too_deep() -> InvalidSpansError:
+    """Make the error of JSON that is nested too deeply."""
+    return InvalidSpansError(f"Malformed reading List<Span> from json: Nesting limit {MAX_NESTING} reached")
 
 
 def _check_span(span: Any) -> None:
@@ -242,12 +268,12 @@ _ENDPOINT: dict[str, Callable[[Any], object]] = {
 }
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Return what was read in a form that msgspec writes as the same JSON."""
     if isinstance(value, _Object):
-        return {_text(key): _strict(item) for key, item in value}
+        return {_text(key): strict(item) for key, item in value}
     if isinstance(value, list):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     if isinstance(value, _Number):
         return msgspec.Raw(str(value))
     return _text(value) if isinstance(value, str) else value

@@ -6,18 +6,26 @@ again by `reader`, which does all that Zipkin does and can say what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+import re
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from kaspan.agent.receivers.reader import InvalidSpansError, read_list
+from kaspan.agent.receivers.reader import (
+    LENIENT_BYTES,
+    MAX_NESTING,
+    MAX_VALUES,
+    InvalidSpansError,
+    read_list,
+    strict,
+)
 from kaspan.agent.spool import SEPARATOR, Batch
 
-LENIENT_BYTES = 1024 * 1024
-"""A larger body must be JSON to the letter: reading it as Zipkin does takes ten times its size in memory."""
+_MIN_SPAN_BYTES = 24  # {"traceId":"1","id":"1"}
+_BRACE_BYTES = 8  # to each brace, in nearly all lists of spans
 
 _HEX_DIGITS = b"0123456789abcdef"
 _ZERO_TRACE_IDS = frozenset("0" * length for length in range(1, 33))
@@ -31,19 +39,19 @@ _TraceId = Annotated[str, Meta(min_length=1, max_length=32)]
 _Id = Annotated[str, Meta(min_length=1, max_length=16)]
 
 
-class _Endpoint(msgspec.Struct, gc=False, rename="camel"):
+class _Endpoint(msgspec.Struct, gc=False, rename="camel", forbid_unknown_fields=True):
     service_name: str | None = None
     ipv4: str | None = None
     ipv6: str | None = None
     port: Annotated[int, Meta(ge=-(2**31), le=0xFFFF)] | None = None
 
 
-class _Annotation(msgspec.Struct, gc=False):
+class _Annotation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     timestamp: _Micros
     value: str
 
 
-class _Span(msgspec.Struct, gc=False, rename="camel"):
+class _Span(msgspec.Struct, gc=False, rename="camel", forbid_unknown_fields=True):
     # Not wire.span's: this one is never read, so it need not be pleasant, and what it refuses is the point.
     trace_id: _TraceId
     id: _Id
@@ -60,8 +68,29 @@ class _Span(msgspec.Struct, gc=False, rename="camel"):
     shared: bool | None = None
 
 
+class _OpenSpan(_Span, gc=False, forbid_unknown_fields=False):
+    """One with members that Zipkin does not know."""
+
+
+class _Object(msgspec.Struct, gc=False):
+    """Any object: 16 bytes of memory."""
+
+
+class _Ids(msgspec.Struct, gc=False, rename="camel"):
+    """An object that may be a span: 160 bytes of memory."""
+
+    trace_id: _TraceId
+    id: _Id
+
+
 _decode = msgspec.json.Decoder(list[_Span]).decode
+_decode_open = msgspec.json.Decoder(list[_OpenSpan]).decode
+_decode_ids = msgspec.json.Decoder(list[_Ids]).decode
+_decode_objects = msgspec.json.Decoder(list[_Object]).decode
 _take_apart = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_without_text = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"').sub
+_STEPS = dict(zip(b"[]{}", (1, -1, 1, -1), strict=True))
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -75,11 +104,12 @@ def json_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
     if not body:
         return
     body = _opened(body)
+    row_bytes = min(row_bytes, LENIENT_BYTES)
     if len(body) <= row_bytes:
         yield from _checked(body)
         return
     try:
-        spans = _take_apart(body)
+        spans = _spans_of(body)
     except _NOT_JSON as error:
         if len(body) > LENIENT_BYTES:
             raise InvalidSpansError(f"Malformed reading List<Span> from json: {error}") from error
@@ -93,10 +123,27 @@ def json_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
             start, size = index + 1, 0
 
 
+def _spans_of(body: bytes) -> list[msgspec.Raw]:
+    """Take a large body apart. What could not be spans is refused before it costs a multiple of its size."""
+    if body.count(b"{") * _BRACE_BYTES > len(body):
+        _decode_ids(body)
+    elif len(_decode_objects(body)) * _MIN_SPAN_BYTES > len(body):
+        raise msgspec.ValidationError("Missing : traceId id")
+    return _take_apart(body)
+
+
 def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
     """Give the batch of one list, whose first span is the `first` of the whole body."""
+    if len(body) > LENIENT_BYTES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        reason = f"A span may have {MAX_VALUES} values: too many reading List<Span> from json at $[{first}]"
+        raise InvalidSpansError(reason, 413)
     spans = _count_if_plainly_valid(body)
     if spans is None:
+        if len(body) > LENIENT_BYTES:
+            raise InvalidSpansError(
+                f"Malformed reading List<Span> from json at $[{first}]: what is larger than {LENIENT_BYTES} "
+                "bytes must be JSON to the letter, with members of their own types"
+            )
         read = read_list(body, first)
         spans = len(read)
         try:
@@ -105,7 +152,7 @@ def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
         except _NOT_JSON:
             # What only Zipkin's reader takes for JSON is passed on in a form that everyone does.
             if read:
-                yield Batch(spans, SEPARATOR.join(msgspec.json.encode(span) for span in read))
+                yield Batch(spans, SEPARATOR.join(msgspec.json.encode(strict(span)) for span in read))
             return
     if spans:
         body = body[1 : body.rindex(b"]")]
@@ -114,12 +161,17 @@ def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
 
 def _count_if_plainly_valid(body: bytes) -> int | None:
     """Return how many spans there are if all are right beyond doubt, else None."""
+    spans: Sequence[_Span]
     try:
         spans = _decode(body)
-        if not body.isascii():
-            body.decode()  # msgspec passes over the text of members that it does not know
     except _NOT_JSON:
-        return None
+        try:
+            spans = _decode_open(body)
+            body.decode()  # msgspec passes over the text of members that it does not know
+        except _NOT_JSON:
+            return None
+        if _is_deep(body):
+            return None
     trace_ids = {span.trace_id for span in spans}
     ids = [span.id for span in spans]
     parent_ids = [span.parent_id for span in spans if span.parent_id is not None]
@@ -129,6 +181,12 @@ def _count_if_plainly_valid(body: bytes) -> int | None:
     if _ZERO_ID in ids or not _ZERO_TRACE_IDS.isdisjoint(trace_ids):
         return None
     return len(spans)
+
+
+def _is_deep(body: bytes) -> bool:
+    """Whether JSON is nested too deeply: how many brackets are open is counted over all of them."""
+    brackets = _without_text(b"", body).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_NESTING
 
 
 def _opened(body: bytes) -> bytes:

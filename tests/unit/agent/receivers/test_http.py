@@ -16,6 +16,7 @@ import trustme
 from bodies import BODIES, PROTO3, Body, proto_span, with_members
 from http_client import Client, request
 from kaspan.agent.receivers import connection, http
+from kaspan.agent.receivers.content import Content
 from kaspan.agent.receivers.exchange import Answer, Request
 from kaspan.config import schema
 from waiting import wait_until
@@ -250,6 +251,50 @@ def test_gzip_is_unpacked(served: Served, encoding: str) -> None:
     packed = gzip.compress(proto_span())
     assert client.post(packed, content_encoding=encoding, content_type=PROTO3).status == 202
     assert len(served.spool.spans) == 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"), [("br", b"\x0b\x02\x80[]\x03"), ("zstd", b"(\xb5/\xfd"), ("deflate, br", b"a")]
+)
+def test_encoding_that_is_not_known_is_named(served: Served, encoding: str, body: bytes) -> None:
+    """A body that cannot be read for its encoding is 415, with that encoding and what to send."""
+    answer = served.client().post(body, content_encoding=encoding)
+    assert (answer.status, answer.headers["accept-encoding"]) == (415, "gzip")
+    assert encoding in answer.text
+    assert "Thrift" not in answer.text.title()
+
+
+def test_encoding_that_says_nothing_is_passed_over(served: Served) -> None:
+    """Zipkin does not look at encodings other than gzip, and takes what it can read."""
+    assert served.client().post(SPAN, content_encoding="utf-8").status == 202
+
+
+def test_large_body_is_read_while_others_are_served(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies of more than a few milliseconds' work hold up nobody, and are read one at a time."""
+    entered, may_go_on, at_once, most = threading.Event(), threading.Event(), 0, 0
+    whole = Content.whole
+
+    def slow(content: Content, max_bytes: int) -> Content:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        entered.set()
+        assert may_go_on.wait(30)
+        at_once -= 1
+        return whole(content, max_bytes)
+
+    monkeypatch.setattr(Content, "whole", slow)
+    large = with_members(f',"name":"{"x" * 200_000}"')
+    clients = [served.client() for _ in range(4)]
+    for client in clients[:2]:
+        client.send(request(gzip.compress(large), content_encoding="gzip"))
+    clients[2].send(request(large))
+    clients[3].send(request(proto_span() * 2000, content_type=PROTO3))
+    assert entered.wait(30)
+    assert served.client().post(SPAN).status == 202
+    may_go_on.set()
+    assert [client.answer().status for client in clients] == [202] * 4
+    assert most == 1
 
 
 def test_gzip_cut_short_is_refused(served: Served) -> None:

@@ -168,3 +168,28 @@ def _take_or_refuse(body: bytes) -> None:
         return
     for batch in batches:
         assert batch.spans == len(split(batch.body)) > 0
+
+
+@pytest.mark.parametrize(
+    "element", [b"\x52\0", field(10, b"\x09" + b"1" * 8 + b"\x12\1x"), field(11, field(1, b"a"))]
+)
+def test_large_span_has_a_limit_of_fields(element: bytes) -> None:
+    """A span over 1 MiB of endlessly many annotations or tags is refused before it is read."""
+    with pytest.raises(InvalidSpansError, match="166666 fields") as refused:
+        list(proto3_batches(proto_span(element * 600_000), ROW_BYTES))
+    assert refused.value.status == 413
+
+
+def test_large_span_is_taken() -> None:
+    """A span may be as large as a body if it is text that makes it so."""
+    (batch,) = proto3_batches(proto_span(field(5, b"x" * 3_000_000)), ROW_BYTES)
+    assert len(json.loads(batch.body)["name"]) == 3_000_000
+
+
+def test_json_of_a_body_has_the_limit_of_a_body() -> None:
+    """What becomes six times as large when it is written as JSON is refused like a body of that size."""
+    body = proto_span(field(5, b"\0" * 1000)) * 10
+    assert sum(batch.spans for batch in proto3_batches(body, ROW_BYTES, 65_000)) == 10
+    with pytest.raises(InvalidSpansError, match="as JSON") as refused:
+        list(proto3_batches(body, ROW_BYTES, 50_000))
+    assert refused.value.status == 413

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,42 @@ def test_large_body_must_be_json() -> None:
     """Only a body of some size is read in Zipkin's generous way, which takes much memory."""
     body = b"[" + b",".join([with_members(',"name":"a\nb"')[1:-1]] * (LENIENT_BYTES // 60)) + b"]"
     assert "Malformed" in str(refusal_of(body))
+
+
+@pytest.mark.parametrize(
+    ("members", "status"),
+    [
+        (',"x":[' + "1," * 1_000_000 + "1]", 413),
+        (',"timestamp":"1","x":[' + "1," * 1_000_000 + "1]", 413),
+        (',"tags":{' + '"a":"",' * 600_000 + '"b":""}', 413),
+        (f',"timestamp":"1","name":"{"x" * LENIENT_BYTES}"', 400),
+    ],
+)
+def test_large_span_must_be_simple(members: str, status: int) -> None:
+    """A span over 1 MiB may have no endless number of values, nor what takes Zipkin's own reading."""
+    refused = refusal_of(with_members(members))
+    assert refused.status == status
+    assert "$[0]" in str(refused)
+
+
+def test_large_span_is_taken() -> None:
+    """A span may be as large as a body if it is text that makes it so, braces and commas included."""
+    body = with_members(f',"name":"{"x" * 3_000_000}","tags":{{"a":"{"{," * 200_000}"}}')
+    assert taken(body) == [Batch(1, body[1:-1])]
+
+
+@pytest.mark.parametrize("row_bytes", [ROW_BYTES, 64 * 1024 * 1024])
+@pytest.mark.parametrize("element", [b"1", b"{}", b'"a"', b"null", b"[]", b'{"a":1}', b'{"id":"1"}'])
+def test_what_could_not_be_spans_is_refused_before_it_is_taken_apart(element: bytes, row_bytes: int) -> None:
+    """A large list of something else costs no multiple of its size, however large a row may be."""
+    good = with_members("")[1:-1]
+    body = b"[" + good + b"," + b",".join([element] * (4_000_000 // len(element))) + b"]"
+    tracemalloc.start()
+    with pytest.raises(InvalidSpansError, match="Malformed"):
+        taken(body, row_bytes)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 4 * len(body)
 
 
 def test_deep_nesting_does_not_raise_anything_else() -> None:

@@ -1,0 +1,87 @@
+"""What is in the body of a request: unpacks it, no further than a limit, and reads its spans."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kaspan.agent.receivers.exchange import Request
+from kaspan.agent.receivers.proto3 import proto3_batches
+from kaspan.agent.receivers.reader import InvalidSpansError
+from kaspan.agent.receivers.validation import json_batches
+from kaspan.agent.spool import Batch
+
+THRIFT, PROTO3 = "application/x-thrift", "application/x-protobuf"
+_KNOWN_ENCODINGS = frozenset(("", "identity", "gzip", "x-gzip"))
+_JSON_AT_ONCE_BYTES, _PROTO3_AT_ONCE_BYTES = 128 * 1024, 32 * 1024
+"""What is read in the event loop's own thread: less than a millisecond of work, and 20 at worst."""
+_MAX_GZIP_MEMBERS = 16  # one would do for all clients known; each more costs a copy of what is behind it
+_GZIP_WINDOW_BITS = 31  # 15, the largest there is, and 16 for gzip's own head and tail
+
+
+def content_type(request: Request) -> str:
+    """Return the type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class Content(NamedTuple):
+    """A body and its form. Every method that reads it raises InvalidSpansError."""
+
+    body: bytes
+    is_packed: bool
+    is_proto3: bool
+    unknown_encoding: str
+
+    @classmethod
+    def of(cls, request: Request) -> Content:
+        """Take the form from the headers, by Zipkin's rules: an encoding that it does not know is none."""
+        encoding = request.headers.get("content-encoding", "")
+        names = [name.strip() for name in encoding.lower().split(",")]
+        unknown = ", ".join(name for name in names if name not in _KNOWN_ENCODINGS)
+        is_packed = bool(request.body) and "gzip" in encoding
+        return cls(request.body, is_packed, content_type(request) == PROTO3, unknown)
+
+    def small(self) -> Content | None:
+        """Return the content unpacked if it can be read at once; None if it is large."""
+        return self._unpacked(_PROTO3_AT_ONCE_BYTES if self.is_proto3 else _JSON_AT_ONCE_BYTES)
+
+    def whole(self, max_bytes: int) -> Content:
+        """Return the content unpacked, of at most `max_bytes`."""
+        content = self._unpacked(max_bytes)
+        if content is None:
+            limit = f"{max_bytes} bytes (agent.max_body_bytes)"
+            raise InvalidSpansError(f"A body may have {limit} when it is unpacked", 413)
+        return content
+
+    def batches(self, row_bytes: int, max_bytes: int) -> Iterator[Batch]:
+        """Check unpacked content and give its spans in batches of about `row_bytes`."""
+        if self.is_proto3:
+            return proto3_batches(self.body, row_bytes, max_bytes)
+        return json_batches(self.body, row_bytes)
+
+    def _unpacked(self, max_bytes: int) -> Content | None:
+        body = _gunzip(self.body, max_bytes) if self.is_packed else self.body
+        if body is None or len(body) > max_bytes:
+            return None
+        return self._replace(body=body, is_packed=False)
+
+
+def _gunzip(packed: bytes, max_bytes: int) -> bytes | None:
+    """Return what is in a body, None if that has more than `max_bytes`."""
+    room, pieces = max_bytes + 1, []
+    for _ in range(_MAX_GZIP_MEMBERS):
+        unzipping = zlib.decompressobj(_GZIP_WINDOW_BITS)
+        try:
+            pieces.append(unzipping.decompress(packed, room))
+        except zlib.error as error:
+            raise InvalidSpansError(f"Cannot gunzip spans: {error}") from error
+        room -= len(pieces[-1])
+        if room <= 0:
+            return None
+        if not unzipping.eof:
+            raise InvalidSpansError("Cannot gunzip spans: the body ends too soon")
+        packed = unzipping.unused_data
+        if not packed:
+            return b"".join(pieces)
+    raise InvalidSpansError(f"Cannot gunzip spans: more than {_MAX_GZIP_MEMBERS} gzip files in a row")
