@@ -5,13 +5,16 @@ order each round. What counts is the median over rounds of the difference to the
 interval behind it holds the true median in 95 of 100 runs. Figures are CPU time of the process, all threads.
 `plain` is kafka-python as it is, `floor` adds one constant b3 header by hand, `peer` is
 opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing, which
-is emptied at the end of each block. All read the same records, with a header for either.
+is emptied at the end of each block. All read the same records, with a header for either. The overhead is what
+a variant takes more than its base, which sends a header as it does; the whole is what it takes more than
+`plain`, the header included.
 
     python bench/interceptor.py [--rounds 100] [--records 2000] [--null]
 
 Before the real broker it runs with nothing behind kafka-python: send() returns a future that is then
 completed, the loop yields records that are there already. What remains is the instrumentation alone; --null
-does only this.
+does only this. On the broker it runs twice: kafka-python computes a CRC-32C for each batch, in C where the
+package crc32c is installed, and in Python where it is not, which takes longer than all else.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from kafka.consumer import fetcher
 from kafka.consumer.group import KafkaConsumer
 from kafka.future import Future
 from kafka.producer.kafka import KafkaProducer
+from kafka.record import util
 from null_kafka import B3, HEADERS, KEY, VALUE, NullConsumer, NullProducer, put_nothing_behind_kafka
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +54,8 @@ BASES = {
     "receive": dict.fromkeys(("kaspan", "kaspan unsampled", "kaspan excluded", "peer"), "plain"),
 }
 """What each variant is compared with: `excluded` sends no header."""
+
+CRC_PACKAGE = {"Python": "without", "C": "with"}
 
 Costs = dict[str, dict[str, list[float]]]
 """CPU us a record by operation, variant and round."""
@@ -71,14 +77,14 @@ class Variant:
         self._producer: Any = None
         self._consumer: Any = None
 
-    def connect(self, bootstrap_servers: str) -> None:
+    def connect(self, bootstrap_servers: str, group: str) -> None:
         """Make the producer and the consumer; without servers, with nothing behind them."""
         if bootstrap_servers:
             self._producer = self._producer_class(bootstrap_servers=bootstrap_servers)
             self._consumer = self._consumer_class(
                 self._read_topic,
                 bootstrap_servers=bootstrap_servers,
-                group_id=self._topic,
+                group_id=f"{self._topic}-{group}",
                 auto_offset_reset="earliest",
             )
         else:
@@ -115,6 +121,15 @@ class Variant:
         if not isinstance(self._producer, NullProducer):
             self._producer.close()
             self._consumer.close()
+
+
+def compute_crc_in(language: str) -> str:
+    """Have kafka-python compute CRC-32C in "C" or in "Python"; returns "with" or "without" (crc32c)."""
+    function = {"C": util.crc32c_c, "Python": util.crc32c_py}[language]
+    if function is None:
+        raise SystemExit("the package crc32c is not installed: make dev")
+    util.calc_crc32c.__defaults__ = (function,)
+    return CRC_PACKAGE[language]
 
 
 def untraced(producer_class: type, consumer_class: type) -> None:
@@ -186,15 +201,17 @@ def fill(bootstrap_servers: str, records: int) -> None:
     producer.close()
 
 
-def measure(bootstrap_servers: str, rounds: int, records: int) -> Costs:
-    """Let all variants take turns. The first round warms up and does not count."""
+def measure(bootstrap_servers: str, rounds: int, records: int, group: str = "") -> Costs:
+    """Let all variants take turns. The first round warms up and does not count. `group` ends the names of the
+    consumer groups, which read from the start.
+    """
     order = random.Random(17)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         ring_dir = Path(directory) / "rings"
         all_variants = variants(ring_dir)
         costs_us: Costs = {what: {variant.name: [] for variant in all_variants} for what in BASES}
         for variant in all_variants:
-            variant.connect(bootstrap_servers)
+            variant.connect(bootstrap_servers, group)
         for number in range(rounds + 1):
             for what, of in costs_us.items():
                 for variant in order.sample(all_variants, len(all_variants)):
@@ -216,35 +233,42 @@ def median_and_interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def compare(costs_us: Costs) -> dict[str, dict[str, dict[str, float]]]:
-    """Sum up by operation and variant: cost, overhead over the base, its part of the peer's."""
+    """Sum up by operation and variant: cost; overhead over the base and whole over `plain`, and what part of
+    the peer's each is.
+    """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for what, of in costs_us.items():
         found[what] = {name: {"us": statistics.median(values)} for name, values in of.items()}
-        over_us = {
-            name: median_and_interval([cost - floor for cost, floor in zip(of[name], of[base], strict=True)])
-            for name, base in BASES[what].items()
-        }
-        for name, (median_us, low_us, high_us) in over_us.items():
+        whole = dict.fromkeys(BASES[what], "plain")
+        for prefix, bases in (("", BASES[what]), ("whole_", whole)):
+            over_us = {name: median_and_interval(_over(of[name], of[base])) for name, base in bases.items()}
             peer_us = over_us["peer"][0]
-            found[what][name] |= {
-                "over_us": median_us,
-                "part": median_us / peer_us,
-                "part_low": low_us / peer_us,
-                "part_high": high_us / peer_us,
-            }
+            for name, (median_us, low_us, high_us) in over_us.items():
+                found[what][name] |= {
+                    f"{prefix}over_us": median_us,
+                    f"{prefix}part": median_us / peer_us,
+                    f"{prefix}part_low": low_us / peer_us,
+                    f"{prefix}part_high": high_us / peer_us,
+                }
     return found
+
+
+def _over(costs_us: list[float], base_us: list[float]) -> list[float]:
+    return [cost - base for cost, base in zip(costs_us, base_us, strict=True)]
 
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """Make the table that is printed."""
     lines = []
     for what, of in found.items():
-        lines.append(f"{what}: CPU us a record; overhead; as a part of the peer's, with its interval")
+        lines.append(
+            f"{what}: CPU us a record; overhead, as a part of the peer's, with its interval; whole, the same"
+        )
         for name, row in of.items():
             line = f"  {name:18} {row['us']:8.2f}"
-            if "part" in row:
-                interval = f"({row['part_low']:.3f} to {row['part_high']:.3f})"
-                line += f" {row['over_us']:8.2f} {row['part']:8.3f} {interval}"
+            for prefix in ("", "whole_") if "part" in row else ():
+                interval = f"({row[prefix + 'part_low']:.3f} to {row[prefix + 'part_high']:.3f})"
+                line += f" {row[prefix + 'over_us']:8.2f} {row[prefix + 'part']:8.3f} {interval}"
             lines.append(line)
     return "\n".join(lines)
 
@@ -275,22 +299,31 @@ def print_and_keep(name: str, behind: str, costs_us: Costs) -> None:
 
 
 def main() -> None:
-    """Measure with nothing behind kafka-python, and then, in another process, with a real broker."""
+    """Measure in processes of their own, since the peer can be instrumented only once in each."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=100)
     arguments.add_argument("--records", type=int, default=2000)
     arguments.add_argument("--null", action="store_true", help="only with nothing behind kafka-python")
+    arguments.add_argument("--on", nargs=2, metavar=("BROKER", "CRC"), help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.null:
         put_nothing_behind_kafka()
         costs_us = measure("", options.rounds, options.records)
         print_and_keep("interceptor-null", "nothing behind it", costs_us)
-        return
-    subprocess.run([sys.executable, *sys.argv, "--null"], check=True)
-    with broker() as bootstrap_servers:
-        fill(bootstrap_servers, options.records * (options.rounds + 1))
-        costs_us = measure(bootstrap_servers, options.rounds, options.records)
-    print_and_keep("interceptor", "real broker", costs_us)
+    elif options.on:
+        bootstrap_servers, language = options.on
+        package = compute_crc_in(language)
+        costs_us = measure(bootstrap_servers, options.rounds, options.records, language)
+        print_and_keep(
+            f"interceptor-{package}-crc32c", f"real broker, {package} the package crc32c", costs_us
+        )
+    else:
+        again = [sys.executable, *sys.argv]
+        subprocess.run([*again, "--null"], check=True)
+        with broker() as bootstrap_servers:
+            fill(bootstrap_servers, options.records * (options.rounds + 1))
+            for language in CRC_PACKAGE:
+                subprocess.run([*again, "--on", bootstrap_servers, language], check=True)
 
 
 if __name__ == "__main__":
