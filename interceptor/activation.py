@@ -134,6 +134,7 @@ def _patch(tracing: Tracing) -> None:
         ("KafkaProducer", _patch_producer),
         ("KafkaConsumer", _patch_consumer),
         ("FutureRecordMetadata", _patch_callbacks),
+        ("Sender", _patch_sender),
     )
     for what, patch in patches:
         try:
@@ -159,6 +160,15 @@ def _patch_callbacks(tracing: Tracing) -> None:
     from kaspan.interceptor.callbacks import follow_callbacks
 
     follow_callbacks(future_class, tracing)
+
+
+def _patch_sender(tracing: Tracing) -> None:
+    sender_class = loaded("kafka.producer.sender").Sender
+    formats = loaded("kafka.record.default_records")
+
+    from kaspan.interceptor.too_large import retry_without_context
+
+    retry_without_context(sender_class, formats, tracing)
 
 
 def _patch_consumer(tracing: Tracing) -> None:

@@ -17,11 +17,16 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.consumer import fetcher
 from kafka.errors import KafkaError
 from kafka.future import Future
+from kafka.producer import kafka as kafka_producer
 from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.sender import Sender
+from kafka.record import default_records
+from kafka.record.memory_records import MemoryRecordsBuilder
 
 from clients import make_tracing
 from kaspan.interceptor import consumer as consumer_tracing
 from kaspan.interceptor import producer as producer_tracing
+from kaspan.interceptor.too_large import retry_without_context
 from servers import KafkaServer
 from spans import Reader, Span, current, offsets
 from waiting import wait_until
@@ -35,7 +40,7 @@ class Application:
 
     def __init__(self, kafka: KafkaServer, directory: Path) -> None:
         self._servers = kafka.bootstrap_servers
-        tracing = make_tracing(directory / "rings")
+        tracing = self.tracing = make_tracing(directory / "rings")
         self.take = Reader(directory / "rings").take
         self._producer_class: Any = type("Producer", (KafkaProducer,), {})
         self._consumer_class: Any = type("Consumer", (KafkaConsumer,), {})
@@ -160,6 +165,37 @@ def test_record_too_large_for_its_topic_is_an_error_of_its_span(application: App
 
     assert span.tags["error.type"] == type(refused.value).__name__ == "MessageSizeTooLargeError"
     assert "messaging.kafka.offset" not in span.tags
+
+
+@pytest.mark.parametrize("is_idempotent", [True, False])
+def test_record_that_fits_into_its_topic_without_the_context_is_sent(
+    application: Application, monkeypatch: pytest.MonkeyPatch, is_idempotent: bool
+) -> None:
+    """A record at the limit of max.message.bytes arrives as without kaspan; its span has no error."""
+    traced = type("Sender", (Sender,), {})
+    retry_without_context(traced, default_records, application.tracing)
+    monkeypatch.setattr(kafka_producer, "Sender", traced)
+    config = {}
+    if "enable_idempotence" in KafkaProducer.DEFAULT_CONFIG:
+        config = {"enable_idempotence": is_idempotent}
+    elif is_idempotent:
+        pytest.skip("this kafka-python has no idempotent producer")
+    values = [b"%d" % at * 700 for at in range(5)]
+    alone = MemoryRecordsBuilder(2, 0, 1 << 20)
+    alone.append(int(time.time() * 1000), None, values[0], [])
+    alone.close()
+    topic = application.topic(max_message_bytes=str(len(alone.buffer())))
+    producer = application.producer(max_in_flight_requests_per_connection=1, batch_size=0, **config)
+    futures = [producer.send(topic, value) for value in values]
+
+    offsets_of_all = [future.get(TIMEOUT_S).offset for future in futures]
+
+    assert offsets_of_all == list(range(5))
+    spans = application.take()
+    assert [place(span) for span in spans] == [(0, at) for at in range(5)]
+    assert not any("error" in span.tags for span in spans)
+    received = take_some(application.consumer(topic), 5)
+    assert [(record.value, record.headers) for record in received] == [(value, []) for value in values]
 
 
 def test_refusal_by_the_broker_is_an_error_of_the_span(application: Application) -> None:
