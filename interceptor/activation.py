@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kaspan.interceptor.failures import log, suppress
+from kaspan.interceptor.failures import is_from_outside, log, suppress
 from kaspan.interceptor.imports import imports
 from kaspan.interceptor.standby import PEER, end_sends_at_exit, loaded, program_name
 
@@ -34,7 +34,8 @@ def activate(
         _active = True
         try:
             _activate(environ, program or program_name(), data)
-        except Exception as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001
+            _active = not is_from_outside(error)  # what was interrupted is done by the next client
             suppress("switching tracing on (the application runs untraced)", error)
         _done = True
     return _tracing

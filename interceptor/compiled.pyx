@@ -22,7 +22,8 @@ from zlib import crc32
 
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import is_from_outside, raising, suppress
+from kaspan.interceptor.failures import pass_on as pass_on_later
 from kaspan.wire import ring as layout
 
 cdef extern from *:
@@ -109,6 +110,8 @@ cdef extern from "Python.h":
     bint PyBytes_Check(object candidate) noexcept
     bint PyUnicode_Check(object candidate) noexcept
     object PyUnicode_FromObject(object text)
+    unsigned long PyThread_get_thread_ident() noexcept
+    int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject *exception_class)
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *, tuple, void *)
         void *tp_traverse
@@ -433,7 +436,10 @@ cdef class Sending:
 
     def __del__(self):
         if self.lane is not None:
-            self.give_up()
+            try:
+                self.give_up()
+            except BaseException as error:
+                pass_on("recording a send", error)
 
 
 def open_sends():
@@ -595,6 +601,24 @@ cdef object call(object method, object producer, tuple args, dict kwargs):
 
 # The receiving side.
 
+cdef int pass_on(doing, error) except -1:
+    """Do what failures.pass_on does, if it is the last that is done: then only the application's code follows."""
+    if not is_from_outside(error):
+        suppress(doing, error)
+        return 0
+    exception_class = raising(error)
+    PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), <PyObject *>exception_class)
+    return 0
+
+
+def end_list(records):
+    """Do what RecordList.__del__ does."""
+    try:
+        records.settle()
+    except BaseException as error:
+        pass_on("recording what poll() returned", error)
+
+
 cdef inline object new(object span_class):
     """span_class(), but for its __init__."""
     return (<PyTypeObject *>span_class).tp_new(<PyTypeObject *>span_class, (), NULL)
@@ -634,7 +658,10 @@ cdef class Cursor:
         self._close()
 
     def __del__(self):
-        self._close()
+        try:
+            self._close()
+        except BaseException as error:
+            pass_on("ending a record's span", error)
 
     cdef object _open(self, object record):
         try:
@@ -668,9 +695,23 @@ cdef class Cursor:
                 self._record = record
                 self._timestamp_ns = (<Identifiers>span).timestamp_ns = wall_clock_ns()
                 self._started_ns = performance_clock_ns()
-        except Exception as error:
-            suppress("starting a record's span", error)
+        except BaseException as error:
+            self._recover(record, error)
         return record
+
+    cdef int _recover(self, object record, object error) except -1:
+        """Do what cursor.Cursor._recover does."""
+        if is_from_outside(error):
+            span = record.kaspan_span
+            self._span = self._record = None
+            if span is not None and self._current.get().get(_SPAN_KEY) is span:
+                self._current.set(span.outer or {})
+            self._open(record)
+            if span is not None and self._span is span and span.sampled and not span.ended:
+                self._is_mine, self._record = True, record
+                self._timestamp_ns, self._started_ns = wall_clock_ns(), performance_clock_ns()
+        pass_on_later("starting a record's span", error)
+        return 0
 
     cdef object _start(self, object record, tuple fields):
         """Do what Processing.start does where the sender's b3 header, last in the list, says all."""
@@ -709,21 +750,31 @@ cdef class Cursor:
             return 0
         cdef bint is_mine = self._is_mine, is_reported = record is not None
         cdef long long started_ns = self._started_ns, timestamp_ns = self._timestamp_ns
-        cdef long long duration_us, ended_ns = performance_clock_ns() if is_reported else 0
+        cdef long long ended_ns = performance_clock_ns() if is_reported else 0
         self._span = self._record = None
         try:
-            if not before and self._current.get() is during:
-                self._current.set(before)
-            else:
-                self._tracing.scope.leave(before, during, span)
-            if not is_reported:
-                if is_mine:
-                    (<Identifiers?>span).ended = True
-            elif started_ns >= <long long>self._tracing.born_ns:
-                duration_us = (ended_ns - started_ns) // 1000
-                self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
-        except Exception as error:
+            self._end(span, before, during, record, is_mine, timestamp_ns, started_ns, ended_ns)
+        except BaseException as error:
+            if is_from_outside(error):
+                self._end(span, before, during, record, is_mine, timestamp_ns, started_ns, ended_ns)
             suppress("ending a record's span", error)
+        return 0
+
+    cdef int _end(
+        self, object span, object before, object during, object record, bint is_mine,
+        long long timestamp_ns, long long started_ns, long long ended_ns,
+    ) except -1:
+        cdef long long duration_us
+        if not before and self._current.get() is during:
+            self._current.set(before)
+        else:
+            self._tracing.scope.leave(before, during, span)
+        if record is None:
+            if is_mine:
+                (<Identifiers?>span).ended = True
+        elif started_ns >= <long long>self._tracing.born_ns:
+            duration_us = (ended_ns - started_ns) // 1000
+            self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
         return 0
 
     cdef int _report(self, object record, Identifiers span, long long timestamp_us, long long duration_us) except -1:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.cursor import ConsumerLoop, Cursor
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import pass_on, suppress
 from kaspan.interceptor.processing import Processing
 from kaspan.interceptor.records import RecordList
 from kaspan.interceptor.tracing import Tracing
@@ -127,8 +127,8 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
             for partition, records in polled.items():
                 traced = polled[partition] = RecordList.of(records, state.processing)
                 state.polled.append(weakref.ref(traced))
-        except Exception as error:  # noqa: BLE001
-            suppress("tracing polled records", error)
+        except BaseException as error:  # noqa: BLE001 (records that kafka-python has given must arrive)
+            pass_on("tracing polled records", error)
         return polled
 
     @functools.wraps(plain_close)

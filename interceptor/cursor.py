@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import finish, is_from_outside, pass_on, watch_finalizers
 from kaspan.interceptor.scope import SPAN_KEY
 
 if TYPE_CHECKING:
@@ -71,32 +70,60 @@ class Cursor:
                 span.timestamp_ns = self._timestamp_ns
             self._started_ns = perf_counter_ns()
             self._span = span
-        except Exception as error:  # noqa: BLE001
-            suppress("starting a record's span", error)
+        except BaseException as error:  # noqa: BLE001 (a record that kafka-python has given must arrive)
+            self._recover(record, error)
         return record
+
+    def _recover(self, record: Any, error: BaseException) -> None:
+        """Go on when `open` was interrupted: an exception from outside is raised in the loop's body."""
+        if is_from_outside(error):
+            span = record.kaspan_span
+            if self._processing.get_context().get(SPAN_KEY) is span is not None:
+                self._processing.set_context(span.outer or {})
+            self.open(record)
+            if span is not None and self._span is span:
+                self._is_mine = not span.ended
+        pass_on("starting a record's span", error)
 
     def close(self) -> None:
         """End the open span, if there is one. Never raises."""
         span = self._span
         if span is None:
             return
-        ended_ns = perf_counter_ns()
         # All that is needed is taken first: from `leave` on, another thread may close or open as well.
-        record, is_mine = self._record, self._is_mine
+        work = (span, self._record, self._before, self._during, self._is_mine)
         started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
-        self._span = self._record = None
+        ended_ns = perf_counter_ns()
         try:
-            processing = self._processing
-            tracing = processing.tracing
-            tracing.scope.leave(self._before, self._during, span)
-            if is_mine and started_ns >= tracing.born_ns:
-                duration_us = (ended_ns - started_ns) // 1000 or 1
-                processing.report("process", record, span, timestamp_ns // 1000, duration_us)
-        except Exception as error:  # noqa: BLE001
-            suppress("ending a record's span", error)
+            self._span = self._record = None
+            self._end(*work, timestamp_ns, started_ns, ended_ns)
+        except BaseException as error:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+            finish("ending a record's span", error, self._end, *work, timestamp_ns, started_ns, ended_ns)
+
+    def _end(
+        self,
+        span: Any,
+        record: Any,
+        before: Any,
+        during: Any,
+        is_mine: bool,
+        timestamp_ns: int,
+        started_ns: int,
+        ended_ns: int,
+    ) -> None:
+        processing = self._processing
+        tracing = processing.tracing
+        tracing.scope.leave(before, during, span)
+        if is_mine and started_ns >= tracing.born_ns:
+            duration_us = (ended_ns - started_ns) // 1000 or 1
+            processing.report("process", record, span, timestamp_ns // 1000, duration_us)
 
     def __del__(self) -> None:
-        self.close()
+        try:
+            if getattr(self, "_span", None) is not None:  # __init__ may have been interrupted
+                self.close()
+        except BaseException as error:  # noqa: BLE001 (Python would ignore it)
+            pass_on("ending a record's span", error)
 
 
 class ConsumerLoop(Cursor):
@@ -122,7 +149,7 @@ class ConsumerLoop(Cursor):
 
     def __getattr__(self, name: str) -> Any:
         # kafka-python returns the consumer itself here, and somebody may rely on it.
-        return getattr(self._consumer, name)
+        return getattr(object.__getattribute__(self, "_consumer"), name)
 
 
 class ListLoop(Cursor):
@@ -154,5 +181,7 @@ class ListLoop(Cursor):
 
 
 if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):
+    try:
         from kaspan.interceptor.compiled import ConsumerLoop, Cursor, ListLoop
+    except ImportError:
+        watch_finalizers()

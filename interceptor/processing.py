@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import time_ns
 from typing import Any
 
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import finish
 from kaspan.interceptor.span import PassedSpan, RecordSpan
 from kaspan.interceptor.templates import (
     Tags,
@@ -115,16 +115,25 @@ class Processing:
             span, is_mine = self.start(record)
             if is_mine:
                 self.report("poll", record, span, time_ns() // 1000, 1)
-        except Exception as error:  # noqa: BLE001
-            suppress("recording a polled record", error)
+        except BaseException as error:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+            finish("recording a polled record", error, self._receive_again, record)
+
+    def _receive_again(self, record: Any) -> None:
+        span = record.kaspan_span or self.start(record)[0]
+        if not span.ended:
+            self.report("poll", record, span, time_ns() // 1000, 1)
 
     def report(
         self, operation: str, record: Any, span: RecordSpan, timestamp_us: int, duration_us: int
     ) -> None:
         """End the span of a record; nothing is written for one that is not sampled."""
+        if span.sampled:
+            self._write(operation, record, span, timestamp_us, duration_us)
         span.ended = True
-        if not span.sampled:
-            return
+
+    def _write(
+        self, operation: str, record: Any, span: RecordSpan, timestamp_us: int, duration_us: int
+    ) -> None:
         place = (record.topic, record.partition)
         lane = self.lanes.get(place) or self._lane(*place)
         parent_id, offset, sent_ms = span.parent_id, record.offset, record.timestamp

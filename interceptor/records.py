@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from kaspan.interceptor.cursor import ListLoop
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import finish, pass_on
 
 if TYPE_CHECKING:
     from kaspan.interceptor.processing import Processing
@@ -80,13 +81,24 @@ class RecordList(list[Any]):
 
     def settle(self) -> None:
         """Give every record that was never looked at its span."""
-        self._receive(super().__iter__())
+        try:
+            if hasattr(self, "processing"):  # `of` may have been interrupted
+                self._receive(super().__iter__())
+        except BaseException as error:  # noqa: BLE001 (those after an interruption have their spans as well)
+            finish("recording what poll() returned", error, self.settle)
 
     def __del__(self) -> None:
         try:
             self.settle()
-        except Exception as error:  # noqa: BLE001
-            suppress("recording what poll() returned", error)
+        except BaseException as error:  # noqa: BLE001 (Python would ignore it)
+            pass_on("recording what poll() returned", error)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return list, (list(super().__iter__()),)
+
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import end_list
+
+        RecordList.__del__ = end_list

@@ -7,7 +7,7 @@ import gc
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import finish, pass_on, suppress
 from kaspan.interceptor.span import Extras
 from kaspan.interceptor.templates import (
     error_part,
@@ -55,30 +55,32 @@ class Lane:
 
     def end(self, sending: Sending, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
         """Report a span whatever became of its record; None and None when nobody knows. Never raises."""
-        started_ns = sending.started_ns
-        if started_ns < self.tracing.born_ns:
+        if sending.started_ns < self.tracing.born_ns:
             return
         try:
-            annotations = b""
-            if sending.enqueued_ns:
-                annotations = _ENQUEUED % ((sending.timestamp_ns + sending.enqueued_ns - started_ns) // 1000)
-            extras = sending.extras
-            self.tracing.report(
-                self.general
-                % (
-                    sending.trace_id,
-                    sending.span_id,
-                    parent_part(sending.parent_id, extras is not None and extras.debug),
-                    self.name,
-                    sending.timestamp_ns // 1000,
-                    (ended_ns - started_ns) // 1000 or 1,
-                    annotations,
-                    key_part(sending.key),
-                    self._outcome(sending, metadata, error),
-                )
+            self._write(sending, metadata, error, ended_ns)
+        except BaseException as failure:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+            finish("recording a send", failure, self._write, sending, metadata, error, ended_ns)
+
+    def _write(self, sending: Sending, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
+        started_ns, annotations = sending.started_ns, b""
+        if sending.enqueued_ns:
+            annotations = _ENQUEUED % ((sending.timestamp_ns + sending.enqueued_ns - started_ns) // 1000)
+        extras = sending.extras
+        self.tracing.report(
+            self.general
+            % (
+                sending.trace_id,
+                sending.span_id,
+                parent_part(sending.parent_id, extras is not None and extras.debug),
+                self.name,
+                sending.timestamp_ns // 1000,
+                (ended_ns - started_ns) // 1000 or 1,
+                annotations,
+                key_part(sending.key),
+                self._outcome(sending, metadata, error),
             )
-        except Exception as failure:  # noqa: BLE001
-            suppress("recording a send", failure)
+        )
 
     def _outcome(self, sending: Sending, metadata: Any, error: BaseException | None) -> bytes:
         tags = extras_parts(sending.extras)[2]
@@ -124,7 +126,6 @@ class Sending:
         key: object,
         is_tombstone: bool,
     ) -> None:
-        self.lane: Lane | None = lane
         self.trace_id = trace_id
         self.span_id = span_id
         self.parent_id = parent_id
@@ -135,6 +136,7 @@ class Sending:
         """When send() returned to its caller, on the performance counter."""
         self.timestamp_ns = time_ns()
         self.started_ns = perf_counter_ns()
+        self.lane: Lane | None = lane  # last, since a signal handler can end this at any line
 
     def __call__(self, outcome: Any) -> None:
         """End the span, if it is open. Never raises."""
@@ -186,7 +188,12 @@ class Sending:
         if lane is not None:
             lane.end(self, None, None, perf_counter_ns())
 
-    __del__ = give_up
+    def __del__(self) -> None:
+        try:
+            if getattr(self, "lane", None) is not None:
+                self.give_up()
+        except BaseException as error:  # noqa: BLE001 (Python would ignore it)
+            pass_on("recording a send", error)
 
 
 def open_sends() -> list[Sending]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import finish
 from kaspan.interceptor.producer import known_producers
 from kaspan.interceptor.sending import open_sends
 
@@ -16,5 +16,5 @@ def end_open_sends() -> None:
         if any(producer.has_open_sends() for producer in list(known_producers)):
             for sending in open_sends():
                 sending.give_up()
-    except Exception as error:  # noqa: BLE001
-        suppress("ending the sends that were not answered", error)
+    except BaseException as error:  # noqa: BLE001 (what is interrupted is done all the same)
+        finish("ending the sends that were not answered", error, end_open_sends)
