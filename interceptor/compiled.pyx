@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 from cpython.contextvars cimport PyContextVar_Set, get_value
 
@@ -925,18 +925,39 @@ cdef class Writer:
     cdef bint _is_open
     cdef char *_data
     cdef uint64_t *_positions
-    cdef uint64_t _data_bytes, _position, _limit, _written, _max_span_bytes
+    cdef uint64_t _data_bytes, _position, _limit, _written, _max_span_bytes, _look_at
+    cdef object _on_look
 
-    def __cinit__(self, mapped, uint64_t data_bytes):
+    def __cinit__(self, mapped, uint64_t data_bytes, on_look=None):
+        self._on_look = on_look
+        self.move(mapped, data_bytes)
+        self._look_at = UINT64_MAX if on_look is None else 1
+
+    def move(self, mapped, uint64_t data_bytes):
+        """Write into another ring from now on."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(mapped, &view, PyBUF_WRITABLE)
+        cdef uint64_t size = view.len
+        PyBuffer_Release(&view)
+        if data_bytes % 8 or not HEADER_BYTES < HEADER_BYTES + data_bytes <= size:
+            raise ValueError(f"no ring of {data_bytes} bytes for spans fits into {size} bytes")
+        self.release()
         PyObject_GetBuffer(mapped, &self._view, PyBUF_WRITABLE)
         self._is_open = True
-        if data_bytes % 8 or not HEADER_BYTES < HEADER_BYTES + data_bytes <= <uint64_t>self._view.len:
-            raise ValueError(f"no ring of {data_bytes} bytes for spans fits into {self._view.len} bytes")
         self._positions = <uint64_t *>self._view.buf
         self._data = <char *>self._view.buf + HEADER_BYTES
+        self._position = self._written = 0
         self._data_bytes = self._limit = data_bytes
         # No frame is larger than the ring, whatever `read_pos` says: others may write that.
         self._max_span_bytes = min(MAX_SPAN_BYTES, data_bytes - FRAME_HEADER_BYTES)
+
+    def look(self):
+        """Call `on_look` at once."""
+        if self._on_look is None:
+            return
+        self._look_at = self._position + self._data_bytes  # what is put meanwhile does not look
+        cdef uint64_t bytes_to_next = self._on_look()
+        self._look_at = self._position + bytes_to_next
 
     def put(self, bytes payload not None):
         # zlib lets other threads run while it works on a large payload; after it, none runs until the end.
@@ -955,6 +976,7 @@ cdef class Writer:
             self._limit = min(load(self._positions + READ), self._position) + self._data_bytes
             if start + size > self._limit or length > self._max_span_bytes:
                 self._positions[DROPPED] += 1
+                self.look()
                 return
         if start != self._position:
             put_u32(self._data + index, 0xFFFFFFFF)
@@ -968,6 +990,8 @@ cdef class Writer:
         self._written += 1
         publish(self._positions + WRITE, self._position)
         self._positions[WRITTEN] = self._written
+        if self._position >= self._look_at:
+            self.look()
 
     def release(self):
         """Let go of the mapping: nothing can be put any more."""

@@ -7,14 +7,17 @@ the process is killed. Source of the idea: LTTng-UST's ring buffers in shared me
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from kaspan.interceptor.failures import suppress
 from kaspan.interceptor.ring_dir import is_read
 from kaspan.interceptor.ring_file import RingFile
 from kaspan.interceptor.room import NoRoomError, mebibytes, warn_of_shortage
@@ -27,13 +30,26 @@ _DROPPED = layout.DROPPED_SPANS // 8
 _WRITTEN = layout.WRITTEN_SPANS // 8
 _SUPPRESSED = layout.SUPPRESSED_ERRORS // 8
 
+CHECK_S = 1.0
+"""How often it is looked whether a ring is still there, where spans come that often."""
+RETRY_S = 60.0
+"""How long a ring that is gone and cannot be replaced is gone on with."""
+LOOK_BYTES = 8 * 1024
+"""After how many bytes of spans the clock is looked at: some twenty spans."""
+_NEVER = 1 << 63
+
+
+class RingGoneError(OSError):
+    """A ring was removed while its process writes into it; the message says which, and what was done."""
+
 
 class SpanRing:
     """One process's ring in the directory `path`, or, where that has no room, in `fallback` on a disk.
 
-    It has `max_bytes` for spans, or a half or quarter of that where room is short: one warning says so.
-    `process` describes the process. Raises RingDirError if a directory breaks a rule, NoRoomError where there
-    is no room for a ring.
+    It has `max_bytes` for spans, or a half or quarter of that where room is short: one warning says so. When
+    somebody removes it, which is noticed within a second or with the next spans, a new one is made, and what
+    was in it is put into that. `process` describes the process. Raises RingDirError if a directory breaks a
+    rule, NoRoomError where there is no room for a ring.
     """
 
     def __init__(
@@ -41,23 +57,67 @@ class SpanRing:
     ) -> None:
         if sys.byteorder != "little":
             raise OSError("span rings are little endian, and this machine is not")
-        self._file = _make_file(path, fallback, max_bytes, process)
-        self._positions = memoryview(self._file.mapped)[: layout.HEADER_BYTES].cast("Q")
-        self._writer = Writer(self._file.mapped, self._file.data_bytes)
+        self._make_file = functools.partial(_make_file, path, fallback, max_bytes, process)
+        self._file = self._make_file()
+        self._positions = _positions(self._file)
+        self._looked_s = self._check_at_s = time.monotonic()
+        self._writer = Writer(self._file.mapped, self._file.data_bytes, self._look)
         self.put = self._writer.put
 
     def note_suppressed(self, errors: int) -> None:
         """Write into the header how many failures the application has not seen."""
-        self._positions[_SUPPRESSED] = errors
+        # Another thread may be replacing the ring; the new one is told the next number.
+        with contextlib.suppress(ValueError):
+            self._positions[_SUPPRESSED] = errors
 
     def close(self) -> None:
-        """Do nothing: what was put is in the agent's reach already."""
+        """See that what was put is in an agent's reach: the process is ending."""
+        if self._positions[_WRITE] != self._positions[_READ]:
+            self._check_at_s = 0.0
+            self._writer.look()
+
+    def _look(self) -> int:
+        """See now and then whether the ring is still there; returns after how many bytes to look again."""
+        now_s = time.monotonic()
+        since_s, self._looked_s = now_s - self._looked_s, now_s
+        if now_s >= self._check_at_s:
+            self._check_at_s = now_s + CHECK_S
+            try:
+                if self._file.is_gone():
+                    self._check_at_s = now_s + RETRY_S
+                    self._replace()
+                    self._check_at_s = now_s + CHECK_S
+            except Exception as error:  # noqa: BLE001 (the ring that there is takes spans as before)
+                suppress("replacing a span ring that was removed", error)
+        # Where spans come one by one, each looks; where many come in a second, few do.
+        return 1 if since_s > CHECK_S else LOOK_BYTES
+
+    def _replace(self) -> None:
+        old, positions = self._file, self._positions
+        self._file = self._make_file()
+        self._positions = _positions(self._file)
+        self._positions[_DROPPED] = positions[_DROPPED]
+        self._writer.move(self._file.mapped, self._file.data_bytes)
+        unread = old.unread()
+        for payload in unread:
+            self.put(payload)
+        positions.release()
+        old.abandon()
+        gone = (
+            f"{old.path} was removed while it was written, as systemd-logind does at a user's last logout "
+            f"(RemoveIPC=yes); spans go into {self._file.path}, with {len(unread)} that no agent had taken"
+        )
+        suppress("keeping the span ring", RingGoneError(gone))
 
     def abandon(self) -> None:
         """Let go of the file without a word to the reader: the ring is the parent's, and this is its fork."""
         self._positions.release()
         self._writer.release()
         self._file.abandon()
+
+
+def _positions(file: RingFile) -> memoryview:
+    return memoryview(file.mapped)[: layout.HEADER_BYTES].cast("Q")
 
 
 def _make_file(path: str, fallback: str | None, max_bytes: int, process: dict[str, object]) -> RingFile:
@@ -84,59 +144,34 @@ class Writer:
     `put(payload: bytes)` appends one Zipkin v2 JSON span. It never blocks; when the ring is full, or the span
     larger than the agent takes, it drops the span and counts it. Safe from any thread, from a signal handler
     and from a finalizer that interrupts another put.
+
+    `on_look` is called between two spans now and then; it returns after how many bytes it wants to be called
+    again, and may call `move(mapped, data_bytes)`: then spans go into that ring. `look()` calls it at once.
     """
 
-    def __init__(self, mapped: mmap.mmap, data_bytes: int) -> None:
-        if data_bytes % 8 or not 0 < data_bytes <= len(mapped) - layout.HEADER_BYTES:
-            raise ValueError(f"no ring of {data_bytes} bytes for spans fits into {len(mapped)} bytes")
-        self._positions = memoryview(mapped)[: layout.HEADER_BYTES].cast("Q")
-        self.put = self._make_put(mapped, self._positions, data_bytes)
+    def __init__(self, mapped: mmap.mmap, data_bytes: int, on_look: Callable[[], int] | None = None) -> None:
+        self._positions, write = _make_write(mapped, data_bytes)
+        self.put, self.look, self.move = self._make(write, on_look)
 
     def release(self) -> None:
         """Let go of the mapping: nothing can be put any more."""
         self._positions.release()
 
-    @staticmethod
-    def _make_put(mapped: mmap.mmap, positions: memoryview, data_bytes: int) -> Callable[[bytes], None]:
+    def _make(
+        self, write: Callable[[bytes], int], on_look: Callable[[], int] | None
+    ) -> tuple[Callable[[bytes], None], Callable[[], None], Callable[[mmap.mmap, int], None]]:
         # Closures, since every span goes through them and attributes cost a third of it.
-        frame, header_bytes = layout.pack_frame, layout.HEADER_BYTES
-        # No frame is larger than the ring, whatever `read_pos` says: others may write that.
-        max_span_bytes = min(layout.MAX_SPAN_BYTES, data_bytes - layout.FRAME_HEADER_BYTES)
         lock = threading.Lock()
         acquire, release = lock.acquire, lock.release
         pending: deque[bytes] = deque()
-        position = written = 0
-        limit = data_bytes  # how far may be written before read_pos must be looked at again
-
-        def write(payload: bytes) -> None:
-            nonlocal position, written, limit
-            length = len(payload)
-            size = (length + 15) & ~7
-            start = position
-            index = start % data_bytes
-            if index + size > data_bytes:  # a frame never wraps: a mark will send the reader to the start
-                start += data_bytes - index
-            if start + size > limit or length > max_span_bytes:
-                limit = min(positions[_READ], position) + data_bytes
-                if start + size > limit or length > max_span_bytes:
-                    positions[_DROPPED] += 1
-                    return
-            if start != position:
-                at = header_bytes + index
-                mapped[at : at + 8] = frame(layout.WRAP, 0)
-                index = 0
-            at = header_bytes + index
-            mapped[at : at + 8 + length] = frame(length, crc32(payload)) + payload
-            position = start + size
-            written += 1
-            positions[_WRITE] = position
-            positions[_WRITTEN] = written
+        look_at = _NEVER if on_look is None else 1
 
         def put(payload: bytes) -> None:
             # Whoever holds the lock also writes what others had to leave in `pending` meanwhile.
             if acquire(False):
                 try:
-                    write(payload)
+                    if write(payload) >= look_at:
+                        look_around()
                 finally:
                     release()
             else:
@@ -149,7 +184,65 @@ class Writer:
                 finally:
                     release()
 
-        return put
+        def look_around() -> None:
+            nonlocal look_at
+            if on_look is not None:
+                look_at = _NEVER  # what is put meanwhile does not look
+                look_at = on_look() + self._positions[_WRITE]
+
+        def look() -> None:
+            if acquire(False):
+                try:
+                    look_around()
+                finally:
+                    release()
+
+        def move(mapped: mmap.mmap, data_bytes: int) -> None:
+            nonlocal write
+            left = self._positions
+            self._positions, write = _make_write(mapped, data_bytes)
+            left.release()
+
+        return put, look, move
+
+
+def _make_write(mapped: mmap.mmap, data_bytes: int) -> tuple[memoryview, Callable[[bytes], int]]:
+    """Return the positions of a ring and write(payload), which returns the position after it."""
+    if data_bytes % 8 or not 0 < data_bytes <= len(mapped) - layout.HEADER_BYTES:
+        raise ValueError(f"no ring of {data_bytes} bytes for spans fits into {len(mapped)} bytes")
+    frame, header_bytes = layout.pack_frame, layout.HEADER_BYTES
+    # No frame is larger than the ring, whatever `read_pos` says: others may write that.
+    max_span_bytes = min(layout.MAX_SPAN_BYTES, data_bytes - layout.FRAME_HEADER_BYTES)
+    positions = memoryview(mapped)[:header_bytes].cast("Q")
+    position = written = 0
+    limit = data_bytes  # how far may be written before read_pos must be looked at again
+
+    def write(payload: bytes) -> int:
+        nonlocal position, written, limit
+        length = len(payload)
+        size = (length + 15) & ~7
+        start = position
+        index = start % data_bytes
+        if index + size > data_bytes:  # a frame never wraps: a mark will send the reader to the start
+            start += data_bytes - index
+        if start + size > limit or length > max_span_bytes:
+            limit = min(positions[_READ], position) + data_bytes
+            if start + size > limit or length > max_span_bytes:
+                positions[_DROPPED] += 1
+                return _NEVER  # look why
+        if start != position:
+            at = header_bytes + index
+            mapped[at : at + 8] = frame(layout.WRAP, 0)
+            index = 0
+        at = header_bytes + index
+        mapped[at : at + 8 + length] = frame(length, crc32(payload)) + payload
+        position = start + size
+        written += 1
+        positions[_WRITE] = position
+        positions[_WRITTEN] = written
+        return position
+
+    return positions, write
 
 
 if not TYPE_CHECKING:

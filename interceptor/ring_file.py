@@ -57,7 +57,9 @@ class RingFile:
             os.pwrite(descriptor, layout.pack_header(self.data_bytes, json.dumps(process).encode()), 0)
             self._identity = _identity(descriptor)
             self.mapped, self._map_descriptor = _map(descriptor, layout.HEADER_BYTES + self.data_bytes)
+            self._named, self._root = _named(temporary, directory), _named("/")
             os.rename(temporary, final, src_dir_fd=directory, dst_dir_fd=directory)
+            self.path = f"{self.directory}/{final}"
         except BaseException:
             os.unlink(temporary, dir_fd=directory)
             raise
@@ -90,6 +92,33 @@ class RingFile:
                 self.shortage = f"{self.directory} has no room for a span ring of {wanted} MiB: {left}"
         raise NoRoomError(self.shortage)
 
+    def is_gone(self) -> bool:
+        """Whether the file is no longer where it was made, so that an agent that starts will not find it."""
+        try:
+            return _named(self.path) != self._named
+        except (FileNotFoundError, NotADirectoryError):
+            return _named("/") == self._root  # in another root, paths say nothing
+        except OSError:
+            return False
+
+    def unread(self) -> list[bytes]:
+        """Return the spans that no agent has taken."""
+        try:
+            header = layout.Header(self.mapped[: layout.HEADER_BYTES])
+        except layout.RingError:
+            return []  # somebody has written over it
+        payloads: list[bytes] = []
+        position, end = header.read_pos, header.write_pos
+        while position < end:
+            index = position % self.data_bytes
+            size, at = min(end - position, self.data_bytes - index), layout.HEADER_BYTES + index
+            found, after, _ = layout.read_frames(self.mapped[at : at + size], position, self.data_bytes)
+            payloads += found
+            if after == position:
+                break
+            position = after
+        return payloads
+
     def abandon(self) -> None:
         """Unmap the file; nothing may refer to `mapped` any more."""
         if self._map_descriptor is None or _identity(self._map_descriptor) in (self._identity, None):
@@ -116,4 +145,10 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
         status = os.fstat(descriptor)
     except OSError:
         return None
+    return status.st_dev, status.st_ino
+
+
+def _named(path: str, directory: int | None = None) -> tuple[int, int]:
+    """Which file a path names, which begins at a directory."""
+    status = os.stat(path, dir_fd=directory, follow_symlinks=False)
     return status.st_dev, status.st_ino

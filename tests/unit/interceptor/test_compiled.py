@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -25,6 +25,7 @@ from opentelemetry import context
 from opentelemetry.context import Context
 
 from clients import make_tracing
+from in_python import in_python
 from kaspan.interceptor import cursor, handover, processing, producer, ring, sending
 from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.scope import SPAN_KEY
@@ -37,24 +38,6 @@ is_compiled = importlib.util.find_spec("kaspan.interceptor.compiled") is not Non
 if os.environ.get("PURE_PYTHON") or not (is_compiled or os.environ.get("CI")):
     pytest.skip("nothing of kaspan is compiled: PURE_PYTHON, or no C compiler", allow_module_level=True)
 compiled: Any = importlib.import_module("kaspan.interceptor.compiled")
-
-
-def in_python(module: ModuleType) -> Any:
-    """Load a module a second time, as where nothing could be compiled."""
-    name = "kaspan.interceptor.compiled"
-    kept = sys.modules[name]
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        assert module.__spec__ is not None
-        assert module.__spec__.origin is not None
-        spec = importlib.util.spec_from_file_location(f"python_{module.__name__}", module.__spec__.origin)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-    finally:
-        sys.modules[name] = kept
-    return loaded
 
 
 python_sending, python_cursor, python_ring = map(in_python, (sending, cursor, ring))
