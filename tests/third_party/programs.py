@@ -34,8 +34,8 @@ PROGRAMS = (
         "nameko",
         "microservices whose workers are green threads of eventlet",
         {
-            "order: send orders > nameko: process orders > nameko: send shipments"
-            " > receive: process shipments": 3
+            "order: send orders > nameko: process orders > nameko: servicecontainer._run_worker"
+            " > nameko: send shipments > receive: process shipments": 3
         },
     ),
     Program(
