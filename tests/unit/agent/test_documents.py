@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,9 @@ from kaspan.config import load
 DOCS = Path(__file__).parents[3] / "docs"
 OPERATION = (DOCS / "operation.md").read_text(encoding="utf-8")
 DEPLOYMENT = (DOCS / "deployment.md").read_text(encoding="utf-8")
+DEPLOY = DOCS.parent / "deploy"
+UNIT = DEPLOY / "kaspan-agent.service"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 _DROPS = ("dead_letters_full", "spool_damaged", "spool_expired", "sender_removed", "unreadable")
 
 
@@ -43,6 +50,9 @@ def names() -> set[str]:
 
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+EXAMPLES = [*map(yaml.safe_load, blocks(DEPLOYMENT, "yaml")), COMPOSE]
 
 
 def section(text: str, head: str) -> str:
@@ -77,11 +87,10 @@ def test_alerts_ask_for_what_there_is() -> None:
 
 def environments() -> Iterator[dict[str, str]]:
     """The settings of every container and unit in the examples."""
-    for block in blocks(DEPLOYMENT, "yaml"):
-        yield from _environments(yaml.safe_load(block))
-    for block in blocks(DEPLOYMENT, "ini"):
-        lines = re.findall(r"^Environment=(\w+)=(.*)$", block, re.M)
-        yield {name: value for name, value in lines if name != "KASPAN_CONFIG"}
+    for example in EXAMPLES:
+        yield from _environments(example)
+    lines = re.findall(r"^Environment=(\w+)=(.*)$", UNIT.read_text(), re.M)
+    yield {name: value for name, value in lines if name != "KASPAN_CONFIG"}
 
 
 def _environments(example: Any) -> Iterator[dict[str, str]]:
@@ -107,9 +116,47 @@ def test_examples_of_deployments_are_right_settings(environ: dict[str, str]) -> 
 
 def test_application_and_agent_of_an_example_share_a_directory() -> None:
     """Rings are written where they are read."""
-    for block in blocks(DEPLOYMENT, "yaml"):
-        merged = {
-            name: value for found in _environments(yaml.safe_load(block)) for name, value in found.items()
-        }
+    for example in EXAMPLES:
+        merged = {name: value for found in _environments(example) for name, value in found.items()}
         settings = load(environ=merged).settings
         assert settings.interceptor.ring_dir in settings.agent.ring_dirs
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_unit_is_understood_by_systemd(tmp_path: Path) -> None:
+    """Every line of the unit is one that this systemd knows; only the agent is not where it says."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/kaspan-agent/bin/kaspan", "/bin/sh"))
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", unit],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_images_of_compose_are_published_or_built_here() -> None:
+    """Each service of the Compose file has an image: a public one, or a target of the Dockerfile."""
+    stages = set(re.findall(r"^FROM .* AS (\w+)$", (DEPLOY / "Dockerfile").read_text(), re.M))
+    for service in COMPOSE["services"].values():
+        if "build" in service:
+            assert service["build"]["target"] in stages
+            assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        else:
+            assert ":" in service["image"]
+
+
+@pytest.mark.parametrize("name", ["orders", "shipping", "mailer"])
+def test_commands_of_compose_are_understood(name: str) -> None:
+    """The demo's applications have the options that the Compose file gives them."""
+    words = shlex.split(COMPOSE["services"][name]["command"])
+    assert words[:5] == ["kaspan", "run", "--service", name, "--"]
+    asked = subprocess.run(
+        [sys.executable, *words[6:], "--help"], capture_output=True, text=True, check=False
+    )
+    options = [word for word in words[8:] if word.startswith("--")]
+
+    assert asked.returncode == 0
+    assert all(option in asked.stdout for option in options)
