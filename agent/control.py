@@ -1,4 +1,4 @@
-"""How another process of the same user reaches the dead letters of a spool, whether or not an agent holds it.
+"""How another process of the same user reaches a spool, whether or not an agent holds it.
 
 An agent answers at a unix socket beside its spool: whoever may write the spool may use it, and no setting or
 port is needed. Each connection brings one request, a line of JSON, and takes one answer.
@@ -22,6 +22,7 @@ from msgspec import Meta
 
 from kaspan.agent.hold import SpoolError, SpoolHeldError
 from kaspan.agent.letters import DeadLetters, Integer, Letter, Selection
+from kaspan.agent.recovery import Recovered, recover
 from kaspan.agent.spool import Spool
 
 SUFFIX = ".control"
@@ -62,7 +63,13 @@ class Purge(msgspec.Struct, frozen=True, tag=True):
     selection: Selection
 
 
-Request = Find | Show | Replay | Purge
+class Recover(msgspec.Struct, frozen=True, tag=True):
+    """Put what can be read of a damaged spool at `path` back into the spool; answered by `recovered`."""
+
+    path: str
+
+
+Request = Find | Show | Replay | Purge | Recover
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -70,6 +77,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     letters: tuple[Letter, ...] = ()
     count: int = 0
+    recovered: Recovered | None = None
     error: str = ""
 
 
@@ -77,9 +85,12 @@ _decode_request = msgspec.json.Decoder(Request).decode
 _decode_answer = msgspec.json.Decoder(Answer).decode
 
 
-def perform(letters: DeadLetters, request: Request) -> Answer:
+def perform(spool: Spool, request: Request) -> Answer:
     """Do what a request wants; what fails is said in the answer. Never raises."""
+    letters = DeadLetters(spool)
     try:
+        if isinstance(request, Recover):
+            return Answer(recovered=recover(spool, request.path))
         if isinstance(request, Find):
             return Answer(tuple(letters.find(request.selection, request.after_id, request.limit)))
         if isinstance(request, Show):
@@ -93,13 +104,13 @@ def perform(letters: DeadLetters, request: Request) -> Answer:
 
 
 class Control:
-    """Answers requests about a spool's dead letters, one at a time, from `run` until `stop`.
+    """Answers requests about a spool, one at a time, from `run` until `stop`.
 
     Where the socket cannot be made the agent works without it, and the log says why.
     """
 
     def __init__(self, spool: Spool) -> None:
-        self._letters = DeadLetters(spool)
+        self._spool = spool
         self._path = spool.path + SUFFIX
         self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._stopping = threading.Event()
@@ -148,7 +159,7 @@ class Control:
                 error=f"this agent does not understand that, since it is another version: {error}"
             )
         else:
-            answer = perform(self._letters, request)
+            answer = perform(self._spool, request)
         connection.sendall(msgspec.json.encode(answer) + b"\n")
 
     def stop(self) -> None:
@@ -176,7 +187,7 @@ def ask(path: str, max_bytes: int, request: Request) -> Answer:
     except SpoolHeldError as held:
         return _ask_agent(path + SUFFIX, request, held)
     try:
-        return perform(DeadLetters(spool), request)
+        return perform(spool, request)
     finally:
         spool.close()
 

@@ -10,7 +10,15 @@ MAX_INTEGER = 2**62
 # By text: Python 3.10 has no sqlite_errorcode.
 _UNWRITABLE = ("is full", "disk I/O error", "readonly database", "is locked", "unable to open")
 _ELSEWHERE = (*_UNWRITABLE, "out of memory", "interrupted")
-_OF_FILES = (sqlite3.DatabaseError, sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.InternalError)
+ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""What may come of a damaged file; the latter of what SQLite says, with names from the file in it."""
+_OF_FILES = (
+    UnicodeDecodeError,
+    sqlite3.DatabaseError,
+    sqlite3.OperationalError,
+    sqlite3.IntegrityError,
+    sqlite3.InternalError,
+)
 
 
 class DamagedError(sqlite3.DatabaseError):

@@ -17,15 +17,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from typing import TypeVar
 
-from kaspan.agent.damage import DamagedError, is_damage, is_unwritable
+from kaspan.agent.damage import ERRORS, DamagedError, is_damage, is_unwritable
 from kaspan.agent.hold import SpoolError, hold
 
-_PAGE_BYTES = 16 * 1024
+PAGE_BYTES = 16 * 1024
 _JOURNAL_BYTES = 1024 * 1024
 _SHRINK_BYTES = 64 * 1024 * 1024
 
 _PRAGMAS = (
-    f"pragma page_size={_PAGE_BYTES}",
+    f"pragma page_size={PAGE_BYTES}",
     # Nobody else may write, so the file's lock and cache are kept: a fifth less CPU.
     "pragma locking_mode=exclusive",
     "pragma journal_mode=persist",
@@ -43,6 +43,8 @@ _HEADER_BYTES = 100
 _VERSIONS = slice(18, 20)  # of the file format, for writing and for reading; source: fileformat2.html
 
 _Result = TypeVar("_Result")
+_VERSIONS_TO_COME = 1000  # a larger number is damage
+
 _Identity = tuple[int, int]
 _Columns = dict[str, list[tuple[str, str, int]]]
 _log = logging.getLogger("kaspan.agent")
@@ -63,18 +65,24 @@ class FileLostError(DiskFull):
 class Database:
     """The file `path`. `steps` make it out of nothing: as many as are missing are made when it is opened.
 
-    `load` is called in a transaction whenever a file is opened, also a new one in the place of a damaged one.
+    `load` is called in a transaction whenever a file is opened, also a new one in the place of a damaged one;
+    before that `set_aside` with the damaged one's new name.
     Every method may be called from any thread, and holds `lock` meanwhile. `damages` counts the files that
     were moved aside. Raises SpoolError if the file cannot be had, has more steps than are known here, or
     another agent holds it.
     """
 
     def __init__(
-        self, path: str, steps: Sequence[Sequence[str]], load: Callable[[sqlite3.Connection], None]
+        self,
+        path: str,
+        steps: Sequence[Sequence[str]],
+        load: Callable[[sqlite3.Connection], None],
+        set_aside: Callable[[str], None],
     ) -> None:
         self.path = path
         self._steps = steps
         self._load = load
+        self._set_aside = set_aside
         self.lock = threading.Lock()
         self.damages = 0
         self._files: list[_Identity | None] = []
@@ -94,7 +102,7 @@ class Database:
     def _open_or_start_over(self) -> None:
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
+        except ERRORS as error:
             if not is_damage(error):
                 raise
             self._start_over(error)
@@ -123,13 +131,14 @@ class Database:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("pragma user_version").fetchone()
-        if version > len(self._steps) and _columns(connection) != self._made(len(self._steps)):
+        is_known = _columns(connection) == self._made(min(max(0, version), len(self._steps)))
+        if len(self._steps) < version < _VERSIONS_TO_COME and not is_known:
             raise SpoolError(
                 f"agent.spool.path: {self.path} was made by a newer kaspan (version {version}, "
                 f"and this one writes {len(self._steps)}); use that one or another path"
             )
         # Each step changes the tables: a number that does not go with them is damage.
-        if not 0 <= version <= len(self._steps) or _columns(connection) != self._made(version):
+        if not 0 <= version <= len(self._steps) or not is_known:
             raise DamagedError(f"its tables are not those of version {version}")
         for number, step in enumerate(self._steps[version:], version + 1):
             for statement in (*step, f"pragma user_version={number}"):
@@ -166,7 +175,7 @@ class Database:
             changes = self._connection.total_changes
             try:
                 result = self._attempt(work)
-            except sqlite3.DatabaseError as error:
+            except ERRORS as error:
                 if not is_damage(error):
                     raise
                 self._start_over(error)
@@ -253,16 +262,18 @@ class Database:
             raise
         return result
 
-    def _start_over(self, error: sqlite3.DatabaseError) -> None:
+    def _start_over(self, error: Exception) -> None:
         """Move a damaged file aside and begin a new one: it must not keep an agent from starting."""
         self._connection.close()
         self.damages += 1
         aside = self._move_aside()
         _log.error(
             "spool %s is damaged (%s): moved to %s, and a new one is started",
-            *(self.path, error, aside),
+            # As a text: whoever keeps the record would keep the traceback, and with it this file open.
+            *(self.path, str(error), aside),
             extra={"spool": self.path, "moved_to": aside},
         )
+        self._set_aside(aside)
         self._open()
 
     def _move_aside(self) -> str:
@@ -280,7 +291,7 @@ class Database:
         try:
             (pages,) = self._connection.execute("pragma page_count").fetchone()
             (free_pages,) = self._connection.execute("pragma freelist_count").fetchone()
-            if free_pages * _PAGE_BYTES > _SHRINK_BYTES and free_pages > pages // 2:
+            if free_pages * PAGE_BYTES > _SHRINK_BYTES and free_pages > pages // 2:
                 self._connection.execute("vacuum")
                 self._note_files()
         except (sqlite3.DatabaseError, OSError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import takewhile
 
+from kaspan.agent.damage import whole
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.letters import DeadLetters, Selection
 from kaspan.agent.spool import EXPIRED, Gone, Spool
@@ -89,6 +90,7 @@ class Expiry:
             for row_id, received_us in connection.execute(
                 "select id, received_us from batches order by id desc"
             ):
+                whole("a row", row_id, received_us)
                 newest_us = min(newest_us, received_us)
                 if received_us > newest_us:
                     changes.append((newest_us, row_id))
@@ -108,7 +110,9 @@ class Expiry:
             rows = connection.execute(
                 "select id, spans, bytes, received_us from batches order by id limit ?",
                 (spool.portions.rows,),
-            )
+            ).fetchall()
+            for row in rows:
+                whole("a row", *row)
             old = list(takewhile(lambda row: row[3] < received_before_us, rows))
             gone = spool.delete(connection, old)
             return gone, sum(row[1] for row in old if spool.passed_id < row[0] <= gone.last_id)

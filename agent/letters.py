@@ -10,15 +10,20 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from kaspan.agent.damage import DamagedError, whole
 from kaspan.agent.spool import Batch, Spool
 
 Integer = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """What SQLite can hold, and no id or time is negative."""
+
+
+_END_US = 253_402_300_800_000_000
+"""The year 10000, which no calendar here knows."""
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -79,18 +84,25 @@ class DeadLetters:
         where, values = _where(selection)
         columns = "id, sender, died_us, reason, length(span)"
         statement = f"select {columns} from dead_letters where id > ? and {where} order by id limit ?"  # noqa: S608
-        found = self._spool.database.run(
-            lambda connection: connection.execute(statement, (after_id, *values, limit)).fetchall()
-        )
-        return [Letter(*row) for row in found]
+
+        def work(connection: sqlite3.Connection) -> list[Letter]:
+            last_id, letters = after_id, []
+            for row in connection.execute(statement, (after_id, *values, limit)):
+                letters.append(_letter(row, last_id))
+                last_id = letters[-1].id
+            return letters
+
+        return self._spool.database.run(work)
 
     def get(self, letter_id: int) -> Letter | None:
         """Return one letter with its span, None if there is none of this id."""
         statement = "select id, sender, died_us, reason, length(span), span from dead_letters where id = ?"
-        found = self._spool.database.run(
-            lambda connection: connection.execute(statement, (letter_id,)).fetchone()
-        )
-        return Letter(*found) if found else None
+
+        def work(connection: sqlite3.Connection) -> Letter | None:
+            found = connection.execute(statement, (letter_id,)).fetchone()
+            return _letter(found) if found else None
+
+        return self._spool.database.run(work)
 
     def replay(self, selection: Selection) -> int:
         """Put letters back among the spans, each for the sender that refused it; return how many.
@@ -177,5 +189,18 @@ def _take(connection: sqlite3.Connection, ids: Sequence[int]) -> list[bytes]:
     which = f"id in ({', '.join(map(str, ids))})"
     taken = connection.execute(f"select span from dead_letters where {which} order by id")  # noqa: S608
     spans = [span for (span,) in taken]
-    connection.execute(f"delete from dead_letters where {which}")  # noqa: S608
+    deleted = connection.execute(f"delete from dead_letters where {which}").rowcount  # noqa: S608
+    if deleted != len(spans) or any(type(span) is not bytes for span in spans):
+        raise DamagedError("dead letters are not what they were")
     return spans
+
+
+def _letter(row: Sequence[Any], last_id: int = 0) -> Letter:
+    """Make a letter of a row whose id must be larger than the last one. Raises DamagedError."""
+    letter = Letter(*row)
+    whole("a dead letter", letter.id - last_id - 1, letter.died_us, letter.size_bytes)
+    if letter.died_us > _END_US:
+        raise DamagedError(f"a dead letter is of {letter.died_us}")
+    if type(letter.sender) is not str or type(letter.reason) is not str or type(letter.span) is not bytes:
+        raise DamagedError("a dead letter is not what it was")
+    return letter

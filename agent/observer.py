@@ -93,7 +93,10 @@ class Observer:
             reason = reasons.DISK_FULL if self._spool.is_disk_full else reasons.SPOOL_FULL
             yield Problem(reason, f"nothing is taken: {self._spool.full}")
         for path in self._damaged_files():
-            text = f"the spool was damaged and moved to {path}; remove that file when you need it no more"
+            text = (
+                f"the spool was damaged and moved to {path}; `kaspan agent spool recover` puts back what "
+                "can be read of it"
+            )
             yield Problem(reasons.SPOOL_DAMAGED, text)
         for text in self._receiver.problems():
             yield Problem(reasons.RING_DIR_REFUSED, text)

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 from kaspan.agent.damage import DamagedError, whole
 from kaspan.agent.database import Database, DiskFull, SpoolFull
+from kaspan.agent.pages import waiting_spans
 from kaspan.agent.portions import Portions
 
 DAMAGED = "spool_damaged"
-"""The reason for which the spans of a damaged file are dropped: as many as it held when that was found."""
+"""The reason for which the spans of a damaged file are dropped, until somebody recovers them."""
 SEPARATOR = b",\n"
 """Between two spans of a batch. Spans from rings are one line each, so that this also finds their borders."""
 
@@ -93,12 +94,10 @@ class Spool:
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
         self.portions = Portions()
-        self.database = Database(path, _STEPS, self._load)
+        self.database = Database(path, _STEPS, self._load, self._count_damaged)
 
     def _load(self, connection: sqlite3.Connection) -> None:
         """Take over what is in the file; also of one that takes the place of a damaged one."""
-        if self.spans:
-            self.dropped[DAMAGED] += self.spans
         self._cursors: dict[str, int] = dict.fromkeys(self._senders, 0)
         for name, cursor in connection.execute("select name, cursor from senders"):
             whole(f"the cursor of {name!r:.100}", cursor, len(name) if type(name) is str else name)
@@ -116,6 +115,12 @@ class Spool:
         # An id is never used twice, although rows go: a cursor must not be ahead of what comes.
         used = (self._newest_id, *self._cursors.values())
         self._next_id = max(self._next_id, *(row_id + 1 for row_id in used))
+
+    def _count_damaged(self, path: str) -> None:
+        """Count what a damaged file held that was moved aside: at the start, as far as that can be read."""
+        lost = self.spans or waiting_spans(path)
+        if lost:
+            self.dropped[DAMAGED] += lost
 
     @property
     def senders(self) -> tuple[str, ...]:
@@ -169,11 +174,16 @@ class Spool:
     def behind(self, sender: str) -> tuple[int, int | None]:
         """How far a sender is behind: batches not yet passed, and when the oldest came, in microseconds."""
         cursor = self._cursors[sender]
-        oldest = self.database.run(
-            lambda connection: connection.execute(
+
+        def work(connection: sqlite3.Connection) -> tuple[int, int] | None:
+            oldest: tuple[int, int] | None = connection.execute(
                 "select id, received_us from batches where id > ? order by id limit 1", (cursor,)
             ).fetchone()
-        )
+            if oldest:
+                whole("a row", *oldest)
+            return oldest
+
+        oldest = self.database.run(work)
         return (self._newest_id + 1 - oldest[0], oldest[1]) if oldest else (0, None)
 
     @property
@@ -345,8 +355,8 @@ class Spool:
             if not self.bytes:
                 self.database.shrink()
 
-    def put_back(self, batches: Sequence[Batch], sender: str) -> None:
-        """Store batches once more, for one sender, behind all others. Raises SpoolFull if they do not fit."""
+    def put_back(self, batches: Sequence[Batch], sender: str | None) -> None:
+        """Store batches once more, for one sender or all, behind all others. Raises SpoolFull like `put`."""
         self.database.run(
             lambda connection: self.insert(connection, batches, sender), lambda _done: self.inserted(batches)
         )

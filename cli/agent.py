@@ -15,7 +15,11 @@ from kaspan.config import ConfigError, Loaded, load
 
 _log = logging.getLogger("kaspan.agent")
 
-_COMMANDS = {"status": "kaspan.cli.status", "dead-letter": "kaspan.cli.dead_letter"}
+_COMMANDS = {
+    "status": "kaspan.cli.status",
+    "dead-letter": "kaspan.cli.dead_letter",
+    "spool": "kaspan.cli.spool",
+}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,0 +1,81 @@
+"""`kaspan agent spool recover`: put what can be read of damaged spools back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from glob import escape, glob
+
+from kaspan.agent.control import Recover, ask
+from kaspan.agent.database import ASIDE
+from kaspan.agent.hold import SpoolError
+from kaspan.config import ConfigError, load
+
+RECOVERED = ".recovered-"
+"""In the place of ASIDE in the name of a file of which all that can be read is back."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Recover: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
+    options = _parser().parse_args(arguments)
+    given = os.path.abspath(options.spool) if options.spool else None
+    try:
+        spool = load(options.config, arguments={"agent.spool.path": given}, side="agent").settings.agent.spool
+    except ConfigError as error:
+        for line in error.errors:
+            sys.stderr.write(f"kaspan agent spool: {line}\n")
+        return 2
+    paths = [os.path.abspath(path) for path in options.files] or _set_aside(spool.path)
+    if not paths:
+        sys.stderr.write(f"There is no damaged spool beside {spool.path}.\n")
+    return max([_recover(path, spool.path, spool.max_bytes) for path in paths], default=0)
+
+
+def _set_aside(path: str) -> list[str]:
+    found = glob(f"{escape(path)}{ASIDE}*")
+    return sorted(name for name in found if name.rpartition("-")[2].isdecimal())
+
+
+def _recover(path: str, spool_path: str, max_bytes: int) -> int:
+    try:
+        answer = ask(spool_path, max_bytes, Recover(path))
+    except SpoolError as error:
+        sys.stderr.write(f"kaspan agent spool: {error}\n")
+        return 1
+    found = answer.recovered
+    if found is None:
+        sys.stderr.write(f"kaspan agent spool: {path}: {answer.error}\n")
+        return 1
+    sys.stdout.write(
+        f"{path}: {found.spans} spans and {found.dead_letters} dead letters are back in the spool; "
+        f"{found.damaged_spans} more spans of the same rows are damaged\n"
+    )
+    if ASIDE in path:
+        done = RECOVERED.join(path.rsplit(ASIDE, 1))
+        os.rename(path, done)
+        sys.stdout.write(f"It is now {done}; remove it when you need it no more.\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kaspan agent spool",
+        description="A damaged spool is set aside, and the agent goes on with a new one.",
+        epilog="Exit code 1: it could not be done; 2: wrong settings or arguments. Standard error says why.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    recovering = commands.add_parser(
+        "recover",
+        help="put what can be read of it back, for the senders that had not delivered it",
+        description="Read every page of a damaged spool that can be read, and put the spans that were not "
+        "delivered and the dead letters into the spool in use. Works while the agent runs and while it does "
+        "not. The file stays, under another name.",
+    )
+    recovering.add_argument(
+        "files", metavar="FILE", nargs="*", help="the damaged spool (default: all beside the agent's)"
+    )
+    recovering.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    recovering.add_argument("--spool", metavar="FILE", help="the agent's spool, if it is not the settings'")
+    return parser
