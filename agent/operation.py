@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -13,7 +13,7 @@ from kaspan.agent import metrics
 from kaspan.agent.observer import Observer
 from kaspan.agent.receivers.exchange import Answer, Request
 from kaspan.agent.receivers.http import HttpServer
-from kaspan.agent.status import is_taking, state
+from kaspan.agent.status import Status, is_taking, state
 
 HEALTH_PATH = "/health"
 LIVE_PATH = "/health/live"
@@ -58,13 +58,27 @@ class Operation:
     async def metrics(self, request: Request) -> Answer:  # noqa: ARG002 (part of the interface)
         """All numbers for Prometheus."""
         text = await self._elsewhere(lambda: metrics.render(self._observer.observe()))
-        return Answer(200, text.encode(), metrics.CONTENT_TYPE)
+        return Answer(200, text.encode("utf-8", "replace"), metrics.CONTENT_TYPE)
 
     async def status(self, request: Request) -> Answer:  # noqa: ARG002 (part of the interface)
         """Everything as JSON, for `kaspan agent status`."""
-        return Answer(
-            200, await self._elsewhere(lambda: msgspec.json.encode(self._observer.observe())), _JSON
-        )
+        return Answer(200, await self._elsewhere(lambda: _json(self._observer.observe())), _JSON)
 
     async def _elsewhere(self, work: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _json(status: Status) -> bytes:
+    try:
+        return msgspec.json.encode(status)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(status)))
+
+
+def _encodable(value: Any) -> Any:
+    """Write ? in text for what UTF-8 cannot hold: names of files may be any bytes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -51,6 +52,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for option, value in _MALLOC_OPTIONS:
             mallopt(option, value)
+
+
+def raise_descriptor_limit() -> None:
+    """Have this process open as many files as it is allowed to; the usual 1,024 are for old programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # in some containers the kernel allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from kaspan.agent.process import hold_signals, keep_freed_memory, serve
+from kaspan.agent.process import hold_signals, keep_freed_memory, raise_descriptor_limit, serve
 from kaspan.agent.senders.installed import InstalledSenders
 from kaspan.config import ConfigError, Loaded, load
 
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         write_log(loaded.settings.agent.log)
         _log_warnings(loaded)
         keep_freed_memory()
+        raise_descriptor_limit()
         agent = Agent(loaded.settings.agent)
     except ModuleNotFoundError as error:
         sys.stderr.write(

@@ -319,6 +319,8 @@ class Agent(_Section, frozen=True):
     socket: OptionalPath = msgspec.field(default_factory=default_socket)
     token: Token = ""
     tls: Tls = Tls()
+    allowed_hosts: tuple[Glob, ...] = ()
+    allowed_origins: tuple[Glob, ...] = ()
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
     max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
     ring_dirs: tuple[AbsolutePath, ...] = msgspec.field(default_factory=default_ring_dirs)

@@ -77,6 +77,6 @@ class Client:
 
 def request(body: bytes, path: str = "/api/v2/spans", method: str = "POST", **headers: str) -> bytes:
     """Return a whole request with a length."""
-    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    head = "\r\n".join([f"{method} {path} HTTP/1.1", "host: agent", *lines, f"content-length: {len(body)}"])
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in {"host": "agent", **headers}.items()]
+    head = "\r\n".join([f"{method} {path} HTTP/1.1", *lines, f"content-length: {len(body)}"])
     return head.encode() + b"\r\n\r\n" + body

@@ -15,7 +15,7 @@ from kaspan.agent.database import SpoolFull
 from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.commit import GroupCommit
 from kaspan.agent.receivers.content import THRIFT, Content, content_type
-from kaspan.agent.receivers.exchange import Answer, Request, no
+from kaspan.agent.receivers.exchange import ACCEPTED, Answer, Request, no
 from kaspan.agent.receivers.http import HELD_BODIES, FatalError, HttpServer
 from kaspan.agent.receivers.listener import open_listeners
 from kaspan.agent.receivers.reader import InvalidSpansError
@@ -27,7 +27,7 @@ V1_PATH = "/api/v1/spans"
 RETRY_S = 5
 """How long a client is asked to wait when the spool is full."""
 
-_ACCEPTED = Answer(202)
+_ACCEPTED = Answer(ACCEPTED)
 _ONLY_V2 = "kaspan takes Zipkin's JSON v2 and proto3 at /api/v2/spans"
 
 _log = logging.getLogger("kaspan.agent")
@@ -46,9 +46,7 @@ class Collector:
         self._chain = chain
         self._row_bytes = settings.batch.max_bytes
         self._max_body_bytes = settings.max_body_bytes
-        self.server = HttpServer(
-            open_listeners(settings), settings.max_body_bytes, settings.max_connections, settings.token
-        )
+        self.server = HttpServer(open_listeners(settings), settings)
         self._commits = GroupCommit(spool, self._row_bytes, self.server.count_connections)
         self._reader = ThreadPoolExecutor(1, "reader")
         self._reading = asyncio.Lock()
@@ -66,7 +64,7 @@ class Collector:
         self._chain = chain
         self._row_bytes = self._commits.row_bytes = settings.batch.max_bytes
         self._max_body_bytes = settings.max_body_bytes
-        self.server.adjust(settings.max_body_bytes, settings.max_connections, settings.token)
+        self.server.adjust(settings)
 
     async def refuse_v1(self, request: Request) -> Answer:
         """Name what is missing: Zipkin still takes its first format."""

@@ -7,9 +7,11 @@ becomes of a client that is told no while it still sends.
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from typing import TYPE_CHECKING, cast
 
-from kaspan.agent.receivers.exchange import Answer, no
+from kaspan.agent.receivers.exchange import ACCEPTED, Answer, no
 from kaspan.agent.receivers.messages import Incoming, RequestReader
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ HEAD_S = 10.0
 """A request's head must be here within this time of its first byte, and so must be that first byte."""
 BODY_S = 60.0
 """A request's body must be here within this time of its head."""
+HANDSHAKE_S = 10.0
 LINGER_S = 2.0
 """How long a refused client is still listened to, so that it sees the answer and not a reset."""
 
@@ -32,7 +35,7 @@ class Connection(asyncio.BufferedProtocol):
     """A client, for as long as it stays. All methods run in the event loop's thread, and none blocks.
 
     `deadline_s` is when `time_out` is due and `since_s` when its present state began, on the loop's clock.
-    `is_welcome` says that a request of this client was taken, `is_reading` that one is being read right now.
+    `is_welcome` says that spans of this client were taken, `is_reading` that one is being read right now.
     """
 
     def __init__(self, server: HttpServer, is_trusted: bool) -> None:
@@ -40,6 +43,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server = server
         self._reader = RequestReader(server, is_trusted)
         self._seen = (0, False)  # of the reader: how many requests began, and whether the last is in its body
+        self._is_open = False
         self._answering: asyncio.Task[None] | None = None
         self._is_lingering = self._is_clogged = False
 
@@ -63,10 +67,27 @@ class Connection(asyncio.BufferedProtocol):
         """Whether a request's head is here, and not the whole of its body."""
         return self._reader.is_in_body
 
+    def open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Take over a socket, after a handshake where there is `tls`."""
+        self._wait(HEAD_S)
+        self._opening = self._server.loop.create_task(self._open(accepted, tls))
+
+    async def _open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+        handshake_s = HANDSHAKE_S if tls else None
+        try:
+            await self._server.loop.connect_accepted_socket(
+                lambda: self, accepted, ssl=tls, ssl_handshake_timeout=handshake_s
+            )
+        except OSError:
+            pass  # another protocol, or gone already
+        finally:
+            if not self._is_open:
+                self._server.disconnected(self)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 (asyncio's own)
+        self._is_open = True
         self._transport = cast(asyncio.Transport, transport)
         self._wait(HEAD_S)
-        self._server.connected(self)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, D102 (asyncio's own)
         self._reader.end()
@@ -119,7 +140,7 @@ class Connection(asyncio.BufferedProtocol):
         answer = await self._server.answer(request)
         incoming.hold.release()
         self._answering = None
-        self.is_welcome = self.is_welcome or not answer.refusal
+        self.is_welcome = self.is_welcome or answer.status == ACCEPTED
         if self._transport.is_closing():
             return
         may_stay = incoming.may_stay and not self._server.is_stopping
@@ -161,8 +182,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def time_out(self) -> None:
         """End the connection, whose time is over: with a word if a request was on its way."""
-        if self._is_lingering or self._transport.is_closing():
-            self._transport.abort()
+        if not self._is_open or self._is_lingering or self._transport.is_closing():
+            self.abort()
         elif self.is_in_head or self.is_in_body:
             self._refuse(no(408, "slow", "The request did not arrive in time"))
         else:
@@ -171,9 +192,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """End the connection once nothing is under way: at once, or with the next answer."""
-        if not (self._answering or self._reader.requests or self.is_in_head or self.is_in_body):
+        if not self._is_open:
+            self.abort()
+        elif not (self._answering or self._reader.requests or self.is_in_head or self.is_in_body):
             self._transport.close()
 
     def abort(self) -> None:
         """End the connection without a word."""
-        self._transport.abort()
+        if self._is_open:
+            self._transport.abort()
+        else:
+            self._opening.cancel()

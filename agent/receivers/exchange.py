@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import NamedTuple
 
+ACCEPTED = 202
 TEXT = "text/plain; charset=utf-8"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 

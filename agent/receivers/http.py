@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import threading
 from collections import Counter
@@ -12,6 +11,8 @@ from email.utils import formatdate
 
 import uvloop
 
+from kaspan.agent.receivers.acceptor import Acceptor
+from kaspan.agent.receivers.access import Access
 from kaspan.agent.receivers.connection import Connection
 from kaspan.agent.receivers.exchange import Answer, Handler, Request, no
 from kaspan.agent.receivers.listener import Listener
@@ -22,7 +23,6 @@ SWEEP_S = 1.0
 """How often the connections' deadlines are looked at: one timer for all."""
 DRAIN_S = 2.0
 """How long requests that are under way when the agent stops are waited for."""
-TLS_HANDSHAKE_S = 10.0
 HELD_BODIES = 2
 """So many bodies of the largest size are held at a time, whoever sends them; beyond that, 429."""
 CROWD_S = 5.0
@@ -40,12 +40,10 @@ class HttpServer:
     """Answers what comes through `listeners`, by the routes that were added before `run`.
 
     `run` serves until `stop`, then answers what is under way. `refusals` counts requests that were not
-    taken, by reason. With a `token`, whoever is not trusted must bear it.
+    taken, by reason. With an agent.token, whoever is not trusted must bear it.
     """
 
-    def __init__(
-        self, listeners: Sequence[Listener], max_body_bytes: int, max_connections: int, token: str
-    ) -> None:
+    def __init__(self, listeners: Sequence[Listener], settings: schema.Agent) -> None:
         self.refusals: Counter[str] = Counter()
         self.is_stopping = False
         self.date = formatdate(usegmt=True)
@@ -53,20 +51,19 @@ class HttpServer:
         self.buffer = bytearray(_READ_BYTES)
         self.room = Room(0)
         self._listeners = listeners
-        self.adjust(max_body_bytes, max_connections, token)
+        self._acceptor = Acceptor(self.loop, listeners, self.refusals)
+        self.adjust(settings)
         self._routes: dict[str, dict[str, tuple[Handler, bool]]] = {}
-        self._connections: dict[Connection, None] = {}  # in the order in which they came
-        self._is_crowded = False
         self._failure: FatalError | None = None
         self._stopped = asyncio.Event()
         self._lock = threading.Lock()
 
-    def adjust(self, max_body_bytes: int, max_connections: int, token: str) -> None:
+    def adjust(self, settings: schema.Agent) -> None:
         """Work with other settings from the next request on. Any thread may call it."""
-        self._max_body_bytes = max_body_bytes
-        self.room.max_bytes = max_body_bytes * HELD_BODIES
-        self._max_connections = max_connections
-        self._authorization = f"Bearer {token}".encode() if token else b""
+        self._max_body_bytes = settings.max_body_bytes
+        self.room.max_bytes = settings.max_body_bytes * HELD_BODIES
+        self._acceptor.adjust(settings.max_connections)
+        self._access = Access(settings)
 
     def renew_certificate(self, settings: schema.Tls) -> None:
         """Read certificate and key again. Raises ListenError, and then the old ones stay."""
@@ -80,7 +77,10 @@ class HttpServer:
 
     def add(self, method: str, path: str, handler: Handler, needs_token: bool = True) -> None:
         """Have `handler` answer the requests of a method and path. It runs in the event loop."""
-        self._routes.setdefault(path, {})[method] = (handler, needs_token)
+        methods = self._routes.setdefault(path, {})
+        methods[method] = (handler, needs_token)
+        if method == "GET":
+            methods["HEAD"] = methods[method]  # its answer goes without its body
 
     def run(self) -> None:
         """Serve until `stop` is called. Raises what made it impossible to go on."""
@@ -101,78 +101,46 @@ class HttpServer:
                 self.loop.call_soon_threadsafe(self._stopped.set)
 
     async def _serve(self) -> None:
-        servers = [await self._listen(listener) for listener in self._listeners]
+        self._acceptor.open(lambda listener: Connection(self, is_trusted=bool(listener.path)))
         sweeping = self.loop.create_task(self._sweep())
         await self._stopped.wait()
         self.is_stopping = True
-        for server in servers:
-            server.close()
-        for connection in list(self._connections):
+        self._acceptor.close()
+        connections = self._acceptor.connections
+        for connection in list(connections):
             connection.close()
         deadline_s = self.loop.time() + DRAIN_S
-        while self._connections and self.loop.time() < deadline_s:
+        while connections and self.loop.time() < deadline_s:
             await asyncio.sleep(0.01)
-        for connection in list(self._connections):
+        for connection in list(connections):
             connection.abort()
         sweeping.cancel()
-
-    async def _listen(self, listener: Listener) -> asyncio.AbstractServer:
-        def connect() -> Connection:
-            return Connection(self, is_trusted=bool(listener.path))
-
-        handshake_s = TLS_HANDSHAKE_S if listener.tls else None
-        if listener.path:
-            return await self.loop.create_unix_server(connect, sock=listener.socket)
-        return await self.loop.create_server(
-            connect, sock=listener.socket, ssl=listener.tls, ssl_handshake_timeout=handshake_s
-        )
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
             self.date = formatdate(usegmt=True)
             now_s = self.loop.time()
-            for connection in list(self._connections):
+            for connection in list(self._acceptor.connections):
                 if connection.deadline_s <= now_s:
                     connection.time_out()
 
     def count_connections(self) -> int:
         """How many connections are open."""
-        return len(self._connections)
+        return len(self._acceptor.connections)
 
     # What connections call.
 
-    def connected(self, connection: Connection) -> None:
-        """Take in a connection; where there are too many, the one that has been quiet longest goes.
-
-        Those go first of which no request was taken: strangers in any number push nobody out.
-        """
-        self._connections[connection] = None
-        if len(self._connections) <= self._max_connections:
-            self._is_crowded = False
-            return
-        if not self._is_crowded:
-            self._is_crowded = True
-            _log.warning(
-                "more than %d connections: the quietest are closed; see agent.max_connections",
-                self._max_connections,
-            )
-        self.refusals["connections"] += 1
-        quiet = [other for other in self._connections if not other.is_answering and other is not connection]
-        min(quiet, key=lambda other: (other.is_welcome, other.since_s), default=connection).abort()
-
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
-        self._connections.pop(connection, None)
+        self._acceptor.connections.pop(connection, None)
 
     def refuse_head(self, request: Request) -> Answer | None:
         """Refuse a request before its body is read: from strangers, or when it says that it is too large."""
         _, needs_token = self._routes.get(request.path, {}).get(request.method, (None, True))
-        if self._authorization and needs_token and not request.is_trusted:
-            given = request.headers.get("authorization", "").encode("latin-1")
-            if not hmac.compare_digest(given, self._authorization):
-                reason = "agent.token is set: send it as Authorization: Bearer TOKEN"
-                return no(401, "unauthorized", reason, ("WWW-Authenticate", "Bearer"))
+        refusal = self._access.refuse(request) if needs_token else None
+        if refusal is not None:
+            return refusal
         announced = int(request.headers.get("content-length", 0))
         return self.refuse_size(announced, announced)
 
@@ -192,7 +160,7 @@ class HttpServer:
         late_s = self.loop.time() - CROWD_S
         on_their_way = [
             connection
-            for connection in self._connections
+            for connection in self._acceptor.connections
             if connection.is_sending and connection.since_s < late_s
         ]
         for connection in sorted(on_their_way, key=lambda connection: connection.since_s):
@@ -209,6 +177,8 @@ class HttpServer:
         methods = self._routes.get(request.path)
         if methods is None:
             answer = no(404, "path", f"There is nothing at {request.path[:200]}")
+        elif self._access.is_preflight(request):
+            answer = self._access.preflight(request, methods)
         elif request.method not in methods:
             allowed = ", ".join(methods)
             answer = no(405, "method", f"The methods here are {allowed}", ("Allow", allowed))
@@ -216,7 +186,7 @@ class HttpServer:
             answer = await self._handle(methods[request.method][0], request)
         if answer.refusal:
             self.refused(answer)
-        return answer
+        return self._access.shared(request, answer)
 
     async def _handle(self, handler: Handler, request: Request) -> Answer:
         try:

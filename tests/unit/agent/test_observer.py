@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kaspan.agent import status as reasons
 from kaspan.agent.database import DiskFull, SpoolFull
 from kaspan.agent.observer import Observer
+from kaspan.agent.operation import Operation
 from kaspan.agent.processors.chain import Tally
 from kaspan.agent.receivers.directory import RingDirectory
+from kaspan.agent.receivers.exchange import Request
 from kaspan.agent.receivers.ring import SCAN_S, RingReceiver
 from kaspan.agent.senders.account import Account
 from kaspan.agent.senders.base import Delivered, Outcome, Sender
@@ -211,3 +215,15 @@ def test_drops_that_must_not_happen_are_shown_before_they_do(parts: Parts) -> No
     assert {"dead_letters_full", "spool_damaged", "spool_expired", "sender_removed", "unreadable"} == set(
         dropped
     )
+
+
+def test_text_that_is_not_utf8_is_shown_all_the_same(parts: Parts) -> None:
+    """/metrics and /status answer whatever an error or a name of a file holds."""
+    parts.account.failed("HTTP \udcff \ud800", parts.now_s)
+    parts.tally.dropped["\udcff"] = 1
+    operation = Operation(parts.observer)
+    request = Request("GET", "/", "", {}, True)
+    status = asyncio.run(operation.status(request))
+    assert msgspec.json.decode(status.body)["senders"][0]["last_error"] == "HTTP ? ?"
+    metrics = asyncio.run(operation.metrics(request))
+    assert b'reason="processor_?"' in metrics.body

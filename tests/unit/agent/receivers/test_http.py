@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import resource
+import socket
 import ssl
 import threading
 import zlib
@@ -505,7 +508,9 @@ def test_quietest_connection_gives_way_to_a_new_one(serve: Serve) -> None:
     served = serve(max_connections=3)
     slow = served.client()
     slow.send(START.encode())
-    wait_until(lambda: [client.is_in_head for client in served.server._connections] == [True], "it began")
+    wait_until(
+        lambda: [client.is_in_head for client in served.server._acceptor.connections] == [True], "it began"
+    )
     others = [served.client() for _ in range(2)]
     for client in others:
         assert client.post(SPAN).status == 202
@@ -524,6 +529,81 @@ def test_strangers_in_any_number_do_not_push_out_a_client(serve: Serve) -> None:
     for _ in range(20):
         assert served.client().post(SPAN).status == 401
     assert client.post(SPAN, authorization=f"Bearer {TOKEN}").status == 202
+
+
+def test_handshakes_are_connections_too(serve: Serve, tmp_path: Path) -> None:
+    """Whoever connects to a TLS port and says nothing counts, and gives way to those who do."""
+    served, context = serve_tls(serve, tmp_path, max_connections=3)
+    silent = [served.client() for _ in range(20)]
+    wait_until(lambda: served.server.refusals["connections"] >= 17, "the quietest are cut off")
+    assert len(served.server._acceptor.connections) <= 3
+    client = served.client()
+    client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
+    assert client.post(SPAN).status == 202
+    assert silent[0].is_closed()
+
+
+def test_no_descriptor_for_a_connection_is_survived(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the system has none, the quietest client makes room, and who waits is served after that."""
+    served = serve()
+    quiet = served.client()
+    assert quiet.get("/").status == 404
+    accept, failures = socket.socket.accept, [errno.EMFILE, errno.ENFILE, errno.ENOBUFS]
+
+    def short(listening: socket.socket) -> tuple[socket.socket, object]:
+        if failures:
+            raise OSError(failures.pop(), "Too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", short)
+    assert served.client().post(SPAN).status == 202
+    assert quiet.is_closed()
+
+
+def test_connections_leave_descriptors_for_the_rest(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More connections than half of the descriptors are not taken, and it is said which limit to raise."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    served = serve(max_connections=256)
+    clients = [served.client() for _ in range(19)]
+    assert clients[-1].get("/").status == 404
+    assert clients[0].is_closed()
+    assert "LimitNOFILE" in caplog.text
+
+
+def test_head_is_answered_where_there_is_something_to_get(served: Served) -> None:
+    """Load balancers and monitors ask by HEAD, and get the answer without its body."""
+
+    async def health(_: Request) -> Answer:
+        return Answer(200, b"UP\n")
+
+    served.server.add("GET", "/health", health, needs_token=False)
+    client = served.client()
+    answer = client.get("/health", "HEAD")
+    assert (answer.status, answer.headers["content-length"]) == (200, "3")
+    assert client.get("/health").text == "UP\n"
+
+
+def test_pages_of_browsers_are_refused(serve: Serve) -> None:
+    """What a page sends is not taken, also where it needs not ask; who is allowed is answered."""
+    served = serve(allowed_origins=("https://shop.example",))
+    for headers in (
+        {"origin": "https://evil.example", "content_type": "text/plain"},
+        {"host": "evil.example"},
+    ):
+        answer = served.client().post(SPAN, **headers)
+        assert answer.status == 403
+    assert served.spool.spans == []
+    client = served.client()
+    client.send(
+        b"OPTIONS /api/v2/spans HTTP/1.1\r\nhost: localhost\r\norigin: https://shop.example\r\n"
+        b"access-control-request-method: POST\r\naccess-control-request-headers: content-type\r\n\r\n"
+    )
+    assert client.answer().status == 204
+    answer = client.post(SPAN, origin="https://shop.example")
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (202, "https://shop.example")
+    assert served.server.refusals == {"origin": 1, "host": 1}
 
 
 def test_answers_that_nobody_reads_do_not_pile_up(served: Served) -> None:
@@ -567,16 +647,22 @@ def test_route_may_do_without_the_token(serve: Serve) -> None:
     assert served.client().get("/secret").status == 401
 
 
-def test_tls_with_own_certificate(serve: Serve, tmp_path: Path) -> None:
-    """With a certificate and its key clients come by HTTPS, and by nothing else."""
+def serve_tls(serve: Serve, tmp_path: Path, **settings: object) -> tuple[Served, ssl.SSLContext]:
+    """Start a collector with a certificate of an authority that the context trusts."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     issued.private_key_pem.write_to_path(tmp_path / "key.pem")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     tls = {"cert": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
-    served = serve(tls=schema.Tls(**tls), max_body_bytes=100_000)
+    served = serve(tls=schema.Tls(**tls), **settings)
     context = ssl.create_default_context()
     authority.configure_trust(context)
+    return served, context
+
+
+def test_tls_with_own_certificate(serve: Serve, tmp_path: Path) -> None:
+    """With a certificate and its key clients come by HTTPS, and by nothing else."""
+    served, context = serve_tls(serve, tmp_path, max_body_bytes=100_000)
     client = served.client()
     client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
     assert client.post(SPAN).status == 202
