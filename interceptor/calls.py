@@ -65,6 +65,7 @@ class Calls:
 
     def begin(self, site: Site, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call | None:
         """Start the span of a call with these arguments; None if the call makes no difference."""
+        site.is_called = True
         try:
             record, batch = self._subject((*args, *kwargs.values()))
             if record is not None:

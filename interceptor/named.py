@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
+import atexit
+import contextlib
 import functools
-import inspect
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -12,14 +13,16 @@ from typing import Any
 
 from kaspan.config.schema import Function
 from kaspan.interceptor.failures import log, suppress
-from kaspan.interceptor.functions import Site, in_place_of, is_function, wrap
+from kaspan.interceptor.functions import Site
 from kaspan.interceptor.imports import Imports, first_missing, is_loading
+from kaspan.interceptor.replacing import FunctionError, Replaced, holders_of, replace, replace_in_others
 
-_MAX_NAMES = 10
-
-
-class FunctionError(Exception):
-    """A function cannot be traced; the message says what was found in its place."""
+_STARTERS = (
+    "multiprocessing.popen_fork",
+    "multiprocessing.popen_spawn_posix",
+    "multiprocessing.popen_forkserver",
+)
+"""Loaded where children are started."""
 
 
 class _Named:
@@ -31,6 +34,7 @@ class _Named:
         self.site = Site(function.name or self.path, f"{self.module}.{self.path}")
         self.done = False
         """Patched, or warned about."""
+        self.replaced: Replaced | None = None
 
 
 class NamedFunctions:
@@ -39,12 +43,30 @@ class NamedFunctions:
     def __init__(self, functions: Sequence[Function], imports: Imports) -> None:
         self._named = [_Named(index, function) for index, function in enumerate(functions)]
         self._imports = imports
+        self._is_settled = self._has_children = False
 
     def watch(self) -> None:
         """Patch what is there, and the others when their modules have been imported."""
         for named in self._named:
             if named.module != "__main__":
                 self._imports.after(named.module, lambda module, named=named: _patch(named, module))  # type: ignore[misc]
+        self._replace_in_others(self._named)
+        self._imports.after("multiprocessing.process", self._follow_children)
+        os.register_at_fork(after_in_parent=self._note_children)
+        atexit.register(self._tell_uncalled)
+
+    def _note_children(self) -> None:
+        self._has_children = True
+
+    def _tell_uncalled(self) -> None:
+        """Say at the end which functions were not called, unless it is for other processes to call them."""
+        has_children = self._has_children or any(name in sys.modules for name in _STARTERS)
+        uncalled = [named for named in self._named if named.replaced and not named.site.is_called]
+        if uncalled and self._is_settled and not has_children:
+            log.warning(
+                "kaspan: never called in this process, or not by its name, so that it has no span: %s",
+                ", ".join(f"{named.module}:{named.path}" for named in uncalled),
+            )
 
     def settle(self) -> None:
         """Patch the program's own functions, and warn of modules that cannot be found.
@@ -52,12 +74,69 @@ class NamedFunctions:
         Called when the application first uses a Kafka client: by then the program has defined what it is
         made of, and has told Python where its modules are. Never raises.
         """
+        waiting = [named for named in self._named if not named.done]
+        for named in waiting:
+            try:
+                _settle(named)
+            except Exception as error:  # noqa: BLE001
+                suppress(f"looking for {named.module}", error)
+        self._replace_in_others(waiting)
+        if not self._is_settled:
+            self._is_settled = True
+            for named in self._named:
+                _tell_holders(named)
+
+    @staticmethod
+    def _replace_in_others(all_named: Sequence[_Named]) -> None:
+        """Patch what was imported from a module before it was patched."""
+        try:
+            replace_in_others([named.replaced for named in all_named if named.replaced is not None])
+        except Exception as error:  # noqa: BLE001
+            suppress("replacing functions in the modules that have imported them", error)
+
+    def _follow_children(self, process: Any) -> None:
+        """Patch the program's functions in a child of multiprocessing before it does its work."""
+        plain = process.BaseProcess._bootstrap
+        if hasattr(plain, "__wrapped__"):
+            return
+
+        @functools.wraps(plain)
+        def _bootstrap(child: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                self._patch_program(child)
+            except Exception as error:  # noqa: BLE001
+                suppress("tracing the functions of a child's program", error)
+            return plain(child, *args, **kwargs)
+
+        process.BaseProcess._bootstrap = _bootstrap
+
+    def _patch_program(self, child: Any) -> None:
+        program = sys.modules.get("__main__")
         for named in self._named:
-            if not named.done:
-                try:
-                    _settle(named)
-                except Exception as error:  # noqa: BLE001
-                    suppress(f"looking for {named.module}", error)
+            if not named.done and program is not None and _is_program(named.module, program):
+                with contextlib.suppress(
+                    FunctionError
+                ):  # a child that was forked early has not all of it yet
+                    named.replaced = replace(program, named.path, named.site)
+                    named.done = True
+            # What the child is to do was found by its name before that.
+            if named.replaced is not None and getattr(child, "_target", None) is named.replaced.plain:
+                child._target = named.replaced.traced
+
+
+def _tell_holders(named: _Named) -> None:
+    try:
+        holders = [] if named.replaced is None else holders_of(named.replaced)
+    except Exception as error:  # noqa: BLE001
+        suppress("looking for who has a function as it was", error)
+        return
+    if holders:
+        log.warning(
+            "kaspan: %s, and %s had got it before kafka was imported; calls from there are not traced (put "
+            "@traced of kaspan.interceptor on the function)",
+            named.setting,
+            " and ".join(holders),
+        )
 
 
 def _settle(named: _Named) -> None:
@@ -87,104 +166,6 @@ def _is_program(name: str, program: ModuleType) -> bool:
 def _patch(named: _Named, module: ModuleType) -> None:
     named.done = True
     try:
-        replace(module, named.path, named.site)
+        named.replaced = replace(module, named.path, named.site)
     except FunctionError as error:
         log.warning("kaspan: %s, and %s; it is not traced", named.setting, error)
-
-
-def replace(module: Any, path: str, site: Site) -> None:
-    """Put a traced function in the place of the one at `path` in a module, such as `Orders.handle`.
-
-    Raises FunctionError if there is none, or something else.
-    """
-    owner = module
-    *outer, last = path.split(".")
-    for name in outer:
-        owner = _found(owner, name)
-    function = _found(owner, last)
-    in_class = isinstance(owner, type)
-    if not is_function(function, in_class):
-        raise FunctionError(f"{last} in {_described(owner)} is {_kind(function)}, {_advice(function)}")
-    traced = wrap(function, site)
-    if traced is function:
-        return
-    was_found_by_name = _is_found_by_name(function)
-    try:
-        setattr(owner, last, in_place_of(function, traced) if in_class else traced)
-    except (AttributeError, TypeError) as error:
-        raise FunctionError(f"{_described(owner)} does not let it be replaced: {error}") from error
-    if owner is module:
-        _replace_elsewhere(module, function, traced)
-    if was_found_by_name and not _is_found_by_name(traced):
-        # Another module's, or another class's: pickled under the name of that, it would not be what is there.
-        traced = getattr(traced, "__func__", traced)
-        traced.__module__, traced.__qualname__ = module.__name__, path
-
-
-def _is_found_by_name(function: Any) -> bool:
-    """Whether pickle, which keeps of a function where it is, finds this one there."""
-    function = getattr(function, "__func__", function)
-    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
-    for name in getattr(function, "__qualname__", "").split("."):
-        found = getattr(found, name, None)
-    return getattr(found, "__func__", found) is function
-
-
-def _replace_elsewhere(module: Any, function: Any, traced: Any) -> None:
-    """Replace the function where its module has put it as well: other names, tables of handlers.
-
-    Left there, it would run untraced, and could not be pickled, since its name leads to another one. The
-    names of another module, such as those of Python itself, are not the module's.
-    """
-    for name, value in list(vars(module).items()):
-        if value is function:
-            setattr(module, name, traced)
-        elif type(value) is dict and "__spec__" not in value:
-            for key, entry in value.items():
-                if entry is function:
-                    value[key] = traced
-        elif type(value) is list and any(entry is function for entry in value):
-            value[:] = [traced if entry is function else entry for entry in value]
-
-
-def _found(owner: Any, name: str) -> Any:
-    """Find what stands under a name, as it stands there: a static method is not called a function."""
-    try:
-        if isinstance(owner, type):
-            return inspect.getattr_static(owner, name)
-        return getattr(owner, name)
-    except AttributeError:
-        pass
-    names = [one for one in dir(owner) if not one.startswith("__")]
-    close = difflib.get_close_matches(name, names, 1)
-    if close:
-        raise FunctionError(f"{_described(owner)} has no {name}; did you mean {close[0]}?") from None
-    callables = [one for one in names if callable(getattr(owner, one, None))]
-    listed = ", ".join(callables[:_MAX_NAMES]) + (", ..." if len(callables) > _MAX_NAMES else "")
-    raise FunctionError(f"{_described(owner)} has no {name}; it has {listed or 'no function'}") from None
-
-
-def _described(owner: Any) -> str:
-    if isinstance(owner, ModuleType):
-        file = getattr(owner, "__file__", None)
-        return f"module {owner.__name__} ({file})" if file else f"module {owner.__name__}"
-    return f"class {owner.__qualname__}" if isinstance(owner, type) else _kind(owner)
-
-
-def _kind(value: Any) -> str:
-    return "a class" if isinstance(value, type) else f"a {type(value).__name__}"
-
-
-def _advice(value: Any) -> str:
-    """Say why something is refused, and what can be done where there is a function in it."""
-    if isinstance(value, functools.partial):
-        return f"not a function; name the one in it, {_full_name(value.func)}"
-    if isinstance(value, (staticmethod, classmethod)) or (
-        hasattr(type(value), "__get__") and not isinstance(value, type)
-    ):
-        return "which does more than to be called (put @traced under the decorator that makes it)"
-    return "not a function"
-
-
-def _full_name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', '?')}"

@@ -18,7 +18,7 @@ from kaspan.interceptor.calls import Calls
 from kaspan.interceptor.functions import follow_calls
 from kaspan.interceptor.imports import Imports
 from kaspan.interceptor.named import NamedFunctions
-from scripts import Desk, outcome
+from scripts import SEND, Desk, outcome
 from spans import Reader
 
 HANDLERS = """
@@ -379,6 +379,105 @@ def test_function_in_a_pool_of_processes_is_in_its_records_trace(desk: Desk, met
     spans = {span.name: span for span in Reader(desk.ring_dir).take()}
     assert spans.keys() == {"handle", "process orders"}
     assert {span.trace_id for span in spans.values()} == {"463ac35c9f6413ad48485a3953bb6124"}
+
+
+CHILDREN = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+from clients import UnconnectedConsumer, make_record
+from kafka.consumer import fetcher
+
+def parse(record):
+    return record.offset
+
+def work(record):
+    return parse(record)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    headers = [("b3", b"463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1")]
+    for record in UnconnectedConsumer([make_record(fetcher.ConsumerRecord, headers=headers)]):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            print(pool.submit(parse, record).result(), pool.submit(work, record).result())
+        for target in (parse, work):
+            process = context.Process(target=target, args=(record,))
+            process.start()
+            process.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_function_of_the_program_is_traced_from_a_childs_first_call_on(desk: Desk, method: str) -> None:
+    """A child that has no client of its own traces the functions of the file that is run, called by others
+    in it as well.
+    """
+    desk.module("worker.py", CHILDREN)
+    done = desk.run(
+        *(*desk.kaspan_run(), "modules/worker.py", method),
+        KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "worker:parse"}]',
+    )
+
+    assert outcome(done) == (0, "0 0\n", "")
+    assert [span.name for span in Reader(desk.ring_dir).take()].count("parse") == 4
+
+
+BEFORE = """
+import shop.handlers
+from shop.handlers import handle
+from shop.other import dispatch
+HELD = type("Registry", (), {})()
+HELD.handlers = [handle] if %r else []
+from clients import UnconnectedConsumer, make_record
+import kafka
+from kafka.consumer import fetcher
+
+for record in UnconnectedConsumer([make_record(fetcher.ConsumerRecord)]):
+    handle(record)
+    dispatch(record)
+"""
+OTHER = """
+from shop.handlers import handle
+TABLE = {"orders": handle}
+def dispatch(record):
+    handle(record)
+    TABLE["orders"](record)
+"""
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_function_that_was_imported_before_kafka_is_traced(desk: Desk, is_held: bool) -> None:
+    """Modules that have imported a named function before kafka was, as in the order of the alphabet, call
+    the traced one; who keeps it elsewhere is told of.
+    """
+    desk.module("shop/__init__.py", "")
+    desk.module("shop/handlers.py", HANDLERS)
+    desk.module("shop/other.py", OTHER)
+    desk.module("worker.py", BEFORE % is_held)
+    done = desk.run(
+        *(*desk.kaspan_run(), "modules/worker.py"),
+        KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "shop.handlers:handle"}]',
+    )
+
+    told = (
+        "kaspan: interceptor.functions[0].call is shop.handlers:handle, and a list had got it before kafka "
+        "was imported; calls from there are not traced (put @traced of kaspan.interceptor on the function)\n"
+    )
+    assert outcome(done) == (0, "", told if is_held else "")
+    assert [span.name for span in Reader(desk.ring_dir).take()] == ["handle"] * 3 + ["process orders"]
+
+
+def test_named_function_that_is_never_called_is_told_of(desk: Desk) -> None:
+    """At the end of a process that uses Kafka one line names the functions that it has not called."""
+    desk.module("shop/__init__.py", "")
+    desk.module("shop/handlers.py", HANDLERS)
+    desk.module("worker.py", "import kafka\nimport shop.handlers\n" + SEND + "shop.handlers.handle(7)\n")
+    done = desk.run(
+        *(*desk.kaspan_run(), "modules/worker.py"),
+        KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "shop.handlers:handle"}, {call: "shop.handlers:Orders.add"}]',
+    )
+
+    said = "kaspan: never called in this process, or not by its name, so that it has no span: "
+    assert outcome(done) == (0, "", said + "shop.handlers:Orders.add\n")
 
 
 def test_names_of_other_modules_are_not_looked_at(name: Any) -> None:
