@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from kaspan.cli.delivery import Findings, at, delivery
 from kaspan.cli.interpreter import this_python
 from kaspan.cli.rings import Ring, Survey, is_locked, survey
+from kaspan.cli.room import room_for_rings
 from kaspan.cli.silence import silenced
 from kaspan.config import ConfigError, Loaded, load, schema
 from kaspan.interceptor.endpoint import Endpoint
@@ -60,7 +61,7 @@ def examine(loaded: Loaded) -> Findings:
     interceptor = loaded.settings.interceptor
     agent: schema.Agent | None = loaded.settings.agent
     if interceptor.agent == "ring":
-        more, also = ring_directory(loaded)
+        more, also = all_rings(loaded)
     else:
         more, also = http_agent(interceptor.agent, interceptor.token)
         agent = at(interceptor.agent, interceptor.token, loaded.settings.agent)
@@ -68,6 +69,22 @@ def examine(loaded: Loaded) -> Findings:
         return Findings((*said, *more), (*wrong, *also))
     asked = delivery(agent)
     return Findings((*said, *more, *asked.said), (*wrong, *also, *asked.wrong), asked.is_known)
+
+
+def all_rings(loaded: Loaded) -> tuple[list[str], list[str]]:
+    """Say what is in the ring directory, what is on disk for want of room in it, and what room there is."""
+    said, wrong = ring_directory(loaded)
+    settings, on_disk = loaded.settings.interceptor, schema.default_fallback_dir()
+    left, short = room_for_rings(settings)
+    if settings.ring_dir == schema.default_ring_dir() and os.path.isdir(on_disk):
+        try:
+            found, is_read = survey(on_disk), is_locked(on_disk)
+        except OSError as error:
+            return [*left, *said], [*wrong, *short, f"{on_disk} cannot be read: {error.strerror}"]
+        if found.rings or found.unreadable:
+            said += ["", f"rings for which it had no room are in {on_disk}", "", *table(found.rings)]
+            wrong += judge(on_disk, found, is_read)
+    return [*left, *said], [*wrong, *short]
 
 
 def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:

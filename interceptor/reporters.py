@@ -44,7 +44,7 @@ class Reporters:
         try:
             return SpanRing(path, self._settings.ring_bytes, process, fallback)
         except NoRoomError as error:
-            address = _local_agent()
+            address = local_agent()
             # Loaded here: few processes ever need it.
             from kaspan.interceptor.endpoint import Endpoint
 
@@ -68,7 +68,7 @@ class Reporters:
         return default_ring_dir(), default_fallback_dir()
 
 
-def _local_agent() -> str:
+def local_agent() -> str:
     """Return the address of an agent of this user's, or else of this machine's, where nothing is set."""
     socket = default_socket()
     return f"unix://{socket}" if socket and os.path.exists(socket) else f"http://{DEFAULT_LISTEN}"

@@ -9,10 +9,14 @@ import os
 import sys
 
 from kaspan.interceptor.ring_dir import RingDirError, open_ring_dir, refuse_unread_orphans
-from kaspan.interceptor.room import NO_ROOM, NoRoomError, mebibytes, room
+from kaspan.interceptor.room import NO_ROOM, NoRoomError, room, shortage
 from kaspan.wire import ring as layout
 
-_SHARES = (1, 2, 4)
+
+def sizes(max_bytes: int) -> list[int]:
+    """Return how many bytes for spans a ring may have, the best first: all, a half, a quarter."""
+    wanted = max_bytes & ~7
+    return [wanted, *(size for size in (wanted // 2 & ~7, wanted // 4 & ~7) if size >= layout.MIN_DATA_BYTES)]
 
 
 class RingFile:
@@ -68,10 +72,7 @@ class RingFile:
 
     def _allocate(self, directory: int, descriptor: int, max_bytes: int) -> int:
         """Take room for spans, as much of `max_bytes` as there is, and return how much."""
-        for share in _SHARES:
-            data_bytes = max_bytes // share & ~7
-            if share > 1 and data_bytes < layout.MIN_DATA_BYTES:
-                break
+        for data_bytes in sizes(max_bytes):
             # Announced to all that make a ring at this moment, before any of them looks how much is left.
             os.ftruncate(descriptor, layout.HEADER_BYTES + data_bytes)
             left = room(directory)
@@ -88,8 +89,7 @@ class RingFile:
                     if left.spare_bytes >= 0:
                         return data_bytes
             if not self.shortage:
-                wanted = mebibytes(layout.HEADER_BYTES + data_bytes)
-                self.shortage = f"{self.directory} has no room for a span ring of {wanted} MiB: {left}"
+                self.shortage = shortage(self.directory, layout.HEADER_BYTES + data_bytes, left)
         raise NoRoomError(self.shortage)
 
     def is_gone(self) -> bool:

@@ -109,15 +109,22 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
+ADVICE = (
+    "Give it more shared memory (docker run --shm-size, in Kubernetes an emptyDir of medium Memory), or set "
+    "interceptor.ring_bytes lower or interceptor.ring_dir elsewhere"
+)
+
+
 def warn_of_shortage(why: str, where: str) -> None:
     """Say, when a process has its ring, that shared memory is short, where its spans go and what helps."""
     log.warning(
-        "kaspan: %s; this process keeps its spans %s. Give it more shared memory (docker run --shm-size, in "
-        "Kubernetes an emptyDir of medium Memory), or set interceptor.ring_bytes lower or "
-        "interceptor.ring_dir elsewhere; `kaspan doctor` says what is there",
-        why,
-        where,
+        "kaspan: %s; this process keeps its spans %s. %s; `kaspan doctor` says more", why, where, ADVICE
     )
+
+
+def shortage(path: str, ring_bytes: int, left: Room) -> str:
+    """Say that a ring of this size, all of it, has no room in a directory."""
+    return f"{path} has no room for a span ring of {mebibytes(ring_bytes)} MiB: {left}"
 
 
 def mebibytes(count: int) -> str:

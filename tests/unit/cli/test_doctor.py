@@ -10,12 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from deployment import KASPAN, Deployment
+from disks import fill, shared_memory
 from kaspan.cli import interpreter
+from kaspan.cli.doctor import all_rings
+from kaspan.config import schema
 from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS
 from kaspan.wire import VERSION
 from kaspan.wire import ring as layout
@@ -206,6 +210,67 @@ def test_disabled_tracing_is_wrong(desk: Desk, reading: None) -> None:
     (said,) = wrong(doctor(desk, OTEL_SDK_DISABLED="true"))
 
     assert said == "interceptor.enabled is false (environment OTEL_SDK_DISABLED): nothing is traced"
+
+
+@pytest.fixture
+def memory(desk: Desk, tmp_path: Path) -> Iterator[Path]:
+    """Make 64 MiB of shared memory the place for rings; an agent reads them."""
+    with shared_memory(tmp_path / "shm", "64m") as directory:
+        desk.ring_dir = directory / "rings"
+        desk.environment["KASPAN_INTERCEPTOR__RING_DIR"] = str(desk.ring_dir)
+        desk.environment["KASPAN_AGENT__RING_DIRS"] = f"[{desk.ring_dir}]"
+        desk.ring_dir.mkdir(mode=0o700)
+        descriptor = os.open(desk.ring_dir, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield directory
+        os.close(descriptor)
+
+
+def test_room_for_rings_is_told(desk: Desk, memory: Path) -> None:
+    """While there is room, it says how much, and nothing is wrong."""
+    done = doctor(desk)
+
+    assert wrong(done) == []
+    there = f"there is room for rings in {desk.ring_dir}"
+    assert f"{there}: 64 of 64 MiB are free, and half stays free\n" in done.stdout
+
+
+def test_shared_memory_that_is_short_is_wrong(desk: Desk, memory: Path) -> None:
+    """It says what processes get that start now: smaller rings, or none."""
+    (memory / "theirs").write_bytes(b"x" * (29 << 20))
+    (said,) = wrong(doctor(desk))
+    assert said.startswith(f"{desk.ring_dir} has no room for a span ring of 4.0 MiB: 35 of 64 MiB are free, ")
+    assert "processes that start now keep their spans in smaller rings there, of 2.0 MiB" in said
+    assert "--shm-size" in said
+
+    fill(memory / "more")
+    (said,) = wrong(doctor(desk))
+    assert "0.0 of 64 MiB are free" in said
+    assert "in their own memory and report them to " in said
+
+
+def test_shared_memory_that_is_read_only_is_wrong(desk: Desk, memory: Path) -> None:
+    """Nothing can be made there, and it says so."""
+    subprocess.run(["mount", "-o", "remount,ro", str(memory)], check=True)
+    (said,) = wrong(doctor(desk))
+
+    assert said.startswith(f"the file system of {desk.ring_dir} is read-only: processes that start now")
+
+
+def test_rings_on_disk_are_seen(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is set, what lies on disk for want of shared memory is told and judged as well."""
+    for name in ("default_ring_dir", "default_fallback_dir"):
+        monkeypatch.setattr(schema, name, lambda name=name: str(tmp_path / name))
+        (tmp_path / name).mkdir(mode=0o700)
+    disk = tmp_path / "default_fallback_dir"
+    RingWriter(disk, process=json.dumps(PROCESS).encode()).put(span(1))
+    settings = schema.Interceptor(ring_dir=str(tmp_path / "default_ring_dir"))
+    loaded = SimpleNamespace(settings=schema.Settings(interceptor=settings))
+    said, found = all_rings(loaded)  # type: ignore[arg-type]
+
+    assert f"rings for which it had no room are in {disk}" in said
+    assert [line.split()[0] for line in said if line.startswith("shop")] == ["shop"]
+    assert f"spans wait in {disk} and no agent reads them: start `kaspan agent`" in found
 
 
 def test_wrong_settings_are_said_with_exit_code_2(desk: Desk) -> None:
@@ -421,7 +486,7 @@ def test_agent_by_http_is_asked_whether_it_takes_spans(desk: Desk) -> None:
         # The sink answers as a collector does, and not as an agent.
         assert wrong(done) == []
         assert [report.body for report in sink.reports] == [b"[]"]
-        assert "rings" not in done.stdout
+        assert "into rings" not in done.stdout
         sink.answer = lambda report: Answer(401, "no token")
         (refused,) = wrong(doctor(desk, KASPAN_INTERCEPTOR__AGENT=sink.url))
         assert "HTTP 401 Unauthorized no token" in refused

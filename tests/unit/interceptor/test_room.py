@@ -221,7 +221,7 @@ def test_spans_go_by_http_where_there_is_no_room_for_any_ring(
 ) -> None:
     """The agent of this machine is reported to; the one warning says so."""
     sink = Sink()
-    monkeypatch.setattr(reporters, "_local_agent", lambda: sink.url)
+    monkeypatch.setattr(reporters, "local_agent", lambda: sink.url)
     ring_dir = short / ("others" if is_set else "rings")
     reporter: Any = Reporters(Interceptor(ring_dir=str(ring_dir))).make({})
     reporter.put(b'{"id":"1"}')

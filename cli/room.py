@@ -1,0 +1,54 @@
+"""Whether a process that starts now has its ring where it belongs, and where its spans go otherwise."""
+
+from __future__ import annotations
+
+import os
+
+from kaspan.config.schema import Interceptor, default_fallback_dir, default_ring_dir
+from kaspan.interceptor.reporters import local_agent
+from kaspan.interceptor.ring_dir import is_read
+from kaspan.interceptor.ring_file import sizes
+from kaspan.interceptor.room import ADVICE, mebibytes, room, shortage
+from kaspan.wire.ring import HEADER_BYTES
+
+
+def room_for_rings(settings: Interceptor) -> tuple[list[str], list[str]]:
+    """Say how much room there is for rings, and what is wrong with it; changes nothing."""
+    wanted, fallback = sizes(settings.ring_bytes)[0], default_fallback_dir()
+    data_bytes, said = _offer(settings.ring_dir, settings.ring_bytes)
+    if data_bytes == wanted:
+        return [said], []
+    if data_bytes:
+        where = f"in smaller rings there, of {mebibytes(data_bytes)} MiB"
+    elif settings.ring_dir != default_ring_dir() or (is_read(settings.ring_dir) and not is_read(fallback)):
+        where = _by_http()
+    else:
+        also_bytes, also = _offer(fallback, settings.ring_bytes, is_fallback=True)
+        where = f"in rings in {fallback}" if also_bytes else f"{_by_http()}, since {also}"
+    return [], [f"{said}: processes that start now keep their spans {where}. {ADVICE}"]
+
+
+def _by_http() -> str:
+    return f"in their own memory and report them to {local_agent()}"
+
+
+def _offer(path: str, max_bytes: int, is_fallback: bool = False) -> tuple[int, str]:
+    """Return how many bytes a ring in a directory would have for spans, and how much room there is."""
+    place = path if os.path.isdir(path) else os.path.dirname(path)
+    try:
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        return 0, f"{place} cannot be opened ({error.strerror})"
+    try:
+        left, flags = room(descriptor), os.fstatvfs(descriptor).f_flag
+    finally:
+        os.close(descriptor)
+    if flags & os.ST_RDONLY:
+        return 0, f"the file system of {path} is read-only"
+    if is_fallback and not left.keeps_room:
+        return 0, f"the file system of {path} may not have later what was allocated"
+    fits = [size for size in sizes(max_bytes) if HEADER_BYTES + size <= left.spare_bytes]
+    best = fits[0] if fits else 0
+    if best == sizes(max_bytes)[0]:
+        return best, f"there is room for rings in {path}: {left}"
+    return best, shortage(path, HEADER_BYTES + sizes(max_bytes)[0], left)
