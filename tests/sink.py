@@ -19,7 +19,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Answer(NamedTuple):
     """What a report is answered with; `is_lost`: by a reset of the connection, whatever became of its spans.
 
-    What was decided is done before `delay_s`, and said after it.
+    What was decided is done before `delay_s`, and said after it, with a pause of `drip_s` before each byte.
     """
 
     status: int = 202
@@ -27,6 +27,7 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
     is_lost: bool = False
+    drip_s: float = 0.0
 
 
 class Report(NamedTuple):
@@ -52,7 +53,7 @@ class Report(NamedTuple):
 class Sink:
     """Listens on a free port of the loopback until `close`; `port` starts it again where one has been.
 
-    `answer` decides on each report; the spans of those answered 2xx count as stored, by id, if they are JSON.
+    `answer` decides on each report; the spans of those answered 202 count as stored, by id, if they are JSON.
     With `tls` it speaks HTTPS.
     """
 
@@ -82,12 +83,24 @@ class Sink:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                     self.close_connection = True
                     return
+                if answer.drip_s:
+                    self._drip(answer)
+                    return
                 self.send_response(answer.status)
                 for name, value in answer.headers:
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answer.text)))
                 self.end_headers()
                 self.wfile.write(answer.text.encode())
+
+            def _drip(self, answer: Answer) -> None:
+                said = (
+                    f"HTTP/1.1 {answer.status} ?\r\nContent-Length: {len(answer.text)}\r\n\r\n{answer.text}"
+                )
+                for byte in said.encode():
+                    if sink._closing.wait(answer.drip_s):
+                        break
+                    self.connection.sendall(bytes([byte]))
 
             def log_message(self, *arguments: object) -> None:
                 """Say nothing."""
@@ -111,7 +124,7 @@ class Sink:
         answer = self.answer(report)
         with self._lock:
             self.reports.append(report)
-            if 200 <= answer.status < 300 and report.headers.get("Content-Type") != "application/x-protobuf":
+            if answer.status == 202 and report.headers.get("Content-Type") != "application/x-protobuf":
                 self.stored.update(span["id"] for span in report.spans)
         return answer
 

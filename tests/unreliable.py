@@ -11,6 +11,8 @@ from sink import Answer, Report
 
 HANGING_S = 20.0
 """Longer than any agent of these tests waits."""
+DRIP_S = 0.1
+"""From one byte of an answer to the next: no agent of these tests waits for the last one."""
 LOST = Answer(503, is_lost=True)
 
 Target = Callable[[Report], Answer]
@@ -39,6 +41,8 @@ FAULTS: dict[str, Fault] = {
     "reset after": lambda proxy, report: proxy.target(report)._replace(is_lost=True),
     "hangs before": lambda proxy, report: Answer(503, delay_s=HANGING_S),
     "hangs after": lambda proxy, report: proxy.target(report)._replace(delay_s=HANGING_S),
+    "drips before": lambda proxy, report: Answer(503, drip_s=DRIP_S),
+    "drips after": lambda proxy, report: proxy.target(report)._replace(drip_s=DRIP_S),
     "slow": lambda proxy, report: proxy.target(report)._replace(delay_s=proxy.slow_s()),
 }
 """By name. What comes "after" has been stored, and the agent does not know it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.demo.cluster import MockCluster
+from sink import Sink
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +29,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
     yield path
     subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    """Give a collector that takes everything."""
+    sink = Sink()
+    yield sink
+    sink.close()

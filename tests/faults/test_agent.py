@@ -20,13 +20,6 @@ from sink import Sink
 from waiting import wait_until
 
 
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.close()
-
-
 def start_agent(deployment: Deployment, *arguments: str, **variables: str) -> Running:
     """Start an agent on the deployment's rings and wait until it reads them."""
     command = (sys.executable, "-m", "kaspan.cli.main", "agent", *arguments)

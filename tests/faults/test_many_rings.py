@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ ENDING = int(os.environ.get("KASPAN_TEST_ENDING_PROCESSES", "300"))
 RINGS = 300
 DESCRIPTORS = 128
 ARRIVAL_S = 120.0
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.close()
 
 
 @pytest.fixture

@@ -1,0 +1,161 @@
+"""The promise, while the spool's file is removed, spans expire from it, and it is compacted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from applications import Applications, RingApplication
+from deployment import Deployment
+from killed_agent import KILLS, Agent, finish, tell, zipkin_sender
+from rings import RingWriter, span
+from sink import Answer, Sink
+from slow_disk import slow_disk
+from waiting import wait_until
+
+LARGE_BYTES = 200_000
+LARGE_SPANS = 400
+"""Together more than the 64 MiB at which a file that was emptied is compacted."""
+JOURNAL_BYTES = 1 << 20
+HOUR_US = 3600 * 1_000_000
+
+
+@pytest.mark.parametrize("removed", [("",), ("-journal",), ("", "-journal"), ("", "-journal", ".lock")])
+def test_nothing_is_lost_when_the_spool_is_removed_under_the_agent(
+    deployment: Deployment, sink: Sink, removed: tuple[str, ...]
+) -> None:
+    """Somebody cleans up: what was acknowledged before and after is in the file that the next agent opens."""
+    rng = random.Random(16)
+    sink.answer = lambda report: Answer(503)
+    agent = Agent(deployment, zipkin_sender(sink.url))
+    applications = Applications(deployment.ring_dir, agent.socket)
+    for _ in range(max(2, KILLS // 5)):
+        wait_until(agent.is_up, "the agent's start")
+        wait_until(agent.spool_path.exists, "the spool's file")
+        threading.Event().wait(rng.uniform(0.0, 0.5))  # not for something: the moment is random
+        for suffix in removed:
+            Path(f"{agent.spool_path}{suffix}").unlink()
+        wait_until(
+            lambda: all(Path(f"{agent.spool_path}{suffix}").exists() for suffix in removed),
+            "the files to be there again",
+            every_s=0.01,
+        )
+        wait_until(lambda: readable(agent.spool_path), "a whole file", every_s=0.01)
+        agent.kill(rng)
+        applications.replace_one(rng)
+    sink.answer = lambda report: Answer()
+    promised = applications.end()
+    dead = finish(agent, promised, lambda: set(sink.stored), set())
+    tell(promised, sink.stored, dead, "removed spools")
+
+
+def readable(path: Path) -> bool:
+    """Whether the file has what was in the one before: it is made, and then written in one transaction."""
+    return path.stat().st_size > 0
+
+
+def test_nothing_younger_is_lost_when_spans_expire_and_the_spool_is_compacted_under_kills(
+    deployment: Deployment, sink: Sink
+) -> None:
+    """Killed while it deletes 80 MB and gives them back, it keeps what is new, and dead letters."""
+    rng = random.Random(18)
+    agent = Agent(
+        deployment,
+        zipkin_sender(sink.url),
+        KASPAN_AGENT__SPOOL__MAX_AGE_S="600",
+        **slow_disk(deployment.directory),
+    )
+    old, letters = set(range(1, LARGE_SPANS + 1)), set(range(LARGE_SPANS + 1, LARGE_SPANS * 3 // 2))
+    promised: set[str] = set()
+    expired: set[str] = set()
+    for life in range(max(1, KILLS // 15)):
+        sink.answer = lambda report: Answer(503)
+        wait_until(agent.is_up, "the agent's start")
+        application = RingApplication(deployment.ring_dir, f"{life}-young.ring", (life + 1) << 32, 0.005)
+        fill(deployment.ring_dir, f"{life}-old.ring", old)
+        agent.running.kill()
+        expired |= age(agent.spool_path, set() if life else letters)
+        agent.start()
+        while (left := rows_older_than_an_hour(agent.spool_path)) > 0:
+            wait_until(
+                lambda left=left: rows_older_than_an_hour(agent.spool_path) < left,  # type: ignore[misc]
+                "spans to expire",
+                every_s=0.01,
+            )
+            agent.kill(rng)
+        promised |= application.end()
+        sink.answer = lambda report: Answer()
+        writer = RingWriter(deployment.ring_dir, f"{life}-last.ring")
+        first = (1 << 40) + 10 * life
+        for number in range(first, first + 3):
+            # The spool is compacted when it is emptied: one span more, and it is again.
+            assert writer.put(span(number))
+            promised |= ids([number])
+            wait_until(lambda: is_compacting(agent), "the spool to be emptied", every_s=0.001)
+            agent.running.kill()
+            agent.start()
+        assert writer.put(span(1 << 41))
+        wait_until(lambda: is_small(agent.spool_path), "a small file")
+        writer.die()
+    promised -= expired
+    assert len(promised) > 100
+    dead = finish(agent, promised, lambda: set(sink.stored), ids(letters))
+    assert dead == ids(letters)
+    assert not ids(old) & set(sink.stored)
+    tell(promised, sink.stored, dead, f"{len(expired)} expired")
+
+
+def ids(numbers: Iterable[int]) -> set[str]:
+    return {f"{number:016x}" for number in numbers}
+
+
+def fill(ring_dir: Path, name: str, numbers: Iterable[int]) -> None:
+    """Have the agent take large spans from one ring."""
+    writer = RingWriter(ring_dir, name, data_bytes=4 << 20)
+    for number in numbers:
+        payload = span(number, LARGE_BYTES)
+        while not writer.put(payload):
+            wait_until(lambda: writer.read_pos == writer.write_pos, "room in the ring", every_s=0.005)
+    wait_until(lambda: writer.read_pos == writer.write_pos, "the agent to take all")
+    writer.die()
+
+
+def age(path: Path, letters: Iterable[int]) -> set[str]:
+    """While no agent has a spool, make its spans two hours older, and add dead letters; ids of the spans."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("update batches set received_us = received_us - ?", (2 * HOUR_US,))
+        connection.executemany(
+            "insert into dead_letters (sender, died_us, reason, span) values ('zipkin', ?, 'HTTP 400', ?)",
+            [(time.time_ns() // 1000, span(number, LARGE_BYTES)) for number in letters],
+        )
+        bodies = [body for (body,) in connection.execute("select body from batches")]
+    return {span["id"] for body in bodies for span in json.loads(b"[" + body + b"]")}
+
+
+def rows_older_than_an_hour(path: Path) -> int:
+    """How many there are, read beside an agent that holds the file: as it is, in the midst of its changes."""
+    limit_us = time.time_ns() // 1000 - HOUR_US
+    statement = "select count(*) from batches where received_us < ?"
+    uri = f"file:{path}?mode=ro&immutable=1"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        count: int = connection.execute(statement, (limit_us,)).fetchone()[0]
+    return count
+
+
+def is_compacting(agent: Agent) -> bool:
+    """Whether the journal has more than its reserve, or all is done."""
+    assert agent.running.process.poll() is None, agent.running.stderr
+    journal = Path(f"{agent.spool_path}-journal")
+    return is_small(agent.spool_path) or (journal.exists() and journal.stat().st_size > JOURNAL_BYTES)
+
+
+def is_small(path: Path) -> bool:
+    return path.stat().st_size < LARGE_SPANS * LARGE_BYTES
