@@ -133,6 +133,7 @@ class RingFile:
     def close(self) -> None:
         """Close the file; its row in the spool and its name in the directory are the caller's matter."""
         os.close(self.descriptor)
+        self.descriptor = -1  # the number may be another file's by now
 
 
 def _service(process_json: bytes) -> str:

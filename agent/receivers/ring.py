@@ -81,8 +81,7 @@ class RingReceiver:
         has_more = False
         while not self._stopping.wait(0 if has_more else min(TICK_S, self._flush_interval_s)):
             has_more = self.tick()
-        while self.tick(last=True):
-            pass
+        self.tick(last=True)
         self._rings.close()
 
     def stop(self) -> None:
@@ -132,6 +131,8 @@ class RingReceiver:
             if self._is_due(watched, flush or watched.is_gone, now_s)
         ]
         has_more = bool(due) and (last or now_s >= self._retry_s) and self._take(due, now_s)
+        while last and has_more:
+            has_more = self._take(due, now_s)  # what was there when they were looked at, and no more
         if flush and not has_more:
             self._next_flush_s = now_s + self._flush_interval_s
         self._rings.remove_finished()
@@ -144,7 +145,8 @@ class RingReceiver:
     def _adjust(self, new: Adjustment, now_s: float) -> None:
         """Take over new settings; what rings of directories that are left out hold is taken before."""
         leaving = self._rings.outside(new.directories)
-        while self._take([watched for watched in leaving if self._is_due(watched, True, now_s)], now_s):
+        due = [watched for watched in leaving if self._is_due(watched, True, now_s)]
+        while due and self._take(due, now_s):
             pass
         self._rings.move(new.directories)
         self._chain = new.chain

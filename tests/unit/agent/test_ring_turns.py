@@ -5,14 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from kaspan.agent.receivers import watch
+from kaspan.agent.receivers import ring, watch
 from kaspan.agent.receivers.ring import SCAN_S
+from kaspan.agent.spool import Batch
 from kaspan.wire import ring as layout
 from ring_agent import FLUSH_INTERVAL_S, Agent, warnings
 from rings import RingWriter, span
@@ -74,6 +75,28 @@ def test_dead_rings_are_not_starved_by_living_ones(agent: Agent) -> None:
         agent.tick(SCAN_S)
     assert span(1) in agent.spool.spans
     assert not dead.path.exists()
+
+
+def test_end_does_not_wait_for_a_writer_that_does_not_end(
+    agent: Agent, writer: RingWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What rings hold when the agent is told to stop is taken, in as many transactions as it needs."""
+    written = fill(writer, 1)
+    put = agent.spool.put
+
+    def put_and_write(batches: Iterable[Batch], positions: Mapping[str, int]) -> None:
+        put(batches, positions)
+        assert agent.spool.puts < 1000
+        while writer.put(span(0)):
+            pass
+
+    monkeypatch.setattr(agent.spool, "put", put_and_write)
+    monkeypatch.setattr(ring, "_COMMIT_BYTES", 1000)
+    agent.receiver._commit_bytes = 1000
+    agent.receiver.stop()
+    agent.receiver.run()
+    assert written == set(agent.spool.spans)
+    assert agent.spool.puts > 10
 
 
 @pytest.fixture
