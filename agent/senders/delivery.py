@@ -129,7 +129,9 @@ class Delivery:
             outcome = self._send_part([span for _, span in invalid], [], message.last_id)
             if isinstance(outcome, Failed):
                 return None
-            dead += invalid if isinstance(outcome, Refused) else []
+            if isinstance(outcome, Refused):
+                # The target's own reason is about the first.
+                dead += [(outcome.reason, invalid[0][1]), *invalid[1:]]
         parts = [valid] if invalid and valid else _halves(valid)
         put_back_at_s = self.account.clock_s() + PUT_BACK_S
         attempts = put_back = 0

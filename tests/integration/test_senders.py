@@ -17,6 +17,7 @@ import pytest
 from bodies import BODIES, TRACE_ID
 from certificates import CA, server_context
 from deployment import Deployment, Running
+from poison import HARMLESS, POISON
 from rings import RingWriter
 from rings import span as ring_span
 from servers import KafkaServer, ZipkinServer
@@ -37,6 +38,7 @@ COMPARABLE = {
     and not body.content_encoding
     and (TRACE_ID.encode() in body.content or bytes.fromhex(TRACE_ID) in body.content)
 }
+ENDS_THE_LIST = POISON["end of the list"]
 Spans = list[dict[str, Any]]
 
 
@@ -97,7 +99,7 @@ def assert_same(zipkin: ZipkinServer, agent: Agent) -> None:
     for name, (direct, through_agent) in traces.items():
         assert stored(zipkin, through_agent) == stored(zipkin, direct), name
     assert agent.running.terminate() == 0, agent.running.stderr
-    assert "refuses a span" not in agent.running.stderr
+    assert "refuses" not in agent.running.stderr
     assert "Traceback" not in agent.running.stderr
 
 
@@ -259,6 +261,76 @@ def trace_ids_in(kafka: KafkaServer, topic: str, count: int) -> set[str]:
     return found
 
 
+def dead_letters(agent: Agent) -> str:
+    """Return the list of the dead letters, nothing if there are none."""
+    return agent.command("dead-letter", "list")
+
+
+def test_poisoned_spans_cost_no_others_their_way_through_kafka(
+    kafka: KafkaServer, collecting_zipkin: ZipkinServer, deployment: Deployment
+) -> None:
+    """Zipkin drops a whole message for one of them: all others arrive, and the poison is kept."""
+    deployment.ring_dir.mkdir(mode=0o700)
+    service = f"service-{uuid.uuid4().hex}"
+    timestamp_us = time.time_ns() // 1000
+    first = int(uuid.uuid4().hex[:12], 16)
+    good = [
+        b'{"traceId":"%032x","id":"%016x","timestamp":%d,"localEndpoint":{"serviceName":"%b"}}'
+        % (first + number, number, timestamp_us, service.encode())
+        for number in range(1, 1001)
+    ]
+    # What is no object at all does not get past the reader of rings.
+    poison = [one for one in POISON.values() if one.endswith(b"}")]
+    ring = RingWriter(deployment.ring_dir, data_bytes=1 << 20)
+    for number, one in enumerate(good):
+        ring.put(one)
+        if number % 10 == 0:
+            ring.put(poison[number // 10 % len(poison)])
+    agent = Agent(deployment, [{"type": "kafka", "bootstrap_servers": [kafka.bootstrap_servers]}])
+    arrived = collecting_zipkin.wait_for_spans(service, len(good))
+    assert len({span["traceId"] for span in arrived}) == len(good)
+    assert dead_letters(agent).count("\n") == 1 + 100
+    assert agent.running.terminate() == 0, agent.running.stderr
+    ring.die()
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
+def test_poison_is_what_zipkin_refuses(zipkin: ZipkinServer, poison: bytes) -> None:
+    """The tests' poisoned spans are poison, and the harmless ones are not."""
+    address = urlsplit(zipkin.url).netloc
+    json_type = {"Content-Type": "application/json"}
+    expected = 202 if poison == ENDS_THE_LIST else 400
+    assert post(address, b"[" + poison + b"]", json_type)[0] == expected
+    for harmless in HARMLESS:
+        assert post(address, b"[" + harmless + b"]", json_type)[0] == 202
+
+
+def test_proxy_that_refuses_everything_costs_no_span(zipkin: ZipkinServer, deployment: Deployment) -> None:
+    """It is named as a failure, nothing becomes a dead letter, and behind it Zipkin has all afterwards."""
+    broken = True
+
+    def proxy(report: Report) -> Answer:
+        if broken:
+            return Answer(400, "<html>Bad Request</html>", (("Content-Type", "text/html"),))
+        headers = {k: v for k, v in report.headers.items() if k.startswith("Content-")}
+        return Answer(*post(urlsplit(zipkin.url).netloc, report.body, headers))
+
+    sink = Sink(proxy)
+    agent = Agent(deployment, [{"type": "zipkin", "url": sink.url}])
+    service = f"service-{uuid.uuid4().hex}"
+    span = {"timestamp": time.time_ns() // 1000, "localEndpoint": {"serviceName": service}}
+    for _ in range(30):
+        report(agent.address, *({**span, "traceId": uuid.uuid4().hex, "id": "1"} for _ in range(10)))
+    wait_until(lambda: "spans wait in the spool" in agent.running.stderr, "the failure is said")
+    wait_until(lambda: len(sink.reports) > 30, "some more attempts")
+    broken = False
+    assert len(zipkin.wait_for_spans(service, 300)) == 300
+    assert agent.command("dead-letter", "list") == ""
+    assert agent.running.stderr.count("WARNING") == 1
+    assert agent.running.terminate() == 0, agent.running.stderr
+    sink.close()
+
+
 def test_span_that_zipkin_refuses_is_a_dead_letter_to_look_at_and_to_replay(
     zipkin: ZipkinServer, deployment: Deployment
 ) -> None:
@@ -270,15 +342,12 @@ def test_span_that_zipkin_refuses_is_a_dead_letter_to_look_at_and_to_replay(
         ring.put(payload)
     agent = Agent(deployment, [{"type": "zipkin", "url": zipkin.url}])
     assert len(stored(zipkin, json.loads(good)["traceId"])) == 1
-    wait_until(lambda: "kept as a dead letter" in agent.running.stderr, "the refusal is said")
-    listing = agent.command("dead-letter", "list")
+    listing = wait_until(lambda: dead_letters(agent), "the dead letter")
     assert "HTTP 400" in listing
     assert "traceId is all zeros" in listing
     assert agent.command("dead-letter", "show", "1") == bad.decode() + "\n"
     assert agent.command("dead-letter", "replay", "--all").startswith("1 put back")
-    wait_until(
-        lambda: agent.running.stderr.count("kept as a dead letter") == 2, "the refusal is said once more"
-    )
+    wait_until(lambda: dead_letters(agent), "the dead letter of the second refusal")
     assert agent.command("dead-letter", "purge", "--all") == "1 thrown away\n"
     assert agent.running.terminate() == 0
     ring.die()

@@ -23,7 +23,9 @@ from kafka.errors import (
 
 from kaspan.agent.senders.base import Delivered, Failed, Refused, SettingError
 from kaspan.agent.senders.kafka import KafkaSender, as_list
+from kaspan.agent.spool import SEPARATOR
 from kaspan.config.schema import KafkaSender as Settings
+from poison import HARMLESS, POISON
 from rings import span
 from zipkin_spans import SPANS, written
 
@@ -149,6 +151,20 @@ def test_security_settings_are_passed_on(producer: type[FakeProducer]) -> None:
     config = producer.made[0].config
     passed_on = {name: value for name, value in config.items() if name.startswith(("s", "ssl"))}
     assert passed_on == given_settings
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
+def test_span_for_which_zipkin_would_drop_a_message_is_refused(
+    producer: type[FakeProducer], poison: bytes
+) -> None:
+    """Kafka takes anything, and nobody says what Zipkin makes of it: a whole message for one bad span."""
+    sender = sender_of(producer)
+    for spans in (poison, SEPARATOR.join([span(1), poison, span(2)])):
+        outcome = sender.send(spans, 1)
+        assert isinstance(outcome, Refused)
+        assert outcome.reason.startswith("Zipkin would not take it: ")
+    assert producer.made == []
+    assert sender.send(SEPARATOR.join(HARMLESS), 2) == Delivered()
 
 
 @pytest.mark.parametrize("error", [MessageSizeTooLargeError("x"), RecordListTooLargeError("x")])
