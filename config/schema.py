@@ -181,6 +181,7 @@ class Interceptor(_Section, frozen=True):
     sampling: Sampling = Sampling()
     exclude_topics: tuple[Glob, ...] = ("__*",)
     capture_headers: tuple[Glob, ...] = ()
+    errors_from_logs: bool = False
     remote_service: TopicTemplate = "kafka"
     functions: tuple[Function, ...] = ()
     follow_handovers: bool = True

@@ -96,6 +96,10 @@ def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> N
     imports.after("kaspan.interceptor.functions", lambda functions: _follow_calls(functions, tracing))
     if settings.interceptor.follow_handovers:
         tracing.at_consumer = lambda record_class: _follow_records(record_class, tracing)
+    if settings.interceptor.errors_from_logs:
+        from kaspan.interceptor.logged import follow_logs
+
+        follow_logs(tracing)
     if settings.interceptor.functions:
         from kaspan.interceptor.named import NamedFunctions
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span
 
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.span import Extras, PassedSpan, RecordSpan
+from kaspan.interceptor.span import PassedSpan, RecordSpan
 from kaspan.interceptor.templates import annotations_part, parent_part, quote
 from kaspan.interceptor.tracing import Tracing
 from kaspan.wire.context import Extracted
@@ -234,11 +234,8 @@ class Call:
     def fail(self, error: BaseException) -> None:
         """Mark the span as failed, unless the application has done so itself. Never raises."""
         try:
-            if isinstance(self.span, RecordSpan) and self.span.sampled:
-                extras = self.span.extras = self.span.extras or Extras()
-                name = type(error).__name__
-                extras.tags.setdefault("error", (str(error) or name)[:_MAX_TEXT])
-                extras.tags.setdefault("error.type", name)
+            if isinstance(self.span, RecordSpan):
+                self.span.fail(error)
         except Exception as failure:  # noqa: BLE001
             suppress("recording a call's error", failure)
 

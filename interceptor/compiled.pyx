@@ -112,9 +112,18 @@ cdef extern from "Python.h":
     object PyUnicode_FromObject(object text)
     unsigned long PyThread_get_thread_ident() noexcept
     int PyThreadState_SetAsyncExc(unsigned long thread_id, PyObject *exception_class)
+    ctypedef void (*destructor)(PyObject *)
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *, tuple, void *)
+        destructor tp_finalize
         void *tp_traverse
+    void PyErr_Fetch(PyObject **kind, PyObject **value, PyObject **traceback) noexcept
+    void PyErr_NormalizeException(PyObject **kind, PyObject **value, PyObject **traceback) noexcept
+    void PyErr_Restore(PyObject *kind, PyObject *value, PyObject *traceback) noexcept
+    bint PyErr_GivenExceptionMatches(PyObject *given, PyObject *kind) noexcept
+    PyObject *PyExc_Exception
+    PyObject *PyExc_StopIteration
+    PyObject *PyExc_StopAsyncIteration
     PyTypeObject *Py_TYPE(PyObject *of) noexcept
     int PySet_Contains(object types, object type) noexcept
     int PyDict_Next(object values, Py_ssize_t *at, PyObject **key, PyObject **value) noexcept
@@ -760,6 +769,11 @@ cdef class Cursor:
             suppress("ending a record's span", error)
         return 0
 
+    cdef int _fail(self, error) except -1:
+        if self._is_mine and self._record is not None:
+            self._span.fail(error)
+        return 0
+
     cdef int _end(
         self, object span, object before, object during, object record, bint is_mine,
         long long timestamp_ns, long long started_ns, long long ended_ns,
@@ -914,6 +928,47 @@ def may_be_given(set types not None, function, args, kwargs):
     if args:
         return type(function) is partial
     return type(function) is not FunctionType or function.__closure__ is not None or function.__defaults__ is not None
+
+
+cdef destructor finalize_consumer_loop = (<PyTypeObject *>ConsumerLoop).tp_finalize
+cdef destructor finalize_list_loop = (<PyTypeObject *>ListLoop).tp_finalize
+
+
+cdef void mark(PyObject *loop) noexcept:
+    """Mark the open span of a loop that is dropped while an exception leaves the loop's body.
+
+    Only here it can be seen: `__del__` and `__dealloc__` are called with the exception set aside.
+    """
+    cdef PyObject *kind = NULL
+    cdef PyObject *value = NULL
+    cdef PyObject *traceback = NULL
+    PyErr_Fetch(&kind, &value, &traceback)
+    if (
+        kind != NULL
+        and PyErr_GivenExceptionMatches(kind, PyExc_Exception)
+        and not PyErr_GivenExceptionMatches(kind, PyExc_StopIteration)
+        and not PyErr_GivenExceptionMatches(kind, PyExc_StopAsyncIteration)
+    ):
+        PyErr_NormalizeException(&kind, &value, &traceback)
+        try:
+            (<Cursor>loop)._fail(<object>value)
+        except BaseException as error:
+            pass_on("recording an error in a loop's body", error)
+    PyErr_Restore(kind, value, traceback)
+
+
+cdef void end_consumer_loop(PyObject *loop) noexcept:
+    mark(loop)
+    finalize_consumer_loop(loop)
+
+
+cdef void end_list_loop(PyObject *loop) noexcept:
+    mark(loop)
+    finalize_list_loop(loop)
+
+
+(<PyTypeObject *>ConsumerLoop).tp_finalize = <destructor>end_consumer_loop
+(<PyTypeObject *>ListLoop).tp_finalize = <destructor>end_list_loop
 
 
 # The ring.

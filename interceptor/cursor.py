@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import finish, is_from_outside, pass_on, watch_finalizers
 from kaspan.interceptor.scope import SPAN_KEY
+from kaspan.interceptor.unwinding import Place, is_unwinding, place
 
 if TYPE_CHECKING:
     from kaspan.interceptor.processing import Processing
@@ -21,6 +23,7 @@ class Cursor:
 
     __slots__ = (
         "__weakref__",
+        "_asked",
         "_before",
         "_during",
         "_is_mine",
@@ -35,6 +38,7 @@ class Cursor:
         self._processing = processing
         self._span: Any = None
         self._record: Any = None
+        self._asked: Place | None = None
 
     def open(self, record: Any) -> Any:
         """Make the record's span current; returns the record. Never raises.
@@ -120,7 +124,10 @@ class Cursor:
 
     def __del__(self) -> None:
         try:
-            if getattr(self, "_span", None) is not None:  # __init__ may have been interrupted
+            span = getattr(self, "_span", None)
+            if span is not None:  # __init__ may have been interrupted
+                if self._is_mine and is_unwinding(sys._getframe(1), self._asked):
+                    span.fail(None)
                 self.close()
         except BaseException as error:  # noqa: BLE001 (Python would ignore it)
             pass_on("ending a record's span", error)
@@ -142,7 +149,10 @@ class ConsumerLoop(Cursor):
         return self
 
     def __next__(self) -> Any:
-        self.close()
+        if self._span is None:  # the first
+            self._asked = place()
+        else:
+            self.close()
         if self._other._span is not None:
             self._other.close()
         return self.open(self._next_record(self._consumer))
@@ -166,7 +176,10 @@ class ListLoop(Cursor):
         return self
 
     def __next__(self) -> Any:
-        self.close()
+        if self._span is None:  # the first
+            self._asked = place()
+        else:
+            self.close()
         index = self._index
         try:
             record = list.__getitem__(self._records, index)

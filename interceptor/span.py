@@ -216,6 +216,17 @@ class RecordSpan(Identifiers, Readable, Span):
         self.set_attribute("error", str(exception) or type(exception).__name__)
         self.set_attribute("error.type", type(exception).__qualname__)
 
+    def fail(self, error: BaseException | None) -> None:
+        """Mark the span as failed by an exception, None where which is not known; the first mark stays."""
+        if self.is_recording():
+            tags = self._add().tags
+            if error is None:
+                tags.setdefault("error", "true")
+            elif "error" not in tags:
+                tags["error"] = name = type(error).__name__
+                tags.setdefault("error.type", name)
+                tags["error"] = (str(error) or name)[:MAX_TAG_CHARACTERS]  # last, since it may raise
+
     def end(self, end_time: int | None = None) -> None:
         """Do nothing: the span ends when the application asks for the next record, not before."""
 
