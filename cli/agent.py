@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from kaspan.agent.process import hold_signals, keep_freed_memory, raise_descriptor_limit, serve
 from kaspan.agent.senders.installed import InstalledSenders
+from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, Loaded, load
 
 _log = logging.getLogger("kaspan.agent")
@@ -93,8 +93,8 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
     return {
         "agent.senders": senders or None,
         "agent.listen": options.listen,
-        "agent.ring_dirs": [os.path.abspath(path) for path in options.ring_dir] or None,
-        "agent.spool.path": os.path.abspath(options.spool) if options.spool else None,
+        "agent.ring_dirs": options.ring_dir or None,
+        "agent.spool.path": options.spool or None,
     }
 
 
@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--console", action="store_true", help="print each trace as a tree")
     parser.add_argument(
         "--ring-dir",
+        type=absolute,
         metavar="DIR",
         action="append",
         default=[],
@@ -127,5 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help='take spans by HTTP there (default: 127.0.0.1:9412; "": nowhere)',
     )
-    parser.add_argument("--spool", metavar="FILE", help="keep spans in FILE until they are delivered")
+    parser.add_argument(
+        "--spool", type=absolute, metavar="FILE", help="keep spans in FILE until they are delivered"
+    )
     return parser

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ import msgspec
 from kaspan.agent.control import Answer, Find, Purge, Replay, Request, Show, ask
 from kaspan.agent.hold import SpoolError
 from kaspan.agent.letters import Integer, Letter, Selection
+from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, load
 from kaspan.config.errors import escaped, escaped_json
 
@@ -26,7 +26,7 @@ class _FailedError(Exception):
 def main(arguments: Sequence[str]) -> int:
     """Do one of the four: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
     options = _parser().parse_args(arguments)
-    path = os.path.abspath(options.spool) if options.spool else None
+    path = options.spool or None
     try:
         spool = load(options.config, arguments={"agent.spool.path": path}, side="agent").settings.agent.spool
     except ConfigError as error:
@@ -140,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     spool = argparse.ArgumentParser(add_help=False)
     spool.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
-    spool.add_argument("--spool", metavar="FILE", help="the agent's spool, if it is not the settings'")
+    spool.add_argument(
+        "--spool", type=absolute, metavar="FILE", help="the agent's spool, if it is not the settings'"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[spool], help="list all, oldest first")
     listing.add_argument("--sender", type=_sender, metavar="NAME", help="only those of this sender")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kaspan.cli import record
+from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, load
 from kaspan.config.environment import CONFIG_VARIABLE
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     variables: dict[str, str] = {}
     if options.config is not None:
-        variables[CONFIG_VARIABLE] = os.path.abspath(options.config)
+        variables[CONFIG_VARIABLE] = options.config
     if options.service is not None:
         variables["KASPAN_SERVICE"] = options.service
     try:
@@ -81,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "started with -E or -I, and those whose environment is not yours. `kaspan uninstall` undoes it.",
         epilog="Not with -S. Installing again changes the options; an environment variable wins over them.",
     )
-    parser.add_argument("--config", metavar="FILE", help="the YAML file of settings, as KASPAN_CONFIG")
+    parser.add_argument(
+        "--config", type=absolute, metavar="FILE", help="the YAML file of settings, as KASPAN_CONFIG"
+    )
     parser.add_argument("--service", metavar="NAME", help="the service's name, as KASPAN_SERVICE")
     return parser
 

@@ -11,6 +11,7 @@ from glob import escape, glob
 from kaspan.agent.control import Recover, ask
 from kaspan.agent.database import ASIDE
 from kaspan.agent.hold import SpoolError
+from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, load
 
 RECOVERED = ".recovered-"
@@ -20,14 +21,14 @@ RECOVERED = ".recovered-"
 def main(arguments: Sequence[str]) -> int:
     """Recover: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
     options = _parser().parse_args(arguments)
-    given = os.path.abspath(options.spool) if options.spool else None
+    given = options.spool or None
     try:
         spool = load(options.config, arguments={"agent.spool.path": given}, side="agent").settings.agent.spool
     except ConfigError as error:
         for line in error.errors:
             sys.stderr.write(f"kaspan agent spool: {line}\n")
         return 2
-    paths = [os.path.abspath(path) for path in options.files] or _set_aside(spool.path)
+    paths = options.files or _set_aside(spool.path)
     if not paths:
         sys.stderr.write(f"There is no damaged spool beside {spool.path}.\n")
     return max([_recover(path, spool.path, spool.max_bytes) for path in paths], default=0)
@@ -74,8 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         "not. The file stays, under another name.",
     )
     recovering.add_argument(
-        "files", metavar="FILE", nargs="*", help="the damaged spool (default: all beside the agent's)"
+        "files",
+        type=absolute,
+        metavar="FILE",
+        nargs="*",
+        help="the damaged spool (default: all beside the agent's)",
     )
     recovering.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
-    recovering.add_argument("--spool", metavar="FILE", help="the agent's spool, if it is not the settings'")
+    recovering.add_argument(
+        "--spool", type=absolute, metavar="FILE", help="the agent's spool, if it is not the settings'"
+    )
     return parser

@@ -65,7 +65,8 @@ def load(
     if path:
         named_by = CONFIG_VARIABLE if config_file is None else "the name given"
         try:
-            checker.set("", read_file(path, named_by, errors, data))
+            # Shells leave ~ as it is in --config=~/kaspan.yaml, as containers do in a variable.
+            checker.set("", read_file(os.path.expanduser(path), named_by, errors, data))
         except ConfigError as error:
             errors.extend(error)
     for source in (opentelemetry(environ, errors), own(environ, errors), _given(arguments, errors)):

@@ -107,17 +107,22 @@ def default_ring_dirs() -> tuple[str, ...]:
 
 
 def default_spool_path() -> str:
-    """Where the agent keeps spans when nothing is set: the system's place for root, else the user's."""
-    if os.geteuid() == 0:
+    """Where the agent keeps spans when nothing is set: the user's place, or the system's for root.
+
+    That is for users without a home directory as well, to whom somebody may have given it.
+    """
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):  # its specification: to be ignored then
+        state = os.path.expanduser("~/.local/state")
+    if os.geteuid() == 0 or not os.path.isabs(state):
         return "/var/lib/kaspan/spool.db"
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return f"{state}/kaspan/spool.db"
 
 
 def default_socket() -> str:
     """Where the agent's unix socket is when nothing is set: where this user may make one, else nowhere."""
     runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
-    return f"{runtime}/kaspan/agent.sock" if runtime and os.access(runtime, os.W_OK) else ""
+    return f"{runtime}/kaspan/agent.sock" if os.path.isabs(runtime) and os.access(runtime, os.W_OK) else ""
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

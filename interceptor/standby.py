@@ -61,7 +61,7 @@ def stand_by(defaults: Mapping[str, str]) -> None:
 
 def _stand_by(environ: Mapping[str, str]) -> None:
     program, path = program_name(), environ.get("KASPAN_CONFIG")
-    data = _read(path) if path else None
+    data = _read(os.path.expanduser(path)) if path else None
 
     def activate(*_: Any) -> Any:
         try:

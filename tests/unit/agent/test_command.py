@@ -40,6 +40,26 @@ def test_paths_are_relative_to_where_the_command_is_given(
     assert settings["agent.spool.path"] == f"{tmp_path}/spool.db"
 
 
+def test_home_directory_may_begin_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave ~ as it is in --spool=~/spool.db: no directory of that name is meant."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = parse_settings(["--ring-dir=~/rings", "--spool=~/spool.db"])
+
+    assert settings["agent.ring_dirs"] == [f"{tmp_path}/rings"]
+    assert settings["agent.spool.path"] == f"{tmp_path}/spool.db"
+
+
+def test_home_directory_that_nobody_knows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whose home it is has to be known."""
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(["--spool=~no-such-user/spool.db"])
+
+    assert ended.value.code == 2
+    assert (
+        "argument --spool: no home directory is known for ~no-such-user/spool.db" in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.config import ConfigError, load
-from kaspan.config.schema import ConsoleSender
+from kaspan.config.schema import ConsoleSender, default_spool_path
 
 FILE = "service: from-file\nagent:\n  batch: {max_bytes: 2048}\n  senders:\n    - type: console\n"
 
@@ -19,6 +21,31 @@ def path(tmp_path: Path) -> str:
     path = tmp_path / "kaspan.yaml"
     path.write_text(FILE)
     return str(path)
+
+
+@pytest.mark.parametrize(
+    ("state", "home", "expected"),
+    [
+        ("", "/home/shop", "/home/shop/.local/state"),
+        ("/state", "/home/shop", "/state"),
+        ("~/state", "/home/shop", "/home/shop/.local/state"),
+        ("state", "/home/shop", "/home/shop/.local/state"),
+        ("", None, "/var/lib"),
+    ],
+)
+def test_spool_is_where_the_user_keeps_state(
+    state: str, home: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that is not absolute does not count, and who has no home has the system's place."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # nobody is known
+    monkeypatch.setenv("XDG_STATE_HOME", state)
+    if home is None:
+        monkeypatch.delenv("HOME", raising=False)
+    else:
+        monkeypatch.setenv("HOME", home)
+
+    assert default_spool_path() == f"{expected}/kaspan/spool.db"
 
 
 def test_each_source_wins_over_the_ones_before(path: str) -> None:

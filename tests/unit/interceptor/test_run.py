@@ -63,6 +63,20 @@ def test_relative_config_of_the_environment_is_made_absolute(desk: Desk, shell: 
     assert done.stdout == f"{desk.directory}/k.yaml\n"
 
 
+@pytest.mark.parametrize("as_option", [True, False], ids=["--config", "KASPAN_CONFIG"])
+def test_config_may_be_in_the_home_directory(desk: Desk, shell: list[str], as_option: bool) -> None:
+    """Shells leave ~ as it is in --config=~/kaspan.yaml, and containers in their variables."""
+    (desk.directory / "kaspan.yaml").write_text("service: [wrong\n")
+    option = ["--config=~/kaspan.yaml"] if as_option else []
+    done = desk.run(
+        *(*shell, KASPAN, "run", *option, sys.executable, "-c", TRACED),
+        HOME=str(desk.directory),
+        KASPAN_CONFIG=None if as_option else "~/kaspan.yaml",
+    )
+
+    assert f"{desk.directory}/kaspan.yaml:" in done.stderr
+
+
 def test_arguments_of_the_command_are_its_own(desk: Desk, shell: list[str]) -> None:
     """After the command nothing is an option of ours, and no word is split, expanded or lost."""
     words = ["--service", "x", "", "a b", "$HOME", "*", "--", "-h", "'", '"', "\\", "ü", "\n"]
