@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from kaspan.cli.delivery import Findings, at, delivery
+from kaspan.cli.hidden import hidden_hooks
 from kaspan.cli.interpreter import this_python
 from kaspan.cli.rings import Ring, Survey, is_locked, survey
 from kaspan.cli.room import room_for_rings
@@ -58,6 +59,7 @@ def examine(loaded: Loaded) -> Findings:
     said, wrong = this_python()
     wrong += [f"settings: {line}" for line in loaded.warnings]
     wrong += silenced(loaded)
+    wrong += hidden_hooks()
     interceptor = loaded.settings.interceptor
     agent: schema.Agent | None = loaded.settings.agent
     if interceptor.agent == "ring":

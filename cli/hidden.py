@@ -1,0 +1,94 @@
+"""Processes that were started under `kaspan run` and do not load its hook, for `kaspan doctor`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kaspan.cli.install import InstallError, installed
+
+MARK = "KASPAN_INJECT"
+"""What `kaspan run` sets to the folder of its hook."""
+
+_RING_DIR = "KASPAN_INTERCEPTOR__RING_DIR"
+_WITH_VALUE = ("-W", "-X")
+_TAKING_TEXT = ("-W", "-X", "-c", "-m", "--")
+
+
+def hidden_hooks(processes: str = "/proc") -> list[str]:
+    """Say which running Pythons are not traced though they were started under `kaspan run`, and why: those
+    that this user may look at, and whose spans would go to the same ring directory.
+    """
+    try:
+        if installed():
+            return []  # which works in all of these
+    except InstallError:
+        pass
+    return list(_hidden(processes))
+
+
+def _hidden(processes: str) -> Iterator[str]:
+    for process in sorted(Path(processes).glob("[0-9]*")):
+        try:
+            environ = _words(process / "environ")
+            command = _words(process / "cmdline")
+            program = os.path.basename(os.readlink(process / "exe"))
+        except OSError:
+            continue  # gone, or somebody else's
+        variables = dict(word.partition("=")[::2] for word in environ)
+        folder = variables.get(MARK)
+        if folder and "python" in program and variables.get(_RING_DIR) == os.environ.get(_RING_DIR):
+            why = _why(folder, variables.get("PYTHONPATH", ""), command)
+            if why:
+                yield f"{_named(program, command)} (pid {process.name}) was started under `kaspan run`, {why}"
+
+
+def _words(file: Path) -> list[str]:
+    return [os.fsdecode(word) for word in file.read_bytes().split(b"\0") if word]
+
+
+def _why(folder: str, path: str, command: Sequence[str]) -> str:
+    """Why the hook in a folder is not loaded with this PYTHONPATH and command line; empty if it is."""
+    flag = _ignoring_flag(command)
+    if flag:
+        return f"and is not traced: with {flag} Python takes no variable into account (see `kaspan install`)"
+    entries = path.split(":")
+    if folder not in entries:
+        return (
+            f"and is not traced: its PYTHONPATH is {path or 'not set'}, without {folder}; whatever starts it "
+            "must add to PYTHONPATH and not replace it"
+        )
+    for entry in entries[: entries.index(folder)]:
+        if os.path.isfile(os.path.join(entry, "sitecustomize.py")):
+            return (
+                f"but {entry}/sitecustomize.py comes first and may hide kaspan's, as OpenTelemetry's does: "
+                "put `kaspan run` behind the other launcher"
+            )
+    return ""
+
+
+def _options(command: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Python's own options in a command line, the last of them perhaps -c or -m, and the words after them."""
+    words, options = list(command[1:]), []
+    while words and words[0].startswith("-") and words[0] != "-":
+        options.append(words.pop(0))
+        if options[-1][:2] in ("-c", "-m"):
+            break
+        if options[-1] in _WITH_VALUE and words:
+            words.pop(0)
+    return options, words
+
+
+def _named(program: str, command: Sequence[str]) -> str:
+    """The program and what it runs, without its arguments, in which there may be secrets."""
+    options, words = _options(command)
+    last = options[-1] if options else ""
+    if last.startswith("-c"):
+        return f"{program} -c ..."
+    return " ".join([program, *(["-m"] if last == "-m" else []), *words[:1]])
+
+
+def _ignoring_flag(command: Sequence[str]) -> str:
+    options, _ = _options(command)
+    return next((word for word in options if word[:2] not in _TAKING_TEXT and set(word) & set("IES")), "")
