@@ -176,6 +176,7 @@ class Rings:
         if watched is not None and watched.inode == inode:
             watched.ring = ring
         else:
+            self._drop(path)
             watched = Watched(ring, directory, path, inode, self.services.meter(ring))
         ring.resume(self.positions.get(path, 0))
         self.positions[path] = ring.position
@@ -185,8 +186,13 @@ class Rings:
 
     def _drop(self, path: str) -> None:
         """Forget a ring that waited, and is not there any more as it was."""
-        if path in self.watched:
-            self._close(self.watched[path])
+        watched = self.watched.get(path)
+        if watched is not None:
+            self.rejected_rings += 1
+            fields = {"ring": path, "service": watched.ring.service}
+            text = "ring %(ring)s of %(service)s was removed or replaced while it waited for its turn"
+            _log.warning(text, fields, extra=fields)
+            self._close(watched)
             self._forget([path])
 
     def look(self, watched: Watched, now_s: float) -> bool:

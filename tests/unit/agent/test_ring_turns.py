@@ -189,6 +189,34 @@ def test_drops_of_a_ring_that_takes_turns_count_once(
         writer.die()
 
 
+def test_ring_that_is_removed_while_it_waits_for_its_turn_is_named(
+    agent: Agent,
+    descriptors: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it held is gone, which is said and counted; another of its name is read from its start."""
+    descriptors(4)
+    writers = [RingWriter(agent.path, f"{number}-a.ring") for number in range(5)]
+    for number, writer in enumerate(writers):
+        writer.put(span(number))
+    while len(agent.tick(0.05)) < len(writers):
+        pass
+    waiting = next(writer for writer in writers if str(writer.path) not in agent.receiver._rings.open)
+    waiting.path.unlink()
+    again = RingWriter(agent.path, waiting.path.name)
+    for number in range(10, 13):
+        again.put(span(number))
+    for _ in range(10):
+        spans = agent.tick(0.05)
+    assert set(map(span, range(10, 13))) <= set(spans)
+    assert agent.receiver.rejected_rings == 1
+    assert warnings(caplog)[1:] == [
+        f"ring {waiting.path} of ? was removed or replaced while it waited for its turn"
+    ]
+    for writer in (*writers, again):
+        writer.die()
+
+
 SHORTAGES = [errno.EMFILE, errno.ENFILE, errno.ENOMEM]
 
 

@@ -109,7 +109,11 @@ def test_span_without_times_or_names_is_shown() -> None:
 def test_control_characters_do_not_reach_the_terminal() -> None:
     """A span's text comes from anywhere."""
     bad = Span(
-        trace_id="1", id="a", name="x\x1b[2J\ny", tags={"error": "\x07\r\n"}, local_endpoint=Endpoint("s\x9b")
+        trace_id="1",
+        id="a",
+        name="x\x1b[2J\n\u202ey",
+        tags={"error": "\u2066\x07\r\n"},
+        local_endpoint=Endpoint("s\x9b"),
     )
     assert all(line.isprintable() for line in lines([bad]))
     assert len(lines([bad])) == 3
