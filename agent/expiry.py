@@ -107,14 +107,14 @@ class Expiry:
         spool = self._spool
 
         def work(connection: sqlite3.Connection) -> tuple[Gone, int]:
+            limit = spool.portions.rows
             rows = connection.execute(
-                "select id, spans, bytes, received_us from batches order by id limit ?",
-                (spool.portions.rows,),
+                "select id, spans, bytes, received_us from batches order by id limit ?", (limit,)
             ).fetchall()
             for row in rows:
                 whole("a row", *row)
             old = list(takewhile(lambda row: row[3] < received_before_us, rows))
-            gone = spool.delete(connection, old)
+            gone = spool.delete(connection, old, limit)
             return gone, sum(row[1] for row in old if spool.passed_id < row[0] <= gone.last_id)
 
         def count(result: tuple[Gone, int]) -> None:

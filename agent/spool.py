@@ -19,49 +19,31 @@ from kaspan.agent.damage import DamagedError, whole
 from kaspan.agent.database import Database, DiskFull, SpoolFull
 from kaspan.agent.pages import waiting_spans
 from kaspan.agent.portions import Portions
+from kaspan.agent.tables import (
+    SEPARATOR,
+    STEPS,
+    Batch,
+    Message,
+    read_cursors,
+    read_message,
+    read_oldest,
+    read_positions,
+)
+
+__all__ = ["DAMAGED", "EXPIRED", "SENDER_REMOVED", "SEPARATOR", "Batch", "Gone", "Message", "Row", "Spool"]
 
 DAMAGED = "spool_damaged"
 """The reason for which the spans of a damaged file are dropped, until somebody recovers them."""
-SEPARATOR = b",\n"
-"""Between two spans of a batch. Spans from rings are one line each, so that this also finds their borders."""
-
 EXPIRED = "spool_expired"
 """The reason for which spans are dropped that waited longer than agent.spool.max_age_s."""
 SENDER_REMOVED = "sender_removed"
 """The reason for which spans are dropped that nobody but a sender which is no longer there had to pass."""
 
-_STEPS = (
-    (
-        "create table batches"
-        " (id integer primary key, spans integer, bytes integer, received_us integer, body blob)",
-        "create table rings (path text primary key, position integer) without rowid",
-        "create table senders (name text primary key, cursor integer) without rowid",
-        "create table dead_letters"
-        " (id integer primary key, sender text, died_us integer, reason text, span blob)",
-    ),
-    # For whom a batch is, if not for all senders. Behind the body: a null there takes no reading.
-    ("alter table batches add column sender text",),
-)
 _log = logging.getLogger("kaspan.agent")
 
 
 Row = tuple[int, int, int]
 """What is deleted: id, spans, bytes; there may be more columns behind them."""
-
-
-class Batch(NamedTuple):
-    """Spans that were taken together: how many, and their JSON joined by SEPARATOR."""
-
-    spans: int
-    body: bytes
-
-
-class Message(NamedTuple):
-    """Consecutive batches for a sender, up to and with the row `last_id`; no spans if none is for it."""
-
-    last_id: int
-    spans: int
-    body: bytes
 
 
 class Gone(NamedTuple):
@@ -94,14 +76,12 @@ class Spool:
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
         self.portions = Portions()
-        self.database = Database(path, _STEPS, self._load, self._count_damaged)
+        self.database = Database(path, STEPS, self._load, self._count_damaged)
 
     def _load(self, connection: sqlite3.Connection) -> None:
         """Take over what is in the file; also of one that takes the place of a damaged one."""
         self._cursors: dict[str, int] = dict.fromkeys(self._senders, 0)
-        for name, cursor in connection.execute("select name, cursor from senders"):
-            whole(f"the cursor of {name!r:.100}", cursor, len(name) if type(name) is str else name)
-            self._cursors[name] = cursor
+        self._cursors.update(read_cursors(connection))
         self._newest_id, self.spans, self.bytes, self.latest_us = connection.execute(
             "select coalesce(max(id), 0), coalesce(sum(spans), 0), coalesce(sum(bytes), 0),"
             " coalesce(max(received_us), 0) from batches"
@@ -174,16 +154,7 @@ class Spool:
     def behind(self, sender: str) -> tuple[int, int | None]:
         """How far a sender is behind: batches not yet passed, and when the oldest came, in microseconds."""
         cursor = self._cursors[sender]
-
-        def work(connection: sqlite3.Connection) -> tuple[int, int] | None:
-            oldest: tuple[int, int] | None = connection.execute(
-                "select id, received_us from batches where id > ? order by id limit 1", (cursor,)
-            ).fetchone()
-            if oldest:
-                whole("a row", *oldest)
-            return oldest
-
-        oldest = self.database.run(work)
+        oldest = self.database.run(lambda connection: read_oldest(connection, cursor))
         return (self._newest_id + 1 - oldest[0], oldest[1]) if oldest else (0, None)
 
     @property
@@ -193,14 +164,7 @@ class Spool:
 
     def positions(self) -> dict[str, int]:
         """How far each ring was taken, by path, in bytes ever written."""
-
-        def work(connection: sqlite3.Connection) -> dict[str, int]:
-            positions = dict(connection.execute("select path, position from rings"))
-            for path, position in positions.items():
-                whole(f"the position of {path!r:.200}", position, len(path) if type(path) is str else path)
-            return positions
-
-        return self.database.run(work)
+        return self.database.run(read_positions)
 
     def put(self, batches: Iterable[Batch], positions: Mapping[str, int]) -> None:
         """Store batches and the positions of their rings, all or nothing, safe on disk on return.
@@ -267,34 +231,7 @@ class Spool:
 
         Those that are for another sender than `sender` are passed over.
         """
-
-        def work(connection: sqlite3.Connection) -> Message | None:
-            last_id, rows, spans, room = after_id, 0, 0, max_bytes
-            for row_id, row_spans, size, only_for in connection.execute(
-                "select id, spans, bytes, sender from batches where id > ? order by id", (after_id,)
-            ):
-                whole("a row", row_id, row_spans, size, row_id - last_id - 1)
-                if only_for is None or only_for == sender:
-                    room -= size + len(SEPARATOR)
-                    if rows and room < 0:
-                        break
-                    rows += 1
-                    spans += row_spans
-                last_id = row_id
-            if last_id == after_id:
-                return None
-            found = connection.execute(
-                "select body, bytes from batches where id > ? and id <= ? and (sender is null or sender = ?)"
-                " order by id",
-                (after_id, last_id, sender),
-            ).fetchall()
-            if len(found) != rows or any(
-                type(body) is not bytes or len(body) != size for body, size in found
-            ):
-                raise DamagedError("rows are not what they were")
-            return Message(last_id, spans, SEPARATOR.join([body for body, _ in found]))
-
-        return self.database.run(work)
+        return self.database.run(lambda connection: read_message(connection, after_id, max_bytes, sender))
 
     def advance(self, sender: str, last_id: int) -> None:
         """Note in memory that a sender has passed all batches up to `last_id`.
@@ -317,14 +254,14 @@ class Spool:
     def _save_cursors(self, connection: sqlite3.Connection) -> Gone:
         """Save all cursors and delete what all have passed, a portion of it."""
         self._write_cursors(connection)
+        limit = self.portions.rows
         passed = connection.execute(
-            "select id, spans, bytes from batches where id <= ? order by id limit ?",
-            (self.passed_id, self.portions.rows),
+            "select id, spans, bytes from batches where id <= ? order by id limit ?", (self.passed_id, limit)
         ).fetchall()
-        return self.delete(connection, passed)
+        return self.delete(connection, passed, limit)
 
-    def delete(self, connection: sqlite3.Connection, found: Sequence[Row]) -> Gone:
-        """Delete a portion of the rows that were found; `deleted` must follow when it is done."""
+    def delete(self, connection: sqlite3.Connection, found: Sequence[Row], limit: int) -> Gone:
+        """Delete a portion of the rows that were found, of at most `limit`; `deleted` must follow."""
         for row in found:
             whole("a row", *row[:3])
         rows = self.portions.take(found, itemgetter(2))
@@ -335,7 +272,7 @@ class Spool:
             spans=sum(row[1] for row in rows),
             bytes=sum(row[2] for row in rows),
             last_id=rows[-1][0] if rows else 0,
-            is_partial=len(rows) < len(found) or len(found) == self.portions.rows,
+            is_partial=len(rows) < len(found) or len(found) == limit,
         )
 
     def _write_cursors(self, connection: sqlite3.Connection) -> None:

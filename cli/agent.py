@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="kaspan agent",
         description="Take spans from the applications' rings, keep them on disk, and deliver them. "
         "`kaspan agent status` says how the agent that runs is, `kaspan agent dead-letter` what targets "
-        "refused.",
+        "refused, and `kaspan agent spool recover` puts back what can be read of a damaged spool.",
         epilog="Exit code 2: it cannot start; standard error says why. --zipkin, --kafka and --console "
         "replace the senders of the settings file.",
     )

@@ -481,8 +481,8 @@ def test_full_disk_is_no_reason_not_to_delete(spool: Spool, monkeypatch: pytest.
     portions: list[int] = []
     delete = spool.delete
 
-    def deleting(connection: sqlite3.Connection, found: Sequence[Row]) -> Gone:
-        gone = delete(connection, found)
+    def deleting(connection: sqlite3.Connection, found: Sequence[Row], limit: int) -> Gone:
+        gone = delete(connection, found, limit)
         portions.append(gone.spans)
         if gone.spans > FEWEST_ROWS and len(portions) < 8:
             raise sqlite3.OperationalError("database or disk is full")
