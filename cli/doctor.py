@@ -57,7 +57,8 @@ def examine(loaded: Loaded) -> Findings:
     Blocks for HTTP_TIMEOUT_S in each step when spans go by HTTP, and as `ask` does for the agent's answer.
     """
     said, wrong = this_python()
-    wrong += [f"settings: {line}" for line in loaded.warnings]
+    for line in loaded.warnings:
+        (said if line in loaded.of_others else wrong).append(f"settings: {line}")
     wrong += silenced(loaded)
     wrong += hidden_hooks()
     interceptor = loaded.settings.interceptor

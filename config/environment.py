@@ -40,7 +40,7 @@ def own(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]
 def _unknown(name: str, errors: Errors) -> None:
     said, where = "there is no setting of this name", _where(name)
     if errors.full:
-        errors.warn(where, said)
+        errors.leave(where, said)
         return
     meant = {_as_one_word(variable(key)): key for key in types()}.get(_as_one_word(name))
     section = next((one for one in ("interceptor", "agent") if name.startswith(f"{variable(one)}__")), None)
@@ -53,7 +53,7 @@ def _unknown(name: str, errors: Errors) -> None:
         close = closest(
             name.removeprefix(VARIABLE_PREFIX), (key.replace(".", "__").upper() for key in types())
         )
-        errors.warn(where, f"{said}{f'; did you mean {VARIABLE_PREFIX}{close}?' if close else ''}")
+        errors.leave(where, f"{said}{f'; did you mean {VARIABLE_PREFIX}{close}?' if close else ''}")
 
 
 def _as_one_word(name: str) -> str:
@@ -113,7 +113,7 @@ def _propagators(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[s
     # Baggage needs nothing done: headers that are not a trace's context are passed on as they are.
     for name in names:
         if name not in (*PROPAGATORS, "baggage", "none"):
-            errors.warn(
+            errors.leave(
                 where,
                 f"{shorten(name)} is not a propagator that kaspan has, and is left to others; kaspan's are "
                 f"{', '.join(PROPAGATORS)}",
@@ -138,10 +138,10 @@ def _sampler(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, 
         if not argument or _is_rate(argument):
             yield key, _raw(argument or "1", name)
         else:
-            errors.warn(_where(name), f"{shorten(argument)} is not a number from 0 to 1, and is left aside")
+            errors.leave(_where(name), f"{shorten(argument)} is not a number from 0 to 1, and is left aside")
     elif sampler:
         known = "always_on, always_off, traceidratio, and each of them after parentbased_"
-        errors.warn(
+        errors.leave(
             _where("OTEL_TRACES_SAMPLER"),
             f"{shorten(sampler)} is not a sampler that kaspan has, and is left to others; "
             f"kaspan's are {known}",

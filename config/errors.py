@@ -33,18 +33,24 @@ class Errors:
         self._side = side
         self._lines: list[str] = []
         self._warnings: list[str] = []
+        self._of_others: list[str] = []
         self._left_out = 0
 
     @property
     def full(self) -> bool:
         """Whether another line would be counted only."""
-        return len(self._lines) + len(self._warnings) >= MAX_ERRORS
+        return len(self._lines) + len(self._warnings) + len(self._of_others) >= MAX_ERRORS
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is wrong and stops nobody."""
         more = (f"and {self._left_out} more like these",) if self._left_out else ()
-        return (*self._warnings, *more)
+        return (*self._warnings, *self._of_others, *more)
+
+    @property
+    def of_others(self) -> tuple[str, ...]:
+        """Of the warnings, those of what can be meant for another program."""
+        return tuple(self._of_others)
 
     def add(self, where: str, what: str, key: str = "", is_unknown: bool = False) -> bool:
         """Note that `what` is wrong at `where`, a file and line, a variable or the command line.
@@ -56,9 +62,9 @@ class Errors:
         self._note(self._lines if is_error else self._warnings, f"{where}: {what}")
         return is_error
 
-    def warn(self, where: str, what: str) -> None:
-        """Note what is wrong and stops neither side."""
-        self._note(self._warnings, f"{where}: {what}")
+    def leave(self, where: str, what: str) -> None:
+        """Note what can be meant for another program: a warning to both sides."""
+        self._note(self._of_others, f"{where}: {what}")
 
     def extend(self, error: ConfigError, key: str = "") -> None:
         """Note the lines of an error that ended the reading of one source, or of one key's value."""

@@ -20,11 +20,15 @@ COMMAND_LINE = "command line"
 
 
 class Loaded:
-    """The settings in effect, where each came from, and a line for each thing that was left aside."""
+    """The settings in effect, where each came from, and a line for each thing that was left aside.
 
-    def __init__(self, settings: Settings, found: Mapping[str, Found], warnings: tuple[str, ...]) -> None:
+    `of_others` are those of `warnings` that can be meant for another program.
+    """
+
+    def __init__(self, settings: Settings, found: Mapping[str, Found], errors: Errors) -> None:
         self.settings = settings
-        self.warnings = warnings
+        self.warnings = errors.warnings
+        self.of_others = errors.of_others
         self._found = found
 
     @cached_property
@@ -73,7 +77,7 @@ def load(
         for key, node in source:
             checker.set(key, node)
     errors.raise_if_any()
-    return Loaded(_build(Settings, "", checker.found), checker.found, errors.warnings)
+    return Loaded(_build(Settings, "", checker.found), checker.found, errors)
 
 
 def _given(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[str, Node]]:

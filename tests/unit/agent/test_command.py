@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from deployment import Deployment
 from kaspan.agent.senders.build import make
 from kaspan.agent.senders.console import ConsoleSender
 from kaspan.agent.senders.zipkin import ZipkinSender
 from kaspan.cli.agent import parse_settings
 from kaspan.config import schema
+from waiting import wait_until
 
 FORBIDDEN = ("opentelemetry", "kafka", "kaspan.interceptor", "rich", "asyncio", "aiohttp")
 
@@ -58,6 +60,19 @@ def test_home_directory_that_nobody_knows_is_refused(capsys: pytest.CaptureFixtu
     assert (
         "argument --spool: no home directory is known for ~no-such-user/spool.db" in capsys.readouterr().err
     )
+
+
+def test_agent_goes_on_without_settings_that_are_not_its_own(
+    deployment: Deployment,
+) -> None:
+    """It starts beside a Dockerfile's variable and a mistake of the interceptor's, and its log names both."""
+    foreign = {"KASPAN_VERSION": "1", "KASPAN_INTERCEPTOR__SAMPLING__RATE": "7"}
+    agent = deployment.start_agent("--console", **foreign)
+    wait_until(lambda: "reads rings in" in agent.stderr, "the agent is ready")
+
+    for name in foreign:
+        assert f"WARNING settings: environment {name}: " in agent.stderr
+    assert agent.terminate() == 0
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,10 @@ SILENCE = {
         {"KASPAN_INTERCEPTOR__PROPAGATION": "{inject: [tracecontext], extract: [b3]}"},
         "interceptor.propagation.extract is [b3] (env",
     ),
-    "a variable of others": ({"KASPAN_VERSION": "1"}, "settings: environment KASPAN_VERSION: "),
+    "an unknown key": (
+        {"KASPAN_INTERCEPTOR__NEW": "1"},
+        "settings: environment KASPAN_INTERCEPTOR__NEW: there is no setting of this name",
+    ),
     "a mistake in the agent's": (
         {"KASPAN_AGENT__BATCH__MAX_BYTES": "0"},
         "settings: environment KASPAN_AGENT__BATCH",
@@ -390,6 +393,15 @@ def test_setting_under_which_no_trace_is_seen_is_wrong(
     (line,) = wrong(doctor(desk, **variables))
 
     assert line.startswith(said)
+
+
+def test_variable_of_another_program_is_said_and_not_wrong(desk: Desk, reading: None) -> None:
+    """What a Dockerfile sets for itself is no reason to fail a check."""
+    done = doctor(desk, KASPAN_VERSION="1", OTEL_PROPAGATORS="jaeger")
+
+    assert wrong(done) == []
+    assert "settings: environment KASPAN_VERSION: " in done.stdout
+    assert "settings: environment OTEL_PROPAGATORS: " in done.stdout
 
 
 HEARD = {
