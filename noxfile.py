@@ -99,7 +99,10 @@ def pure(session: nox.Session) -> None:
 
 COMPILED_TESTS = [
     f"tests/unit/interceptor/test_{name}.py"
-    for name in ("compiled", "ring_writer", "producer", "consumer_loop", "consumer_poll", "record_headers")
+    for name in (
+        *("compiled", "ring_writer", "removed_ring"),
+        *("producer", "consumer_loop", "consumer_poll", "record_headers"),
+    )
 ]
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
 

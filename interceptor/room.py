@@ -9,7 +9,6 @@ import errno
 import os
 import sys
 import time
-from typing import NamedTuple
 
 from kaspan.interceptor.failures import log
 
@@ -26,22 +25,27 @@ class NoRoomError(OSError):
     """There is no room for a span ring; the message says where, and how much there is."""
 
 
-class Room(NamedTuple):
-    """A file system as rings see it, in bytes: its size, what is free, and what of that rings leave alone."""
+class Room:
+    """A file system as rings see it, in bytes: its size, what is free, and what of that rings leave alone.
 
-    total_bytes: int
-    free_bytes: int
-    kept_bytes: int
-    claimed_bytes: int
-    is_in_memory: bool
-    keeps_room: bool
+    `keeps_room` says whether room that was allocated in it is there later as well.
+    """
+
+    # No NamedTuple: to make one takes longer than the rest of this module.
+    def __init__(self, total_bytes: int, free_bytes: int, claimed_bytes: int, kind: bytes | None) -> None:
+        self.total_bytes = total_bytes
+        self.free_bytes = free_bytes
+        self.claimed_bytes = claimed_bytes
+        self.is_in_memory = kind is None or kind in _IN_MEMORY
+        self.keeps_room = kind in _KEEPS_ROOM
 
     @property
     def spare_bytes(self) -> int:
         """How much rings may still take; less than 0: they have taken too much."""
         if not self.total_bytes:
             return sys.maxsize  # a tmpfs without a limit
-        return self.free_bytes - self.kept_bytes - self.claimed_bytes
+        kept_bytes = self.total_bytes // (2 if self.is_in_memory else 10)
+        return self.free_bytes - kept_bytes - self.claimed_bytes
 
     def __str__(self) -> str:
         share = "half stays" if self.is_in_memory else "a tenth stays"
@@ -55,16 +59,11 @@ def room(directory: int) -> Room:
     processes that announce and then look, at least one sees the other.
     """
     status = os.fstatvfs(directory)
-    total = status.f_blocks * status.f_frsize
-    kind = _file_system(directory)
-    is_in_memory = kind is None or kind in _IN_MEMORY
     return Room(
-        total,
+        status.f_blocks * status.f_frsize,
         status.f_bavail * status.f_frsize,
-        total // (2 if is_in_memory else 10),
         _claimed_bytes(directory),
-        is_in_memory,
-        kind in _KEEPS_ROOM,
+        _file_system(directory),
     )
 
 
