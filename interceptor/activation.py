@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor.failures import is_from_outside, log, suppress
 from kaspan.interceptor.imports import imports
-from kaspan.interceptor.standby import PEER, end_sends_at_exit, loaded, program_name
+from kaspan.interceptor.standby import PEER, end_spans_at_exit, loaded, program_name
 
 if TYPE_CHECKING:
     from kaspan.interceptor.tracing import Tracing
@@ -156,7 +156,7 @@ def _patch_producer(tracing: Tracing) -> None:
     from kaspan.interceptor import producer, unanswered  # noqa: F401 (looked for at exit)
 
     producer.instrument(producer_class, future_class, tracing)
-    end_sends_at_exit()
+    end_spans_at_exit()
 
 
 def _patch_callbacks(tracing: Tracing) -> None:
@@ -182,3 +182,4 @@ def _patch_consumer(tracing: Tracing) -> None:
     from kaspan.interceptor import consumer
 
     consumer.instrument(consumer_class, fetcher, tracing)
+    end_spans_at_exit()

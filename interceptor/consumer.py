@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import weakref
 from typing import Any
 
 from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.cursor import ConsumerLoop, Cursor
-from kaspan.interceptor.failures import pass_on, suppress
+from kaspan.interceptor.failures import finish, pass_on, suppress
 from kaspan.interceptor.processing import Processing
 from kaspan.interceptor.records import RecordList
 from kaspan.interceptor.tracing import Tracing
@@ -25,8 +26,9 @@ class ConsumerState:
         self.processing = Processing(consumer, record_class, tracing)
         self.cursor = Cursor(self.processing)
         """The record that `next(consumer)` returned last."""
-        self.loop: weakref.ref[Cursor] | None = None
+        self.loops: list[weakref.ref[Cursor]] = []
         self.polled: list[weakref.ref[RecordList]] = []
+        _known.add(self)
         if tracing.at_client is not None:
             tracing.at_client()
         if tracing.at_consumer is not None:
@@ -44,24 +46,57 @@ class ConsumerState:
         return made
 
     def settle(self) -> None:
-        """End what is open because the application has gone back to the consumer."""
+        """End what is open because the application has gone back to the consumer.
+
+        Not what it is still looping over: it may poll meanwhile only to stay in its group.
+        """
         self.cursor.close()
         polled, self.polled = self.polled, []
         for reference in polled:
             records = reference()
-            if records is not None:
+            if records is not None and records.is_looped_over():
+                self.polled.append(reference)
+            elif records is not None:
                 records.settle()
 
-    def close_loop(self) -> None:
-        """End the record that the loop handed out last."""
-        loop = None if self.loop is None else self.loop()
-        if loop is not None:
-            loop.close()
+    def begin_loop(self, loop: Cursor) -> None:
+        """Note that a loop over the consumer begins."""
+        self.loops = [reference for reference in self.loops if reference() is not None]
+        self.loops.append(weakref.ref(loop))
+
+    def close_loops(self) -> None:
+        """End the record that each loop handed out last."""
+        for reference in self.loops:
+            loop = reference()
+            if loop is not None:
+                loop.close()
 
     def close(self) -> None:
         """End everything: the consumer is being closed."""
-        self.close_loop()
+        self.close_loops()
         self.settle()
+
+    def end(self) -> None:
+        """End even what is looped over: the process ends."""
+        self.close()
+        for reference in self.polled:
+            records = reference()
+            if records is not None:
+                records.end()
+
+
+_known: weakref.WeakSet[ConsumerState] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_known.clear)  # what is open is the parent's to report
+
+
+def end_open_records() -> None:
+    """End every record that is in work when the process ends. Never raises."""
+    # Else their spans were lost with daemon threads and what modules hold: Python finalizes neither.
+    for state in list(_known):
+        try:
+            state.end()
+        except BaseException as error:  # noqa: BLE001 (what is interrupted is done all the same)
+            finish("ending the records in work", error, state.end)
 
 
 def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
@@ -90,7 +125,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
             try:
                 state = state_of(self)
                 loop = ConsumerLoop(state.processing, self, plain_next, state.cursor)
-                state.loop = weakref.ref(loop)
+                state.begin_loop(loop)
             except Exception as error:  # noqa: BLE001
                 suppress("tracing a consumer's loop", error)
             else:
@@ -101,7 +136,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     def traced_next(self: Any) -> Any:
         try:
             state = state_of(self)
-            state.close_loop()
+            state.close_loops()
             cursor = state.cursor
         except Exception as error:  # noqa: BLE001
             suppress("tracing next(consumer)", error)
@@ -126,6 +161,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
         try:
             for partition, records in polled.items():
                 traced = polled[partition] = RecordList.of(records, state.processing)
+                traced.owner = state
                 state.polled.append(weakref.ref(traced))
         except BaseException as error:  # noqa: BLE001 (records that kafka-python has given must arrive)
             pass_on("tracing polled records", error)

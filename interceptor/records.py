@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -17,22 +18,43 @@ class RecordList(list[Any]):
     """The records of one partition from one poll; a span is open for each while it is looped over.
 
     A record taken in another way (by index, by popping, or replaced) gets its span, of no length, when it is
-    taken; those never taken get theirs when the list goes away, is emptied, or the consumer polls again.
+    taken; those never taken get theirs when the list goes away, is emptied, or the consumer polls again while
+    no loop is at it.
     """
 
-    __slots__ = ("__weakref__", "processing")
+    __slots__ = ("__weakref__", "loops", "owner", "processing")
 
     processing: Processing
+    loops: tuple[weakref.ref[ListLoop], ...]
+    owner: object
+    """What must live as long as the list does."""
 
     @classmethod
     def of(cls, records: list[Any], processing: Processing) -> RecordList:
         """Wrap what poll() returned; `processing` makes the spans."""
         made = cls(records)
+        made.loops = ()
         made.processing = processing
         return made
 
     def __iter__(self) -> Iterator[Any]:
-        return ListLoop(self.processing, self)
+        loop = ListLoop(self.processing, self)
+        others = tuple([one for one in self.loops if one() is not None]) if self.loops else ()
+        self.loops = (weakref.ref(loop), *others)
+        return loop
+
+    def is_looped_over(self) -> bool:
+        """Whether a loop is at it that has not come to its end."""
+        loops = [loop() for loop in self.loops]
+        return any(loop is not None and loop.__length_hint__() for loop in loops)
+
+    def end(self) -> None:
+        """End the record that a loop is at, and give all others their spans."""
+        for reference in self.loops:
+            loop = reference()
+            if loop is not None:
+                loop.close()
+        self.settle()
 
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)

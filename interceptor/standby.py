@@ -84,7 +84,7 @@ def _stand_by(environ: Mapping[str, str]) -> None:
     except (ImportError, AttributeError, TypeError):
         activate()
         return
-    end_sends_at_exit()
+    end_spans_at_exit()
     for name in _WORK_WITH_TRACING:
         imports.after(name, activate)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, activate))
@@ -163,16 +163,19 @@ class _FirstInit:
 
 
 @functools.cache
-def end_sends_at_exit() -> None:
-    """Have the spans of sends that are open when the process ends reported then.
+def end_spans_at_exit() -> None:
+    """Have the spans of records in work and of sends that are open when the process ends reported then.
 
     To be called when kafka is imported: what the application registers after that still runs before it, and
     so do kafka-python's producers, which close at exit.
     """
-    atexit.register(_end_open_sends)
+    atexit.register(_end_open_spans)
 
 
-def _end_open_sends() -> None:
+def _end_open_spans() -> None:
+    consumer = sys.modules.get("kaspan.interceptor.consumer")
+    if consumer is not None:
+        consumer.end_open_records()
     unanswered = sys.modules.get("kaspan.interceptor.unanswered")
     if unanswered is not None:
         unanswered.end_open_sends()

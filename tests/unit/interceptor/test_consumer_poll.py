@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import pickle
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -193,6 +194,54 @@ def test_loop_after_the_next_poll_makes_no_second_span(application: Any) -> None
     assert names(polled) == [("poll", 0), ("poll", 1)]
     assert seen == [(span.trace_id, span.id) for span in polled]
     assert application.take() == []
+
+
+def test_poll_while_a_list_is_looped_over_leaves_the_list_alone(application: Any) -> None:
+    """Who polls paused partitions in the body, to stay in the group, has a process span for each record."""
+    consumer = application.consumer(application.records(3), [], [], [application.record(3)])
+    for record in consumer.poll()[ORDERS]:
+        assert record is not None
+        work = current()
+        consumer.poll()
+        assert current() == work
+
+    assert [one for one in names(application.take()) if one[1] < 3] == [("process", at) for at in range(3)]
+
+
+def test_poll_while_a_worker_loops_over_a_list_leaves_the_list_alone(application: Any) -> None:
+    """The same where the loop is in a thread of its own, and the main one polls."""
+    consumer = application.consumer(application.records(3))
+    (records,) = consumer.poll().values()
+    turns = threading.Barrier(2, timeout=30)
+
+    def work() -> None:
+        for _ in records:
+            turns.wait()
+            turns.wait()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for _ in range(3):
+        turns.wait()
+        assert consumer.poll() == {}
+        turns.wait()
+    worker.join()
+
+    assert names(application.take()) == [("process", at) for at in range(3)]
+
+
+def test_loop_left_early_is_settled_though_the_consumer_polled_meanwhile(application: Any) -> None:
+    """What the loop has not reached gets its spans with the next poll after the loop."""
+    consumer = application.consumer(application.records(3))
+    polled = consumer.poll()
+    for _ in polled[ORDERS]:
+        consumer.poll()
+        break
+    assert names(application.take()) == [("process", 0)]
+
+    consumer.poll()
+
+    assert names(application.take()) == [("poll", 1), ("poll", 2)]
 
 
 def test_poll_span_has_the_context_of_the_record(application: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts import SEND, Desk, outcome
-from spans import Reader, Span, read_header, rings
+from spans import Reader, Span, offsets, read_header, rings
 
 
 def spans_by_pid(desk: Desk) -> dict[int, list[Span]]:
@@ -213,31 +213,53 @@ def test_end_with_no_send_under_way_is_not_slowed(desk: Desk) -> None:
 
 
 SHUTDOWN = {
-    "a consumer in the middle of next()": "next(consumer)",
-    "a loop that is still open": "loop = iter(consumer); next(loop)",
-    "a list that nobody has read": "polled = consumer.poll()",
-    "a list in the middle of its loop": "loop = iter(*consumer.poll().values()); next(loop)",
-    "a generator around a loop": "values = (record.value for record in consumer); next(values)",
-    "a send under way": "import clients; p = clients.UnconnectedProducer(); p.send('orders', b'value')",
+    "a consumer in the middle of next()": ("next(consumer)", 1),
+    "a loop that is still open": ("loop = iter(consumer); next(loop)", 1),
+    "a list that nobody has read": ("polled = consumer.poll()", 3),
+    "a list in the middle of its loop": ("loop = iter(*consumer.poll().values()); next(loop)", 3),
+    "a generator around a loop": ("values = (record.value for record in consumer); next(values)", 1),
+    "a send under way": ("import clients; p = clients.UnconnectedProducer(); p.send('orders', b'value')", 0),
     "a daemon thread in its loop": (
         "import threading\nready = threading.Event()\n"
         "def work():\n    for record in consumer:\n        ready.set(); threading.Event().wait()\n"
-        "threading.Thread(target=work, daemon=True).start(); ready.wait()"
+        "threading.Thread(target=work, daemon=True).start(); ready.wait()",
+        1,
     ),
-    "an atexit handler that loops": "import atexit; atexit.register(lambda: [*consumer])",
+    "a list in a daemon thread": (
+        "import threading\nready = threading.Event()\n"
+        "def work(records):\n    for record in records:\n        ready.set(); threading.Event().wait()\n"
+        "for records in consumer.poll().values():\n"
+        "    threading.Thread(target=work, args=(records,), daemon=True).start(); ready.wait()\n"
+        "del records",
+        3,
+    ),
+    "a list of a consumer that is gone": (
+        "loop = iter(*consumer.poll().values()); next(loop); del consumer",
+        3,
+    ),
+    "a loop that another one is in": (
+        "loop = iter(consumer); next(loop); more = iter(consumer); next(more)",
+        2,
+    ),
+    "a consumer that is closed late": (
+        "class Worker:\n    def __del__(self): consumer.close()\nworker = Worker(); next(consumer)",
+        1,
+    ),
+    "an atexit handler that loops": ("import atexit; atexit.register(lambda: [*consumer])", 3),
 }
 
 
-@pytest.mark.parametrize("use", SHUTDOWN.values(), ids=SHUTDOWN.keys())
-def test_interpreter_ends_without_a_word(desk: Desk, use: str) -> None:
-    """Whatever is open when the interpreter shuts down: exit code 0, not a word, and a ring that is whole."""
+@pytest.mark.parametrize(("use", "delivered"), SHUTDOWN.values(), ids=SHUTDOWN.keys())
+def test_interpreter_ends_without_a_word(desk: Desk, use: str, delivered: int) -> None:
+    """Whatever is open when the interpreter shuts down: exit code 0, not a word, each record its span."""
     code = (
         "from clients import UnconnectedConsumer, make_record\nfrom kafka.consumer import fetcher\n"
         "consumer = UnconnectedConsumer([make_record(fetcher.ConsumerRecord, at) for at in range(3)])\n"
     )
 
     assert outcome(desk.traced(code + use)) == (0, "", "")
-    Reader(desk.ring_dir).take()
+    received = [span for span in Reader(desk.ring_dir).take() if span.kind == "CONSUMER"]
+    assert sorted(offsets(received)) == [*range(delivered)]
 
 
 PICKLE = """
