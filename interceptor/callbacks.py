@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from kaspan.interceptor.failures import suppress
+from kaspan.interceptor.failures import finish, suppress
 from kaspan.interceptor.sending import Sending
 from kaspan.interceptor.span import Extras, RecordSpan
 from kaspan.interceptor.tracing import Tracing
@@ -91,4 +91,4 @@ class Callback:
         try:
             self._scope.leave(before, during, self._span)
         except Exception as error:  # noqa: BLE001
-            suppress("leaving the span of a send", error)
+            finish("leaving the span of a send", error, self._scope.leave, before, during, self._span)

@@ -67,9 +67,9 @@ class Calls:
         """Start the span of a call with these arguments; None if the call makes no difference."""
         site.is_called = True
         try:
-            record, batch = self._subject((*args, *kwargs.values()))
+            record, batch, inputs = self._subject((*args, *kwargs.values()))
             if record is not None:
-                return self._of_record(site, record, batch)
+                return self._of_record(site, record, batch, inputs)
             current = self.tracing.scope.current_span()
             if current is not None and not _is_recorded(current):
                 return None
@@ -93,27 +93,35 @@ class Calls:
         first = first_of(lists) if lists else record
         return f"process {first.topic}" if is_record(first) else "process"
 
-    def _subject(self, values: Iterable[Any]) -> tuple[Any, list[list[Any]]]:
-        """The record that a call is about, and the batch that it is the first of, if it is.
+    def _subject(self, values: Iterable[Any]) -> tuple[Any, list[list[Any]], list[list[Any]]]:
+        """The record that a call is about, the batch that it is the first of, if it is, and all records that
+        the call was given, in lists.
 
         Of several, as in a join, it is the one that is being worked on, else the first.
         """
+        inputs: list[list[Any]] = []
         found: tuple[Any, list[list[Any]]] | None = None
+        is_in_work = False
         current = self.tracing.scope.current_span()
         for value in values:
             if is_record(value):
                 candidate: tuple[Any, list[list[Any]]] = (value, [])
+                inputs.append([value])
             elif batch := records_in(value):
                 candidate = (first_of(batch), batch)
+                inputs.extend(batch)
             else:
                 continue
             span = candidate[0].kaspan_span
-            if span is not None and current is not None and _belongs(current, span, span.trace_id):
-                return candidate
+            if not is_in_work and span is not None and current is not None:
+                is_in_work = _belongs(current, span, span.trace_id)
+                found = candidate if is_in_work else found
             found = found or candidate
-        return found or (None, [])
+        return *(found or (None, [])), inputs
 
-    def _of_record(self, site: Site, record: Any, batch: list[list[Any]]) -> Call | None:
+    def _of_record(
+        self, site: Site, record: Any, batch: list[list[Any]], inputs: list[list[Any]]
+    ) -> Call | None:
         tracing = self.tracing
         current = tracing.scope.current_span()
         if record.topic in tracing.excluded:
@@ -129,9 +137,10 @@ class Calls:
         child = self._child(parent, record, span if span is not None else current)
         child.record = span
         call = Call(self, site, child)
-        if batch and child.sampled:
-            call.tags[_BATCH_SIZE] = str(sum(map(len, batch)))
-            others = self._other_traces(child.trace_id, batch)
+        if child.sampled and (batch or len(inputs) > 1):
+            if batch:
+                call.tags[_BATCH_SIZE] = str(sum(map(len, batch)))
+            others = self._other_traces(child.trace_id, inputs)
             if others:
                 call.tags[_OTHER_TRACES] = ",".join(others)
         return call

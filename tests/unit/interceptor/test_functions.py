@@ -238,6 +238,26 @@ def test_join_of_two_records_is_under_the_one_in_work(application: Any) -> None:
     assert calls == [third.kaspan_span.span_id.decode(), second.kaspan_span.span_id.decode()]
 
 
+def test_join_names_the_traces_of_its_other_records(application: Any) -> None:
+    """Of all records that a function is given, one by one or in lists, those of other traces are named."""
+    consumer = application.consumer(application.records(5))
+    records = [next(consumer) for _ in range(5)]
+    consumer.close()
+    parse(records[0], records[1])
+    parse(records[0], records[2:4])
+    parse([records[4]], records[0])
+
+    calls = [span.tags for span in application.take() if span.name == "parse"]
+
+    traces = [record.kaspan_span.trace_id.decode() for record in records]
+    assert [tags.get("kafka.batch.trace_ids") for tags in calls] == [
+        traces[1],
+        ",".join(traces[2:4]),
+        traces[0],
+    ]
+    assert [tags.get("messaging.batch.message_count") for tags in calls] == [None, None, "1"]
+
+
 def test_call_without_a_record_is_under_the_current_span(application: Any) -> None:
     """A function that is given no record is part of what is being done."""
     for _ in application.consumer([application.record()]):
