@@ -17,6 +17,10 @@ DEFAULTS = {}
 
 def activate():
     """Load what waits for the first client; whatever goes wrong here, the application runs on untraced."""
+    if sys.version_info < OLDEST:
+        why = "%s is Python %d.%d, and kaspan needs %d.%d or newer"
+        say_untraced(why % ((sys.executable,) + sys.version_info[:2] + OLDEST))  # noqa: RUF005 (Python 2)
+        return
     try:
         from kaspan.interceptor import standby
     except Exception as error:  # noqa: BLE001
@@ -65,28 +69,15 @@ class KafkaFinder:
                 return spec
         return None
 
-
-class TooOldFinder:
-    """Finds nothing, and says once that kafka is imported by a Python in which kaspan cannot be."""
-
-    said = False
-
     @classmethod
-    def find_spec(cls, name, path=None, target=None):  # noqa: ARG003 (the protocol's)
-        """Find nothing."""
-        if name == TARGET and not cls.said:
-            cls.said = True
-            why = "%s is Python %d.%d, and kaspan needs %d.%d or newer"
-            say_untraced(why % ((sys.executable,) + sys.version_info[:2] + OLDEST))  # noqa: RUF005 (Python 2)
-
-    find_module = find_spec  # Python 2 calls it so
+    def find_module(cls, name, _path=None):
+        """Find nothing, for Python 2, which asks by this name."""
+        if name == TARGET:
+            activate()
 
 
 def install(defaults=()):
     """Have kaspan wait for the first client once kafka is imported, which it may be. Safe to call twice."""
-    if sys.version_info < OLDEST:
-        sys.meta_path.insert(0, TooOldFinder)
-        return
     DEFAULTS.update(defaults)
     if TARGET in sys.modules:
         activate()
