@@ -46,10 +46,13 @@ def recover(spool: Spool, path: str) -> Recovered:
         for rows in _portions(pages.waiting(cursors), lambda row: len(row.body)):
             batches: defaultdict[str | None, list[Batch]] = defaultdict(list)
             for row in rows:
+                pending = _pending(row, cursors, spool.senders)
+                if not pending:
+                    continue  # of a sender that is no longer there
                 batch = _sound(row)
                 damaged += max(0, row.spans - batch.spans)
                 spans += batch.spans
-                for sender in _pending(row, cursors, spool.senders) if batch.spans else ():
+                for sender in pending if batch.spans else ():
                     batches[sender].append(batch)
             for sender, found in batches.items():
                 spool.put_back(found, sender)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -53,10 +54,22 @@ def _recover(path: str, spool_path: str, max_bytes: int) -> int:
         f"{path}: {found.spans} spans and {found.dead_letters} dead letters are back in the spool; "
         f"{found.damaged_spans} more spans of the same rows are damaged\n"
     )
-    if ASIDE in path:
-        done = RECOVERED.join(path.rsplit(ASIDE, 1))
+    return _name_anew(path) if ASIDE in path else 0
+
+
+def _name_anew(path: str) -> int:
+    """Say by the file's name that it was recovered, so that it is not again."""
+    done = RECOVERED.join(path.rsplit(ASIDE, 1))
+    try:
         os.rename(path, done)
-        sys.stdout.write(f"It is now {done}; remove it when you need it no more.\n")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{path}-journal", f"{done}-journal")
+    except OSError as error:
+        sys.stderr.write(
+            f"kaspan agent spool: {path}: {error.strerror}; remove it, or it is recovered again\n"
+        )
+        return 1
+    sys.stdout.write(f"It is now {done}; remove it when you need it no more.\n")
     return 0
 
 

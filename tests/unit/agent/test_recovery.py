@@ -126,6 +126,17 @@ def test_span_that_is_damaged_costs_none_beside_it(spool: Spool, tmp_path: Path)
     assert waiting(spool, "zipkin") == row[:49] + row[50:]
 
 
+def test_rows_of_a_sender_that_is_gone_are_not_put_back(spool: Spool, tmp_path: Path) -> None:
+    """Nobody would send them; they are not said to be back either."""
+    old = opened(tmp_path / "old.db")
+    old.register(["zipkin", "former"])
+    old.put([Batch(1, span(1))], {})
+    old.put_back([Batch(1, span(2))], "former")
+    old.close()
+    assert recover(spool, str(tmp_path / "old.db")) == Recovered(1, 0, 0)
+    assert waiting(spool, "zipkin") == waiting(spool, "kafka") == [span(1)]
+
+
 def test_file_that_is_no_spool_gives_nothing(spool: Spool, tmp_path: Path) -> None:
     """Whatever is in it: nothing is raised and nothing made up."""
     path = tmp_path / "old.db"
