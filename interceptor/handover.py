@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from itertools import islice
-from types import BuiltinFunctionType, CellType, CodeType, CoroutineType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, CoroutineType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from kaspan.interceptor import functions
@@ -30,6 +30,8 @@ _MAX_VALUES = 16
 
 _MAX_ATTRIBUTES = 64
 _MAX_DEPTH = 4
+_IS_HEAP_TYPE = 1 << 9
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque, type)
 _VARARGS, _VARKEYWORDS = 0x04, 0x08  # of a code object's flags
 _MAX_SITES = 1000
 _OF_OPENTELEMETRY = "opentelemetry.instrumentation.threading"
@@ -160,7 +162,8 @@ class HandOvers:
         an attribute of an argument, alone or in a tuple, as in the context that nameko hands to its workers.
         """
         for value in (*args, *kwargs.values()):
-            if not isinstance(value, (type, ModuleType, FunctionType)):
+            # An object of the application's own, which does not refer to more than it has attributes.
+            if type(value).__flags__ & _IS_HEAP_TYPE and not issubclass(type(value), _CONTAINERS):
                 record = self._record_within(value, span)
                 if record is not None:
                     return HandedOver(self, function, record), args, kwargs
@@ -197,7 +200,7 @@ class HandOvers:
             return None
         if coroutine in self._awaited:
             return None
-        for value in _arguments(coroutine.cr_code, frame.f_locals):
+        for value in _arguments(coroutine.cr_code, frame):
             if type(value) is CoroutineType:
                 call = self.begin_task(value, depth + 1) if depth < _MAX_DEPTH else None
                 if call is not None:
@@ -304,15 +307,23 @@ def _contents(value: Any) -> Any:
         return None
 
 
-def _arguments(code: CodeType, given: Mapping[str, Any]) -> list[Any]:
+def _arguments(code: CodeType, frame: FrameType) -> list[Any]:
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(code.co_flags & _VARARGS) + bool(code.co_flags & _VARKEYWORDS)
-    return [given[name] for name in code.co_varnames[:count] if name in given]
+    given = frame.f_locals
+    found = [given[name] for name in code.co_varnames[:count] if name in given]
+    if sys.version_info < (3, 13):
+        given.clear()  # a copy, which would keep the arguments for as long as there is the frame
+    return found
 
 
 def _locals(coroutine: CoroutineType[Any, Any, Any]) -> Iterable[Any]:
-    frame = coroutine.cr_frame
-    return () if frame is None else frame.f_locals.values()
+    if coroutine.cr_frame is None:
+        return ()
+    given = coroutine.cr_frame.f_locals
+    found = tuple(given.values())
+    given.clear()  # as in _arguments
+    return found
 
 
 def _has_begun(coroutine: CoroutineType[Any, Any, Any]) -> bool:

@@ -108,7 +108,12 @@ def _patch_executors(module: Any) -> None:
 
         return run
 
-    replace(module._WorkItem, "run", make_of_context if hasattr(module, "WorkerContext") else make)
+    init = module._WorkItem.__init__.__code__
+    make_of = {("future", "fn", "args", "kwargs"): make, ("future", "task"): make_of_context}
+    known = make_of.get(init.co_varnames[1 : init.co_argcount])
+    if known is None:
+        raise TypeError("this version's executors are not known")
+    replace(module._WorkItem, "run", known)
 
 
 def _patch_threads(module: Any) -> None:

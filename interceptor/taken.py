@@ -40,6 +40,11 @@ class Taken:
         """
         return self._taker == _taker() and (queue is None or self._queue() is queue)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the span has been reported."""
+        return self._call is None
+
     def end(self) -> None:
         """End the span, once. Never raises."""
         call, self._call = self._call, None
@@ -95,11 +100,19 @@ def take(hand_overs: HandOvers, queue: Any, item: Any) -> None:
             return
         taken = Taken(call, queue)
         lists = records_in(record)
-        # A record cannot be referred to weakly, since it is a tuple; but what it has goes when it goes.
-        (first_of(lists) if lists else record).__dict__["kaspan_taken"] = _Holder(taken)
+        _end_with(first_of(lists) if lists else record, taken)
         _holder.set(_Holder(taken))
     except Exception as error:  # noqa: BLE001
         suppress("tracing a record from a queue", error)
+
+
+def _end_with(record: Any, taken: Taken) -> None:
+    """Have a span end with its record, which cannot be referred to weakly, since it is a tuple; but what it
+    has goes when it goes. Several may work on it at once.
+    """
+    holders = record.__dict__.get("kaspan_taken", ())
+    left = [holder for holder in holders if not holder.taken.has_ended]
+    record.__dict__["kaspan_taken"] = [*left, _Holder(taken)]
 
 
 def _taking_frame() -> FrameType | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import queue
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -156,6 +159,19 @@ def run(record: Any) -> Any:
     return asyncio.run(ahandle(record))
 
 
+def run_on_uvloop(record: Any) -> Any:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> Any:
+        return await asyncio.create_task(ahandle(record))
+
+    loop = uvloop.new_event_loop()
+    try:
+        return loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+
 WAYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "submit": ("handle", submit),
     "submit by name": ("handle", submit_by_name),
@@ -173,6 +189,7 @@ WAYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "gather": ("ahandle", gather),
     "wait_for": ("ahandle", wait_for),
     "asyncio.run": ("ahandle", run),
+    "uvloop": ("ahandle", run_on_uvloop),
 }
 
 
@@ -382,12 +399,9 @@ def test_task_that_starts_the_next_one_for_ever_stays_shallow(application: Any) 
 
 def test_record_is_not_kept_alive(application: Any) -> None:
     """Nothing of a record is held once who was handed it is done."""
-    import gc
 
     class Value:
         pass
-
-    import weakref
 
     value = Value()
     gone = weakref.ref(value)
@@ -484,6 +498,43 @@ def test_span_of_a_taker_ends_when_it_lets_go_of_the_record(application: Any) ->
     assert inside == (TRACE, spans[None].id)
 
 
+def test_record_in_two_queues_is_worked_on_by_both_takers(application: Any) -> None:
+    """Who takes a record does not end the work of another who has taken it from another queue."""
+    first: queue.Queue[Any] = queue.Queue()
+    second: queue.Queue[Any] = queue.Queue()
+    (record,) = application.consumer([application.record(headers=SENT)])
+    first.put(record)
+    second.put(record)
+    first.get()
+    mine = current()
+    thread = threading.Thread(target=second.get)
+    thread.start()
+    thread.join()
+
+    assert mine is not None
+    assert current() == mine
+    first.task_done()
+    assert len(application.take()) == 3
+
+
+def test_coroutine_lets_go_of_its_record_when_it_wants(application: Any) -> None:
+    """What a task was called with is not kept for it any longer than it keeps it itself."""
+
+    class Value:
+        pass
+
+    async def handle(record: Any) -> None:
+        gone = weakref.ref(record.value)
+        del record
+        await asyncio.sleep(0)
+        assert gone() is None
+
+    async def main() -> None:
+        await asyncio.create_task(handle(application.record(value=Value())))
+
+    asyncio.run(main())
+
+
 def test_span_of_a_taker_ends_with_its_thread(application: Any) -> None:
     """A thread that is gone works on nothing, whoever still has the record."""
     waiting: queue.Queue[Any] = queue.Queue()
@@ -501,7 +552,8 @@ def test_span_of_a_taker_ends_with_its_thread(application: Any) -> None:
     assert record.offset == 0
 
 
-def test_worker_of_an_asyncio_queue_works_in_its_records_trace(application: Any) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_worker_of_an_asyncio_queue_works_in_its_records_trace(application: Any, loop: str) -> None:
     """Workers that take turns in one event loop each see their own record, and nothing while they wait."""
     seen: list[Any] = []
 
@@ -523,13 +575,50 @@ def test_worker_of_an_asyncio_queue_works_in_its_records_trace(application: Any)
             await waiting.put(None)
         await asyncio.gather(*workers)
 
-    asyncio.run(main())
+    if loop == "uvloop":
+        running = pytest.importorskip("uvloop").new_event_loop()
+        running.run_until_complete(main())
+        running.close()
+    else:
+        asyncio.run(main())
     spans = application.take()
     processed = {span.tags["messaging.kafka.offset"]: span for span in spans if span.kind == "CONSUMER"}
     taken = {(span.trace_id, span.id): span for span in spans if span.kind is None}
     assert len(processed) == len(taken) == len(seen) == 9
     for offset, inside in seen:
         assert taken[inside].parent_id == processed[str(offset)].id
+
+
+def test_what_a_task_that_only_waits_for_a_queue_gets_is_no_span(application: Any) -> None:
+    """A task made of `queue.get()` hands the record on to who waits for it, and works on nothing itself."""
+
+    async def main() -> None:
+        waiting: asyncio.Queue[Any] = asyncio.Queue()
+        (record,) = application.consumer([application.record(headers=SENT)])
+        await waiting.put(record)
+        assert await asyncio.create_task(waiting.get()) is record
+        assert current() is None
+
+    loop = pytest.importorskip("uvloop").new_event_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    asyncio.run(main())
+    assert [span.kind for span in application.take()] == ["CONSUMER"] * 2
+
+
+def test_task_in_a_context_of_the_applications_own_is_left_alone(application: Any) -> None:
+    """Into a context that the application gives to a task kaspan puts nothing: others may run in it too."""
+    if sys.version_info < (3, 11):
+        pytest.skip("asyncio's tasks take no context before 3.11")
+    own = contextvars.Context()
+
+    async def main() -> Any:
+        (record,) = application.consumer([application.record(headers=SENT)])
+        return await asyncio.create_task(ahandle(record), context=own)
+
+    assert asyncio.run(main()) is None
+    assert len(own) == 0
+    assert len(application.take()) == 1
 
 
 def test_task_of_a_taker_does_not_end_its_span(application: Any) -> None:
