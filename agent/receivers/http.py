@@ -142,7 +142,25 @@ class HttpServer:
         if refusal is not None:
             return refusal
         announced = int(request.headers.get("content-length", 0))
-        return self.refuse_size(announced, announced)
+        if announced or "transfer-encoding" in request.headers:
+            return self._refuse_body(request) or self.refuse_size(announced, announced)
+        return None
+
+    def _refuse_body(self, request: Request) -> Answer | None:
+        """Refuse a body where none is taken: /health is for everybody, and no place to fill the room."""
+        if request.method == "POST":
+            return self._nothing_there(request)
+        return self._nothing_there(request) or no(413, "too large", "No body is taken here")
+
+    def _nothing_there(self, request: Request) -> Answer | None:
+        """Refuse another path and another method."""
+        methods = self._routes.get(request.path)
+        if methods is None:
+            return no(404, "path", f"There is nothing at {request.path[:200]}")
+        if request.method not in methods and not self._access.is_preflight(request):
+            allowed = ", ".join(methods)
+            return no(405, "method", f"The methods here are {allowed}", ("Allow", allowed))
+        return None
 
     def refuse_size(self, size: int, body_bytes: int) -> Answer | None:
         """Refuse `size` more bytes of a body that has `body_bytes` with them, if they are too many."""
@@ -174,16 +192,13 @@ class HttpServer:
 
     async def answer(self, request: Request) -> Answer:
         """Answer a whole request. Never raises."""
-        methods = self._routes.get(request.path)
-        if methods is None:
-            answer = no(404, "path", f"There is nothing at {request.path[:200]}")
-        elif self._access.is_preflight(request):
-            answer = self._access.preflight(request, methods)
-        elif request.method not in methods:
-            allowed = ", ".join(methods)
-            answer = no(405, "method", f"The methods here are {allowed}", ("Allow", allowed))
-        else:
-            answer = await self._handle(methods[request.method][0], request)
+        answer = self._nothing_there(request)
+        if answer is None:
+            methods = self._routes[request.path]
+            if self._access.is_preflight(request):
+                answer = self._access.preflight(request, methods)
+            else:
+                answer = await self._handle(methods[request.method][0], request)
         if answer.refusal:
             self.refused(answer)
         return self._access.shared(request, answer)

@@ -21,6 +21,7 @@ MAX_HEADERS = 100
 _PIECE_BYTES = 2048
 """So much is parsed at a time where a request may end: what is behind it waits unparsed, and costs no more
 than its bytes. Parsed, a request of 20 bytes has 500."""
+_HEAD_END = b"\r\n\r\n"
 _CHUNK_LINE_BYTES = 24
 """So much beside its content each chunk may have: a length, line breaks, and a word of extension."""
 
@@ -71,7 +72,9 @@ class RequestReader:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = self._fed_bytes = self._framing_bytes = 0
-        self._missing_bytes = 0
+        self._missing_bytes = 0  # of a body with a length
+        self._whole = b""
+        self._body: BytesIO | None = None  # of a body that comes in pieces
         self.is_in_head = self.is_in_body = False
 
     @property
@@ -84,9 +87,15 @@ class RequestReader:
         data = memoryview(self._unread + data if self._unread else data)
         position = 0
         while position < len(data) and not self.requests and self.refusal is None:
-            piece = data[position : position + max(_PIECE_BYTES, self._missing_bytes)]
-            position += self._parse(piece)
+            position += self._parse(data[position : position + self._piece_bytes(data, position)])
         self._unread = b"" if self.refusal is not None else bytes(data[position:])
+
+    def _piece_bytes(self, data: memoryview, position: int) -> int:
+        """Return how much to parse: up to the end of a head or body, where that can be known."""
+        if self.is_in_body:
+            return self._missing_bytes or _PIECE_BYTES
+        end = bytes(data[position : position + _PIECE_BYTES]).find(_HEAD_END)
+        return _PIECE_BYTES if end < 0 else end + len(_HEAD_END)
 
     def go_on(self) -> None:
         """Read what is kept."""
@@ -100,7 +109,6 @@ class RequestReader:
         self.requests.clear()
         self._hold.release()
         self._begin()
-        self._body = BytesIO()
         self._unread = b""
 
     def _parse(self, piece: memoryview) -> int:
@@ -182,7 +190,6 @@ class RequestReader:
         refusal = self._gate.refuse_head(request)
         if refusal is not None:
             self._refuse(refusal)
-        self._body = BytesIO()
         self._missing_bytes = int(request.headers.get("content-length", 0))
         self._is_chunked = "transfer-encoding" in request.headers
         self._expects = request.headers.get("expect", "").lower() == "100-continue"
@@ -195,18 +202,22 @@ class RequestReader:
         refusal = self._gate.refuse_size(size, self._hold.size + size)
         if refusal is not None or not self._hold.grow(size):
             self._refuse(refusal or no(429, "busy", "Too many bodies are on their way"))
-        self._body.write(chunk)
-        self._missing_bytes -= size
+        if size == self._missing_bytes and self._body is None:
+            self._whole = chunk
+        else:
+            self._body = self._body or BytesIO()
+            self._body.write(chunk)
+        self._missing_bytes = max(0, self._missing_bytes - size)
         self._framing_bytes -= size
 
     def on_message_complete(self) -> None:  # noqa: D102 (httptools' own)
         if self._parser.should_upgrade():
             return
         may_stay = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
-        request = self._request._replace(body=self._body.getvalue())
+        body = self._whole if self._body is None else self._body.getvalue()
+        request = self._request._replace(body=body)
         self.requests.append(Incoming(request, self._hold, may_stay))
         self._hold = Hold(self._gate.room)
-        self._body = BytesIO()
         self._begin()
 
 

@@ -585,6 +585,28 @@ def test_head_is_answered_where_there_is_something_to_get(served: Served) -> Non
     assert client.get("/health").text == "UP\n"
 
 
+@pytest.mark.parametrize(
+    "rest", ["content-length: 5\r\n\r\n", "transfer-encoding: chunked\r\n\r\n5\r\n[   ]\r\n"]
+)
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [("GET /health", 413), ("HEAD /health", 413), ("PUT /health", 405), ("POST /nowhere", 404)],
+)
+def test_body_is_read_only_where_one_is_taken(serve: Serve, line: str, status: int, rest: str) -> None:
+    """What is for everybody, and what is not there, is no place to fill the room that bodies have."""
+    served = serve()
+
+    async def health(_: Request) -> Answer:
+        return Answer(200, b"UP\n")
+
+    served.server.add("GET", "/health", health, needs_token=False)
+    client = served.client()
+    client.send(f"{line} HTTP/1.1\r\nhost: agent\r\n{rest}".encode())
+    assert client.answer(without_body=line.startswith("HEAD")).status == status
+    assert client.is_closed() or line.startswith("HEAD")
+    assert served.server.room.held_bytes == 0
+
+
 def test_pages_of_browsers_are_refused(serve: Serve) -> None:
     """What a page sends is not taken, also where it needs not ask; who is allowed is answered."""
     served = serve(allowed_origins=("https://shop.example",))
