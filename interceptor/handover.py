@@ -92,6 +92,16 @@ if not TYPE_CHECKING:
             from kaspan.interceptor.compiled import refers_to
 
 
+open_calls: set[Call] = set()
+"""Whose spans are open: who was handed a record may be at work on it when the process ends."""
+
+
+def end_open_calls() -> None:
+    """Report every span that is open now, when the process ends. Never raises."""
+    for call in list(open_calls):
+        call.end()
+
+
 def follow_class(record_class: type) -> None:
     """Look for records of this class from now on."""
     types.update((record_class, list, tuple, dict, RecordList))
@@ -238,6 +248,7 @@ class HandedOver:
         call = self._begin(function)
         if call is None:
             return function(*args, **kwargs)
+        open_calls.add(call)
         call.enter()
         try:
             return function(*args, **kwargs)
@@ -247,6 +258,7 @@ class HandedOver:
         finally:
             call.leave()
             call.end()
+            open_calls.discard(call)
 
     def _begin(self, function: Any) -> Call | None:
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kaspan.interceptor.calls import Call
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.handover import refers_to, types, types_in_coroutines
+from kaspan.interceptor.handover import open_calls, refers_to, types, types_in_coroutines
 from kaspan.interceptor.handover_points import make_task_done, process, replace
 from kaspan.interceptor.taken import end_taken, take
 
@@ -51,6 +51,7 @@ def _follow_task(plain: Any, loop: Any, coroutine: Any, kwargs: dict[str, Any]) 
     if not is_runner:
         call.leave()
         call.span.outer = None  # what a task hands to the next one, for ever, is no chain of contexts
+    open_calls.add(call)
     try:
         task.add_done_callback(functools.partial(_end_task, call), context=context)
     except Exception as error:  # noqa: BLE001
@@ -78,6 +79,7 @@ def _end_task(call: Call, task: Any) -> None:
         call.fail(error)
     call.leave()  # which it was already, but for asyncio.run(), all of whose tasks begin in its one context
     call.end()
+    open_calls.discard(call)
 
 
 def patch_asyncio_queues(module: Any) -> None:

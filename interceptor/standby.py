@@ -173,6 +173,9 @@ def end_spans_at_exit() -> None:
 
 
 def _end_open_spans() -> None:
+    handover = sys.modules.get("kaspan.interceptor.handover")
+    if handover is not None:
+        handover.end_open_calls()
     consumer = sys.modules.get("kaspan.interceptor.consumer")
     if consumer is not None:
         consumer.end_open_records()

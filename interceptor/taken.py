@@ -10,8 +10,8 @@ from types import FrameType
 from typing import Any
 
 from kaspan.interceptor.calls import Call, first_of, records_in
-from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.handover import HandOvers
+from kaspan.interceptor.failures import pass_on, suppress
+from kaspan.interceptor.handover import HandOvers, open_calls
 
 _QUEUES = ("queue", "asyncio.queues", "asyncio.tasks", "asyncio.timeouts")
 """Modules that stand between a queue and who takes from it."""
@@ -32,6 +32,7 @@ class Taken:
         self._call: Call | None = call
         self._queue = weakref.ref(queue)
         self._taker = _taker()
+        open_calls.add(call)
         call.enter()
 
     def is_callers(self, queue: Any) -> bool:
@@ -51,6 +52,7 @@ class Taken:
         if call is not None:
             call.leave()
             call.end()
+            open_calls.discard(call)
 
 
 class _Holder:
@@ -62,7 +64,10 @@ class _Holder:
         self.taken = taken
 
     def __del__(self) -> None:
-        self.taken.end()
+        try:
+            self.taken.end()
+        except Exception as error:  # noqa: BLE001
+            pass_on("ending the work on a record from a queue", error)
 
 
 _holder: ContextVar[_Holder | None] = ContextVar("kaspan_taken", default=None)

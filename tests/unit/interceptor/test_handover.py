@@ -710,6 +710,42 @@ def test_nothing_is_followed_where_that_is_switched_off(desk: Desk) -> None:
     assert [span.kind for span in Reader(desk.ring_dir).take()] == ["CONSUMER"]
 
 
+AT_EXIT = """
+import queue, threading
+from clients import UnconnectedConsumer, make_record
+from kafka.consumer import fetcher
+
+waiting, ready = queue.Queue(), threading.Barrier(3)
+
+def take():
+    record = waiting.get()
+    ready.wait()
+    threading.Event().wait()
+
+def work(record):
+    ready.wait()
+    threading.Event().wait()
+
+for record in UnconnectedConsumer([make_record(fetcher.ConsumerRecord)]):
+    waiting.put(record)
+    threading.Thread(target=take, daemon=True).start()
+    threading.Thread(target=work, args=(record,), daemon=True).start()
+ready.wait()
+"""
+
+
+def test_who_is_at_work_when_the_process_ends_has_a_span(desk: Desk) -> None:
+    """Daemon threads that have a record when Python ends are seen."""
+    done = desk.run(*desk.kaspan_run(), desk.module("worker.py", AT_EXIT))
+
+    assert outcome(done) == (0, "", "")
+    assert sorted(span.name or "" for span in Reader(desk.ring_dir).take()) == [
+        "process orders",
+        "take",
+        "work",
+    ]
+
+
 GREEN = {
     "gevent.spawn": "gevent.joinall([gevent.spawn(handle, record)])",
     "gevent.spawn_later": "gevent.joinall([gevent.spawn_later(0, handle, record)])",
