@@ -13,7 +13,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
-from cpython.contextvars cimport PyContextVar_Set, get_value
+from cpython.contextvars cimport PyContextVar_Reset, PyContextVar_Set, get_value
 
 from functools import partial
 from time import perf_counter_ns, time_ns
@@ -280,7 +280,7 @@ cdef bytes fill(bytes template, Value *values, int count):
 cdef class Scoped:
     """Stands in for span.Scoped."""
 
-    cdef public object outer
+    cdef public object outer, token
     cdef public bint left
 
 
@@ -324,6 +324,21 @@ cdef class Current:
         else:
             PyContextVar_Set(self.variable, context)
         return 0
+
+    cdef inline object enter(self, context):
+        """Set it, and return the token for `leave`."""
+        return self.setter(context) if self.variable is None else PyContextVar_Set(self.variable, context)
+
+    cdef inline bint leave(self, context, token) except -1:
+        """Set what was before again; whether the caller was where the token is from."""
+        if self.variable is None:
+            self.setter(context)
+            return True
+        try:
+            PyContextVar_Reset(self.variable, token)
+        except (ValueError, RuntimeError):
+            return False
+        return True
 
 
 # The sending side.
@@ -643,7 +658,7 @@ cdef class Cursor:
     cdef dict _known, _lanes
     cdef int _topic, _partition, _offset, _timestamp, _key, _value, _headers
     cdef bint _is_simple, _is_b3_first, _is_mine
-    cdef object _before, _during, _record, _span
+    cdef object _before, _during, _token, _record, _span
     cdef long long _started_ns, _timestamp_ns
 
     def __init__(self, processing):
@@ -695,10 +710,11 @@ cdef class Cursor:
             before = self._current.get()
             if before or (<Scoped>span).left:
                 self._before, self._during = self._tracing.scope.enter(span)
+                self._token, (<Scoped>span).token = (<Scoped>span).token, None
             else:
                 self._before = before
                 self._during = {_SPAN_KEY: span}
-                self._current.set(self._during)
+                self._token = self._current.enter(self._during)
             self._span = span
             if self._is_mine and (<Identifiers>span).sampled:
                 self._record = record
@@ -754,7 +770,7 @@ cdef class Cursor:
 
     cdef int _close(self) except -1:
         # All that is needed is taken first: from `leave` on, another thread may close or open as well.
-        span, before, during, record = self._span, self._before, self._during, self._record
+        span, before, during, record, token = self._span, self._before, self._during, self._record, self._token
         if span is None:
             return 0
         cdef bint is_mine = self._is_mine, is_reported = record is not None
@@ -762,10 +778,10 @@ cdef class Cursor:
         cdef long long ended_ns = performance_clock_ns() if is_reported else 0
         self._span = self._record = None
         try:
-            self._end(span, before, during, record, is_mine, timestamp_ns, started_ns, ended_ns)
+            self._end(span, before, during, token, record, is_mine, timestamp_ns, started_ns, ended_ns)
         except BaseException as error:
             if is_from_outside(error):
-                self._end(span, before, during, record, is_mine, timestamp_ns, started_ns, ended_ns)
+                self._end(span, before, during, token, record, is_mine, timestamp_ns, started_ns, ended_ns)
             suppress("ending a record's span", error)
         return 0
 
@@ -775,14 +791,12 @@ cdef class Cursor:
         return 0
 
     cdef int _end(
-        self, object span, object before, object during, object record, bint is_mine,
+        self, object span, object before, object during, object token, object record, bint is_mine,
         long long timestamp_ns, long long started_ns, long long ended_ns,
     ) except -1:
         cdef long long duration_us
-        if not before and self._current.get() is during:
-            self._current.set(before)
-        else:
-            self._tracing.scope.leave(before, during, span)
+        if before or self._current.get() is not during or not self._current.leave(before, token):
+            self._tracing.scope.leave(before, during, span, token)
         if record is None:
             if is_mine:
                 (<Identifiers?>span).ended = True

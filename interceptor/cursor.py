@@ -32,6 +32,7 @@ class Cursor:
         "_span",
         "_started_ns",
         "_timestamp_ns",
+        "_token",
     )
 
     def __init__(self, processing: Processing) -> None:
@@ -63,11 +64,12 @@ class Cursor:
             before = processing.get_context()
             if before or span.left:
                 self._before, self._during = processing.tracing.scope.enter(span)
+                self._token, span.token = span.token, None
             else:
                 # What Scope.enter does outside of any span, without the call.
                 self._before = before
                 self._during = during = {SPAN_KEY: span}
-                processing.set_context(during)
+                self._token = processing.set_context(during)
             self._record = record
             self._timestamp_ns = time_ns()
             if is_mine:
@@ -95,7 +97,7 @@ class Cursor:
         if span is None:
             return
         # All that is needed is taken first: from `leave` on, another thread may close or open as well.
-        work = (span, self._record, self._before, self._during, self._is_mine)
+        work = (span, self._record, self._before, self._during, self._token, self._is_mine)
         started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
         ended_ns = perf_counter_ns()
         try:
@@ -110,6 +112,7 @@ class Cursor:
         record: Any,
         before: Any,
         during: Any,
+        token: Any,
         is_mine: bool,
         timestamp_ns: int,
         started_ns: int,
@@ -117,7 +120,7 @@ class Cursor:
     ) -> None:
         processing = self._processing
         tracing = processing.tracing
-        tracing.scope.leave(before, during, span)
+        tracing.scope.leave(before, during, span, token)
         if is_mine and started_ns >= tracing.born_ns:
             duration_us = (ended_ns - started_ns) // 1000 or 1
             processing.report("process", record, span, timestamp_ns // 1000, duration_us)

@@ -55,6 +55,8 @@ class Scoped:
     left = False
     outer: Any = None
     """The context in which it was made current, if that was not empty."""
+    token: Any = None
+    """The context variable's, of when it was made current last."""
 
 
 class Passed(Scoped):

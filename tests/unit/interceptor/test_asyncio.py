@@ -136,3 +136,106 @@ def test_asynchronous_generator_around_a_loop_is_one_span_a_record(application: 
     asyncio.run(main())
 
     assert seen == [(span.trace_id, span.id) for span in application.take()]
+
+
+async def polled(consumer: Any) -> Any:
+    for records in consumer.poll().values():
+        for record in records:
+            yield record
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("leave", ["break", "return"])
+def test_asynchronous_generator_that_is_left_leaves_nothing_current(application: Any, leave: str) -> None:
+    """The event loop closes it in a task of its own: the reader's record is current there no longer."""
+    seen = []
+
+    async def read(consumer: Any) -> None:
+        async for _ in polled(consumer):
+            if leave == "return":
+                return
+            break
+
+    async def main() -> None:
+        producer = application.producer()
+        for number in range(3):
+            await read(application.consumer(application.records(2, topic=f"topic-{number}")))
+            await turns()
+            seen.append(current())
+            send(producer, "orders")
+
+    asyncio.run(main())
+
+    assert seen == [None] * 3
+    spans = application.take()
+    assert [span.parent_id for span in spans] == [None] * len(spans)
+    assert len({span.trace_id for span in spans}) == len(spans)
+
+
+def test_task_of_a_body_keeps_its_record_though_the_generator_is_left(application: Any) -> None:
+    """What was started in the body goes on under the record, whatever becomes of the reader."""
+
+    async def main() -> None:
+        producer = application.producer()
+
+        async def later() -> None:
+            await turns(10)
+            send(producer, "orders-out")
+
+        task = None
+        async for _ in polled(application.consumer(application.records(2))):
+            task = asyncio.ensure_future(later())
+            break
+        await turns()
+        assert current() is None
+        assert task is not None
+        await task
+
+    asyncio.run(main())
+
+    spans = {span.name: span for span in application.take()}
+    assert spans["send orders-out"].parent_id == spans["process orders"].id
+
+
+def test_thousands_of_generators_that_are_left_are_traced(application: Any) -> None:
+    """However many reads are given up in one task, each record has its span."""
+
+    async def main() -> None:
+        for number in range(1200):
+            async for _ in polled(application.consumer([application.record(number)])):
+                break
+            if number % 2:
+                await turns(1)
+
+    asyncio.run(main())
+
+    assert sorted(offsets(application.take())) == list(range(1200))
+
+
+def test_thousands_of_tasks_that_each_start_the_next_are_traced(application: Any) -> None:
+    """A tick that is started in the body of the one before is in its scope, and is not nested ever deeper."""
+
+    async def main() -> None:
+        done = asyncio.get_running_loop().create_future()
+        consumer = application.consumer(*([application.record(number)] for number in range(1200)))
+
+        async def tick(number: int) -> None:
+            for records in consumer.poll().values():
+                for _ in records:
+                    if number == 1199:
+                        done.set_result(True)
+                    else:
+                        tasks.append(asyncio.ensure_future(tick(number + 1)))
+
+        tasks = [asyncio.ensure_future(tick(0))]
+        await done
+
+    asyncio.run(main())
+
+    spans = application.take()
+    assert sorted(offsets(spans)) == list(range(1200))
+    assert {span.parent_id for span in spans} == {None}

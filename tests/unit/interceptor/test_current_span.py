@@ -381,3 +381,20 @@ def test_context_of_the_application_is_kept_in_the_body(application: Any) -> Non
     context.detach(token)
 
     assert len(application.take()) == 2
+
+
+def test_loop_over_a_list_in_a_loop_over_itself_has_each_record_current(
+    application: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record that is reached in its own scope is current in both, and the outer one is again after it."""
+    (records,) = application.consumer(application.records(3)).poll().values()
+    for _ in records:
+        outer = current()
+        inner = [current() for _ in records]
+        assert len({*inner}) == 3
+        assert outer in inner
+        assert current() == outer
+
+    assert current() is None
+    assert sorted(offsets(application.take())) == [0, 1, 2]
+    assert caplog.records == []
