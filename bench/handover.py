@@ -3,7 +3,7 @@
 Plain and patched take turns; the smallest of the rounds counts, since a busy machine only ever adds. `submit`
 and `thread` are the side that does the work, where the patch is: what an executor's thread and a Thread run.
 
-    python bench/handover.py [--rounds 200]
+    python bench/handover.py [--rounds 500]
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kaspan.interceptor.handover_points import follow_records
 from kaspan.interceptor.imports import imports
 from kaspan.interceptor.tracing import Tracing
 
-CALLS = 2000
+CALLS = 200
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -102,7 +102,7 @@ POINTS: dict[str, tuple[Any, str, Callable[[Any], float]]] = {
 def main() -> None:
     """Measure, print the table and keep it."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=200)
+    arguments.add_argument("--rounds", type=int, default=500)
     rounds = arguments.parse_args().rounds
     plain = {name: getattr(owner, method) for name, (owner, method, _) in POINTS.items()}
     with tempfile.TemporaryDirectory() as ring_dir:
