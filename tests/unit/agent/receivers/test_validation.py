@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bodies import BODIES, JSON, Body, mutated, with_members
 from kaspan.agent.receivers.reader import InvalidSpansError
-from kaspan.agent.receivers.validation import LENIENT_BYTES, json_batches
+from kaspan.agent.receivers.validation import LENIENT_BYTES, check_ids_given_twice, json_batches
 from kaspan.agent.senders.delivery import split
 from kaspan.agent.spool import SEPARATOR, Batch
 
@@ -180,6 +180,40 @@ def test_deep_nesting_does_not_raise_anything_else() -> None:
 def test_number_in_quotes_is_read_in_one_go(text: str) -> None:
     """Half a million digits that are no number after all are refused without trying every split."""
     assert "Expected a long" in str(refusal_of(with_members(f',"timestamp":"{text}"')))
+
+
+ONCE = with_members("")[1:-1]
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        b'{"traceId":"X","traceId":"1","id":"1"}',
+        b'{"traceId":"1","id":"0000000000000000","id":"1"}',
+        b'{"traceId":"1","id":"1","parentId":"G", "parentId" : "1"}',
+        b'{"\\u0074raceId":"X","traceId":"1","id":"1"}',
+    ],
+)
+def test_id_given_twice_is_found_where_it_destroys_others(twice: bytes) -> None:
+    """Where a bad span takes its neighbours with it, the first of two ids is looked at as well."""
+    with pytest.raises(InvalidSpansError, match=r"at \$\[1\]|at \$\[0\]"):
+        check_ids_given_twice(b"[" + ONCE + b"," + twice + b"]")
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        "",
+        ',"tags":{"id":"order-5","traceId":"X"}',
+        ',"name":"parentId"',
+        ',"id":"1"',
+        ',"parentId":12',
+        ',"name":"\\u0041\\u00e4"',
+    ],
+)
+def test_names_of_ids_elsewhere_are_no_ids(members: str) -> None:
+    """Tags and text may have those names, and an id may come twice where both are right."""
+    check_ids_given_twice(b"[" + ONCE + b"," + with_members(members)[1:])
 
 
 @given(st.binary())
