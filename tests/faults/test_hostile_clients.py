@@ -13,7 +13,7 @@ import pytest
 
 from applications import LOST_ANSWER, HttpApplication
 from bodies import BODIES, mutated
-from deployment import Deployment, Running
+from deployment import KASPAN, Deployment, Running
 from hostile import large_body, segments
 from http_client import Client, request
 from rings import span
@@ -149,3 +149,27 @@ def test_hostile_bodies_are_read_within_bounds(deployment: Deployment, sink: Sin
     print(f"{max(10, FUZZED // 20)} large bodies: {cost_mb:.0f} MB")
     assert cost_mb < LARGE_BODY_MB
     agent.end()
+
+
+def test_more_handshakes_than_descriptors_end_nothing(deployment: Deployment, sink: Sink) -> None:
+    """At 100 open files 300 clients that begin no handshake are cut off one by one, and spans are taken."""
+    port, path = free_port(), str(deployment.directory / "agent.sock")
+    tls = Path(__file__).parents[1] / "tls"
+    agent = deployment.start(
+        "agent",
+        *("sh", "-c", 'ulimit -n 100; exec "$@"', "sh", KASPAN, "agent", "--zipkin", sink.url),
+        KASPAN_AGENT__LISTEN=f"127.0.0.1:{port}",
+        KASPAN_AGENT__SOCKET=path,
+        KASPAN_AGENT__TLS=f"{{cert: {tls / 'server.pem'}, key: {tls / 'server.key'}}}",
+    )
+    wait_until(lambda: "listens on" in agent.stderr, "the agent's start")
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    for number in range(5):
+        with contextlib.closing(Client(path)) as client:
+            assert client.post(b"[" + span(number + 1) + b"]").status == 202
+    for client in silent:
+        client.close()
+    wait_until(lambda: len(sink.stored) == 5, "all spans are delivered")
+    assert "LimitNOFILE" in agent.stderr
+    assert agent.terminate() == 0, agent.stderr
+    assert "Traceback" not in agent.stderr
