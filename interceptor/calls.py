@@ -228,6 +228,7 @@ class Call:
         """Make the span current. Never raises."""
         try:
             self._before, self._during = self._calls.tracing.scope.enter(self.span)
+            self.span.token = None  # it would keep a thread's context, and what is to end with that
         except Exception as error:  # noqa: BLE001
             suppress("entering a call's span", error)
 
