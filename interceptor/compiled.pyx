@@ -709,7 +709,7 @@ cdef class Cursor:
                     span = self._start(record, fields)
             before = self._current.get()
             if before or (<Scoped>span).left:
-                self._before, self._during = self._tracing.scope.enter(span)
+                self._before, self._during = self._tracing.scope.enter(span, True)
                 self._token, (<Scoped>span).token = (<Scoped>span).token, None
             else:
                 self._before = before
@@ -776,7 +776,7 @@ cdef class Cursor:
         cdef bint is_mine = self._is_mine, is_reported = record is not None
         cdef long long started_ns = self._started_ns, timestamp_ns = self._timestamp_ns
         cdef long long ended_ns = performance_clock_ns() if is_reported else 0
-        self._span = self._record = None
+        self._span = self._record = self._token = None
         try:
             self._end(span, before, during, token, record, is_mine, timestamp_ns, started_ns, ended_ns)
         except BaseException as error:

@@ -16,6 +16,7 @@ from kaspan.interceptor.tracing import Tracing
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"
+_MANY_CONSUMERS = 64
 _UPDATE_OFFSETS = 2  # position in poll(timeout_ms, max_records, update_offsets)
 
 
@@ -28,7 +29,7 @@ class ConsumerState:
         """The record that `next(consumer)` returned last."""
         self.loops: list[weakref.ref[Cursor]] = []
         self.polled: list[weakref.ref[RecordList]] = []
-        _known.add(self)
+        _know(self)
         if tracing.at_client is not None:
             tracing.at_client()
         if tracing.at_consumer is not None:
@@ -85,14 +86,26 @@ class ConsumerState:
                 records.end()
 
 
-_known: weakref.WeakSet[ConsumerState] = weakref.WeakSet()
+# Not a WeakSet, whose callbacks are Python's code: what a signal handler raises in one is lost.
+_known: dict[int, weakref.ref[ConsumerState]] = {}
 os.register_at_fork(after_in_child=_known.clear)  # what is open is the parent's to report
+
+
+def _know(state: ConsumerState) -> None:
+    if len(_known) >= _MANY_CONSUMERS:
+        for key, reference in list(_known.items()):
+            if reference() is None:
+                _known.pop(key, None)
+    _known[id(state)] = weakref.ref(state)
 
 
 def end_open_records() -> None:
     """End every record that is in work when the process ends. Never raises."""
     # Else their spans were lost with daemon threads and what modules hold: Python finalizes neither.
-    for state in list(_known):
+    for reference in list(_known.values()):
+        state = reference()
+        if state is None:
+            continue
         try:
             state.end()
         except BaseException as error:  # noqa: BLE001 (what is interrupted is done all the same)

@@ -63,7 +63,7 @@ class Cursor:
             self._is_mine = is_mine
             before = processing.get_context()
             if before or span.left:
-                self._before, self._during = processing.tracing.scope.enter(span)
+                self._before, self._during = processing.tracing.scope.enter(span, True)
                 self._token, span.token = span.token, None
             else:
                 # What Scope.enter does outside of any span, without the call.
@@ -101,7 +101,7 @@ class Cursor:
         started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
         ended_ns = perf_counter_ns()
         try:
-            self._span = self._record = None
+            self._span = self._record = self._token = None
             self._end(*work, timestamp_ns, started_ns, ended_ns)
         except BaseException as error:  # noqa: BLE001 (a span that is interrupted is reported all the same)
             finish("ending a record's span", error, self._end, *work, timestamp_ns, started_ns, ended_ns)

@@ -47,9 +47,11 @@ class Scope:
         span: Span | None = self.get().get(SPAN_KEY)
         return span
 
-    def enter(self, span: RecordSpan | PassedSpan) -> tuple[Any, Any]:
-        """Make `span` current; returns the contexts before and now, which `leave` needs. Its token, with
-        which `leave` finds back to where it was entered, is `span.token`.
+    def enter(self, span: RecordSpan | PassedSpan, keeps_token: bool = False) -> tuple[Any, Any]:
+        """Make `span` current; returns the contexts before and now, which `leave` needs.
+
+        The token with which `leave` finds back to where it was entered is `span.token`, if it is wanted: it
+        holds the context, and with it what a thread or task has there, so it is not to be kept for long.
         """
         before = self.get()
         if before:
@@ -61,7 +63,9 @@ class Scope:
             # A plain dict does what everybody does with a Context, at a third of the cost of making one.
             during = {SPAN_KEY: span}
         span.left = False
-        span.token = self.set(during)
+        token = self.set(during)
+        if keeps_token:
+            span.token = token
         return before, during
 
     def leave(self, before: Any, during: Any, span: RecordSpan | PassedSpan, token: Any = None) -> None:
