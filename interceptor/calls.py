@@ -22,7 +22,6 @@ MAX_OTHER_TRACES = 10
 
 _BATCH_SIZE = "messaging.batch.message_count"
 _OTHER_TRACES = "kafka.batch.trace_ids"
-_MAX_TEXT = 4096
 
 
 def is_record(value: Any) -> bool:
@@ -228,7 +227,6 @@ class Call:
         """Make the span current. Never raises."""
         try:
             self._before, self._during = self._calls.tracing.scope.enter(self.span)
-            self.span.token = None  # it would keep a thread's context, and what is to end with that
         except Exception as error:  # noqa: BLE001
             suppress("entering a call's span", error)
 
