@@ -33,7 +33,6 @@ from waiting import wait_until
 
 MUTATED_BODIES = 1500
 SPANS_PATH = "/api/v2/spans"
-ID_TWICE = re.compile(rb'"(traceId|id|parentId)"')
 Spans = list[dict[str, Any]]
 
 
@@ -75,18 +74,12 @@ def test_agent_takes_what_zipkin_takes(zipkin: ZipkinServer, agent_url: str) -> 
 
 
 def test_agent_takes_what_zipkin_takes_of_damaged_bodies(zipkin: ZipkinServer, agent_url: str) -> None:
-    """The same for bodies damaged at random; and what the agent takes, Zipkin takes from it.
-
-    Left out is what is listed as different: ids that come twice in a span.
-    """
+    """The same for bodies damaged at random; and what the agent takes, Zipkin takes from it."""
     at_zipkin, at_agent = Target(zipkin.url), Target(agent_url)
     rng = random.Random(11)
     bodies = [body for body in BODIES.values() if body.content_type == JSON and not body.content_encoding]
     for _ in range(MUTATED_BODIES):
         body = rng.choice(bodies)._replace(content=mutated(rng.choice(bodies).content, rng))
-        names = ID_TWICE.findall(body.content)
-        if len(names) > len(set(names)):
-            continue
         answers = at_zipkin.post(body), at_agent.post(body)
         assert (answers[0] == 202) == (answers[1] == 202), (body.content, answers)
 
