@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.service is not None:
         variables["KASPAN_SERVICE"] = options.service
     try:
-        load(environ=variables)
+        load(options.config, environ=variables)
         path = install(variables)
     except ConfigError as error:
         for line in error.errors:
@@ -140,10 +140,11 @@ def _line(hook: Path, variables: Mapping[str, str]) -> str:
 
 def find_hook() -> Path:
     """Return the file that traces a process; raises InstallError if it is missing."""
-    for prefix in (sys.prefix, site.getuserbase()):
-        if (Path(prefix) / HOOK).is_file():
-            return Path(prefix) / HOOK
-    raise InstallError(f"{Path(sys.prefix) / HOOK} is missing: install kaspan again")
+    prefix = sysconfig.get_path("data")  # not sys.prefix: Debian's own Python has it in /usr/local
+    for place in (prefix, site.getuserbase()):
+        if (Path(place) / HOOK).is_file():
+            return Path(place) / HOOK
+    raise InstallError(f"{Path(prefix) / HOOK} is missing: install kaspan again")
 
 
 def _directory() -> Path:

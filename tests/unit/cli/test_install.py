@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kaspan.cli.install import HOOK, find_hook
 from scripts import INJECT, SEND, TRACED, Desk, outcome
 from spans import Reader
 
@@ -159,6 +160,25 @@ def test_missing_hook_is_said(environment: Environment) -> None:
 
     assert done.returncode == 1
     assert "sitecustomize.py is missing: install kaspan again" in done.stderr
+
+
+def test_hook_is_looked_for_where_pip_puts_data_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is not sys.prefix everywhere: pip of Debian's own Python installs into /usr/local."""
+    shutil.copytree(INJECT, tmp_path / "share" / "kaspan" / "inject")
+    monkeypatch.setattr(sysconfig, "get_path", {"data": str(tmp_path)}.get)
+
+    assert find_hook() == tmp_path / HOOK
+
+
+def test_missing_settings_file_is_named_as_it_was_given(environment: Environment) -> None:
+    """Nobody is sent to a variable that was not set."""
+    done = environment.kaspan("install", "--config", "nowhere.yaml")
+
+    assert done.returncode == 2
+    assert "nowhere.yaml: cannot be read" in done.stderr
+    assert "KASPAN_CONFIG" not in done.stderr
 
 
 def test_installed_program_under_kaspan_run_is_traced_once(environment: Environment) -> None:
