@@ -184,7 +184,7 @@ class Checker:
         """Note a key that there is not; returns whether that is an error."""
         shown, hint = mask_name(name), ""
         if shown != name:
-            hint = "put a space behind the colon"
+            hint = "write KEY: VALUE, with a space behind the colon"
         elif not self._errors.full:
             elsewhere = [key for key in leaves() if key.endswith(f".{name}")]
             hint = f"did you mean {elsewhere[0]}?" if elsewhere else suggest(name, fields(section))

@@ -11,7 +11,8 @@ import msgspec
 SECRET_WORDS = ("password", "secret", "token")
 MASK = "***"
 _behind_secret_word = re.compile(
-    rf"((?:{'|'.join(SECRET_WORDS)}|authorization)\w*['\"]?[\s:=]).*", re.IGNORECASE | re.DOTALL
+    rf"((?:{'|'.join(SECRET_WORDS)}|authorization)\w*['\"]?[\s:=]|private key-----).*",
+    re.IGNORECASE | re.DOTALL,
 ).sub
 
 
@@ -34,7 +35,7 @@ def mask(key: str, text: str) -> str:
     user, at, host = text.rpartition("@")
     scheme, separator, user = user.rpartition("://")
     name, colon, password = user.partition(":")
-    if at and (colon or separator or key.endswith("url")):
+    if at and (colon or separator or key.endswith(("url", "interceptor.agent"))):
         shown = f"{scheme}{separator}{f'{name}:' if password else ''}{MASK}@{host}"
     else:
         shown = text
@@ -43,9 +44,11 @@ def mask(key: str, text: str) -> str:
 
 
 def mask_name(name: str) -> str:
-    """Return a key's name as it may be shown: without its space `{password:hunter2}` is all name."""
+    """Return a key's name as it may be shown: without its space `{password:hunter2}` is all name, and so is
+    `{password=hunter2}`.
+    """
     name, colon, rest = name.partition(":")
-    return f"{name}:{MASK}" if rest else name + colon
+    return f"{name}:{MASK}" if rest else mask_misplaced(name) + colon
 
 
 def mask_misplaced(text: str) -> str:

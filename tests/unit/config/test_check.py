@@ -342,9 +342,12 @@ def test_password_in_an_address_is_not_in_errors(tmp_path: Path) -> None:
     [
         (
             "agent: {senders: [{type: zipkin, password:hunter2}]}",
-            "there is no key agent.senders[0].password:***; put a space behind the colon",
+            "there is no key agent.senders[0].password:***; write KEY: VALUE, with a space behind the colon",
         ),
-        ("agent: {token:hunter2}", "there is no key agent.token:***; put a space behind the colon"),
+        (
+            "agent: {token:hunter2}",
+            "there is no key agent.token:***; write KEY: VALUE, with a space behind the colon",
+        ),
         ("agent:\n  token:hunter2", "agent is token:***; the rule is a map"),
         ("agent:\n  senders: 'password hunter2'", 'agent.senders is "password ***"; the rule is a list'),
         (
@@ -358,6 +361,15 @@ def test_password_in_an_address_is_not_in_errors(tmp_path: Path) -> None:
         ("agent:\n  token: !hunter2", "what begins with ! is a tag of YAML"),
         ("agent:\n  token: !hunter2!x", "not YAML"),
         ("{token:hunter2: 1, token:hunter2: 2}", "token:*** is given a second time"),
+        (
+            "agent: {password=hunter2}",
+            "there is no key agent.password=***; write KEY: VALUE, with a space behind the colon",
+        ),
+        (
+            "agent: {tls: {key: '-----BEGIN EC PRIVATE KEY-----hunter2'}}",
+            '"-----BEGIN EC PRIVATE KEY-----***"',
+        ),
+        ("interceptor: {agent: 'hunter2@kaspan'}", '"***@kaspan"'),
     ],
 )
 def test_secret_with_a_typo_around_it_is_not_in_errors(tmp_path: Path, text: str, said: str) -> None:
