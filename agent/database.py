@@ -225,8 +225,9 @@ class Database:
         try:
             before.backup(self._connect())
         except BaseException:
-            self._connection.close()
-            self._connection = before
+            if self._connection is not before:
+                self._connection.close()
+            self._connection = before  # all there is of what it holds
             for suffix in _SUFFIXES:
                 with suppress(FileNotFoundError):
                     os.unlink(self.path + suffix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sqlite3
 import stat
 import threading
@@ -377,6 +378,27 @@ def test_removed_spool_that_cannot_be_written_again_takes_nothing(
     spool.put([batch(b"{3}")], {})
     after = copied(path)
     assert everything(after) == [b"{1}", b"{2}", b"{2}", b"{3}"]
+    after.close()
+
+
+def test_removed_spool_survives_a_shortage_of_descriptors(spool: Spool, path: str) -> None:
+    """While no new file can be opened, the connection is all there is of what waits: it stays open."""
+    spool.put([batch(b"{1}")], {})
+    os.unlink(path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(path, os.O_RDONLY | os.O_CREAT)
+    os.close(lowest)
+    os.unlink(path)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        with pytest.raises(SpoolFull, match="cannot be written again"):
+            spool.database.keep_files()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert everything(spool) == [b"{1}"]
+    spool.put([batch(b"{2}")], {})
+    after = copied(path)
+    assert everything(after) == [b"{1}", b"{2}"]
     after.close()
 
 
