@@ -172,8 +172,10 @@ class RingReceiver:
         limit = self._commit_bytes
         try:
             is_all = self._fill(load, living, limit - limit // 4 if gone else limit, now_s)
-            is_all = self._fill(load, gone, limit, now_s) and is_all
-            is_all = is_all or self._fill(load, living, limit, now_s)
+            # With nothing left of those that are gone there may be room for more of the living.
+            is_all = self._fill(load, gone, limit, now_s) and (
+                is_all or self._fill(load, living, limit, now_s)
+            )
             if load.moved:
                 self._commit(load, now_s)
         except (SpoolFull, MemoryError) as error:

@@ -63,6 +63,21 @@ def test_living_ring_is_not_kept_waiting_by_dead_ones(agent: Agent) -> None:
     living.die()
 
 
+def test_end_takes_all_that_dead_rings_hold(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no process lives any more, and what they left needs many transactions."""
+    written = set()
+    for number in range(8):
+        dead = RingWriter(agent.path, f"{number}-a.ring")
+        written |= fill(dead, number << 20)
+        dead.die()
+    monkeypatch.setattr(ring, "_COMMIT_BYTES", 1000)
+    agent.receiver._commit_bytes = 1000
+    agent.receiver.stop()
+    agent.receiver.run()
+    assert sorted(agent.spool.spans) == sorted(written)
+    assert agent.spool.puts > 10
+
+
 def test_dead_rings_are_not_starved_by_living_ones(agent: Agent) -> None:
     """Rings that are filled as fast as they are read leave room for those that nobody fills any more."""
     living = [RingWriter(agent.path, f"{number}-a.ring", 1 << 20) for number in range(8)]
