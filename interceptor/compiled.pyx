@@ -1025,7 +1025,11 @@ cdef class Writer:
         if self._on_look is None:
             return
         self._look_at = self._position + self._data_bytes  # what is put meanwhile does not look
-        cdef uint64_t bytes_to_next = self._on_look()
+        cdef uint64_t bytes_to_next = 1
+        try:
+            bytes_to_next = self._on_look()
+        except BaseException as error:
+            pass_on_later("looking after the span ring", error)  # the span is written: it must not come again
         self._look_at = self._position + bytes_to_next
 
     def put(self, bytes payload not None):

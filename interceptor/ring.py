@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from zlib import crc32
 
-from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.ring_dir import is_read
+from kaspan.interceptor.failures import pass_on, suppress
+from kaspan.interceptor.ring_dir import RingDirError, is_read
 from kaspan.interceptor.ring_file import RingFile
 from kaspan.interceptor.room import NoRoomError, mebibytes, warn_of_shortage
 from kaspan.wire import ring as layout
@@ -81,26 +81,30 @@ class SpanRing:
         now_s = time.monotonic()
         since_s, self._looked_s = now_s - self._looked_s, now_s
         if now_s >= self._check_at_s:
-            self._check_at_s = now_s + CHECK_S
             try:
                 if self._file.is_gone():
-                    self._check_at_s = now_s + RETRY_S
                     self._replace()
-                    self._check_at_s = now_s + CHECK_S
             except Exception as error:  # noqa: BLE001 (the ring that there is takes spans as before)
                 suppress("replacing a span ring that was removed", error)
+                self._check_at_s = now_s + RETRY_S
+            else:
+                self._check_at_s = now_s + CHECK_S
         # Where spans come one by one, each looks; where many come in a second, few do.
         return 1 if since_s > CHECK_S else LOOK_BYTES
 
     def _replace(self) -> None:
         old, positions = self._file, self._positions
-        self._file = self._make_file()
-        self._positions = _positions(self._file)
-        self._positions[_DROPPED] = positions[_DROPPED]
-        self._writer.move(self._file.mapped, self._file.data_bytes)
+        file = self._make_file()
+        new_positions = _positions(file)
+        new_positions[_DROPPED] = positions[_DROPPED]
+        self._writer.move(file.mapped, file.data_bytes)
         unread = old.unread()
         for payload in unread:
             self.put(payload)
+        # An agent that still has it open would take the same spans.
+        positions[_WRITE] = positions[_READ]
+        # Last, so that all of it is done again if a signal handler of the application's ends it before.
+        self._file, self._positions = file, new_positions
         positions.release()
         old.abandon()
         gone = (
@@ -129,7 +133,7 @@ def _make_file(path: str, fallback: str | None, max_bytes: int, process: dict[st
             raise
         try:
             file = RingFile(fallback, max_bytes, process, is_fallback=True)
-        except OSError as also:
+        except (RingDirError, NoRoomError) as also:
             raise NoRoomError(f"{error}; {also}") from error
         warn_of_shortage(str(error), f"in a ring in {fallback}")
         return file
@@ -188,7 +192,11 @@ class Writer:
             nonlocal look_at
             if on_look is not None:
                 look_at = _NEVER  # what is put meanwhile does not look
-                look_at = on_look() + self._positions[_WRITE]
+                try:
+                    look_at = on_look() + self._positions[_WRITE]
+                except BaseException as error:  # noqa: BLE001 (the span is written: it must not come again)
+                    look_at = 1
+                    pass_on("looking after the span ring", error)
 
         def look() -> None:
             if acquire(False):

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 
+from kaspan.interceptor.failures import is_from_outside
 from kaspan.interceptor.ring_dir import RingDirError, open_ring_dir, refuse_unread_orphans
 from kaspan.interceptor.room import NO_ROOM, NoRoomError, room, shortage
 from kaspan.wire import ring as layout
@@ -42,6 +43,8 @@ class RingFile:
         except (RingDirError, NoRoomError):
             raise
         except OSError as error:
+            if is_from_outside(error):
+                raise  # a signal handler's TimeoutError is one
             kind = NoRoomError if error.errno in NO_ROOM else RingDirError
             raise kind(f"no span ring can be made in {directory}: {error.strerror or error}") from error
         finally:
@@ -98,7 +101,9 @@ class RingFile:
             return _named(self.path) != self._named
         except (FileNotFoundError, NotADirectoryError):
             return _named("/") == self._root  # in another root, paths say nothing
-        except OSError:
+        except OSError as error:
+            if is_from_outside(error):
+                raise
             return False
 
     def unread(self) -> list[bytes]:

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from kaspan.interceptor.failures import log
+from kaspan.interceptor.failures import is_from_outside, log
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What the system says of a file system in which nothing more can be made."""
@@ -91,7 +91,9 @@ def _file_system(directory: int) -> bytes | None:
             fields = line.split()
             if fields[2] == wanted:
                 return fields[fields.index(b"-") + 1]
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError) as error:
+        if is_from_outside(error):
+            raise  # a signal handler's TimeoutError is an OSError
         return None
     return b"?"
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import Span
 
 from kaspan.config.schema import Interceptor, Operation
-from kaspan.interceptor.failures import suppress, tell_suppressed
+from kaspan.interceptor.failures import is_from_outside, pass_on, suppress, tell_suppressed
 from kaspan.interceptor.propagation import Propagation
 from kaspan.interceptor.reporters import Reporters
 from kaspan.interceptor.sampling import CapturedHeaders, ExcludedTopics, Sampler
@@ -138,9 +138,17 @@ class Tracing:
 
     def _report_first(self, payload: bytes) -> None:
         """Make the ring; a span that comes meanwhile, from a thread or a finalizer, waits in `_early`."""
+        if len(self._early) < _MAX_EARLY_SPANS:
+            self._early.append(payload)
+        try:
+            self._put_early()
+        except BaseException as error:  # noqa: BLE001 (raised here, it would have the span reported again)
+            if is_from_outside(error):
+                self._put_early()
+            pass_on("making the span ring", error)
+
+    def _put_early(self) -> None:
         early = self._early
-        if len(early) < _MAX_EARLY_SPANS:
-            early.append(payload)
         if self._opening.acquire(False):
             try:
                 if self._ring is None:
@@ -162,8 +170,8 @@ class Tracing:
         try:
             ring = self._reporters.make(self._process())
         except (OSError, ValueError, ImportError) as error:
-            self._retry_at_s = time.monotonic() + RING_RETRY_S
             suppress("making the span ring (spans are dropped meanwhile)", error)
+            self._retry_at_s = time.monotonic() + RING_RETRY_S
             return None
         self.report = ring.put
         tell_suppressed(ring.note_suppressed)

@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from kaspan.interceptor import failures, ring, ring_file
 from kaspan.interceptor.failures import tell_suppressed
 from kaspan.wire import ring as layout
 from spans import Reader, read_header, rings
+from waiting import wait_until
 
 
 class Owned:
@@ -80,6 +82,43 @@ def test_spans_that_the_agent_has_taken_do_not_come_again(owned: Owned) -> None:
     owned.put_slowly(b"3")
 
     assert sorted(owned.take()) == [b"2", b"3"]
+
+
+def test_agent_that_still_reads_the_removed_ring_finds_nothing_in_it(owned: Owned) -> None:
+    """What was put into the new ring would be delivered twice otherwise."""
+    owned.put_slowly(b"1")
+    assert owned.take() == [b"1"]
+    owned.put_slowly(b"2")
+    (path,) = rings(owned.directory)
+    with open(path, "rb") as kept:
+        shutil.rmtree(owned.directory)
+        owned.put_slowly(b"3")
+        header = layout.Header(kept.read(layout.HEADER_BYTES))
+
+    assert (header.read_pos, header.write_pos) == (layout.frame_bytes(1), layout.frame_bytes(1))
+    assert sorted(owned.take()) == [b"2", b"3"]
+
+
+def test_replacing_that_a_signal_handler_ends_is_done_again(
+    owned: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception is the application's; with the next span, the new ring gets what no agent had taken."""
+    owned.put_slowly(b"1")
+    shutil.rmtree(owned.directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(owned.ring._file, "unread", lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            put_and_go_on(owned, b"2")
+    owned.put_slowly(b"3")
+
+    reader = Reader(owned.directory)
+    taken = [payload for path in rings(owned.directory) for payload in reader.take_payloads(path)]
+    assert sorted(taken) == [b"1", b"2", b"3"]
+
+
+def put_and_go_on(owned: Owned, payload: bytes) -> None:
+    owned.put_slowly(payload)
+    wait_until(lambda: False, "the exception", deadline_s=10, every_s=0.001)
 
 
 def test_removal_is_noticed_in_a_stream_of_spans(owned: Owned) -> None:

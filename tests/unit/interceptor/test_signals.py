@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kaspan.interceptor import failures
+from kaspan.interceptor import failures, ring_file, room
 from scripts import Desk
 from spans import current, offsets
 from waiting import wait_until
@@ -172,6 +172,53 @@ def test_signal_while_a_span_is_reported_loses_no_span(configured: Any, interrup
 
     assert current() is None
     assert offsets(application.take()) == [0]
+
+
+RING_STEPS = [(ring_file, "refuse_unread_orphans"), (ring_file, "sizes"), (room, "_read")]
+
+
+@pytest.mark.parametrize("error", [Shutdown, TimeoutError])
+@pytest.mark.parametrize(("module", "step"), RING_STEPS)
+def test_signal_while_the_ring_is_made_loses_and_doubles_no_span(
+    configured: Any, interrupt: Any, module: Any, step: str, error: type[Exception]
+) -> None:
+    """The ring is made all the same, and the first span is in it once."""
+    application = configured()
+    interrupt(module, step, raise_in_handler(error()))
+
+    with pytest.raises(error):
+        read_and_go_on(application, 1)
+
+    assert offsets(application.take()) == [0]
+
+
+@pytest.mark.parametrize("error", [Shutdown, TimeoutError])
+def test_signal_while_the_ring_is_looked_after_doubles_no_span(
+    configured: Any, interrupt: Any, error: type[Exception]
+) -> None:
+    """The span after which it is looked has been written by then."""
+    application = configured()
+    read(application, 1)
+    ring = application.tracing._ring
+    ring._check_at_s = 0.0
+    interrupt(ring_file, "_named", raise_in_handler(error()))
+
+    with pytest.raises(error):
+        read_and_go_on(application, 60)
+
+    first, *more = offsets(application.take())
+    assert first == 0
+    assert more == list(range(len(more)))
+
+
+def read(application: Any, count: int) -> None:
+    for _ in application.consumer(application.records(count)):
+        pass
+
+
+def read_and_go_on(application: Any, count: int) -> None:
+    read(application, count)
+    go_on()
 
 
 class Asked(Exception):
