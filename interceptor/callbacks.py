@@ -45,8 +45,11 @@ def _within_span(original: Callable[..., Any], tracing: Tracing) -> Callable[...
 
 def _span_of(future: Any, tracing: Tracing) -> RecordSpan | None:
     """The span of the send, to be a parent; None if the send is none of ours."""
+    callbacks = future._callbacks
+    if callbacks is None:
+        return None  # the answer has come this moment
     # The first is ours: it was added before send() returned.
-    sending = next(iter(future._callbacks or ()), None)
+    sending = next(iter(callbacks), None)
     topic = future._produce_future.topic_partition.topic
     if isinstance(sending, Sending):
         span = RecordSpan(sending.trace_id, sending.span_id, sending.parent_id, True)

@@ -102,6 +102,25 @@ def test_callback_for_an_answer_that_is_there_runs_in_the_callers_scope(followed
         assert seen == [current()]
 
 
+def test_callback_whose_answer_comes_as_it_is_added_runs_in_the_callers_scope(followed: Any) -> None:
+    """What kafka-python has forgotten of the send by then does not make it one that is not sampled."""
+    application = followed()
+    producer = application.producer()
+    future: Any = producer.send("orders", b"value")
+    answered = producer.last
+    kind = type(future)
+
+    def is_done(self: Any) -> bool:
+        self.__class__ = kind
+        answered.acknowledge()
+        return False
+
+    future.__class__ = type("Late", (kind,), {"__slots__": (), "is_done": property(is_done)})
+    future.add_callback(lambda _: producer.send("audit", b"value"))
+
+    assert header(producer.last).endswith(b"-1")
+
+
 def test_debugged_trace_stays_so_in_a_callback(followed: Any) -> None:
     """What a callback of a debugged send sends is recorded whatever the rate."""
     application = followed(sampling__rate=0.0)
