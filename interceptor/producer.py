@@ -154,7 +154,8 @@ class ProducerState:
 
 
 def _most_references(held: Mapping[str, object]) -> int:
-    return max((getrefcount(one) for one in held.values()), default=0)
+    # A list, since other threads may still send to new topics.
+    return max((getrefcount(one) for one in list(held.values())), default=0)
 
 
 def instrument(producer_class: type, future_class: type, tracing: Tracing) -> None:

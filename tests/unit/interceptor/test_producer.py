@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 import random
 import re
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -487,3 +490,31 @@ def test_class_with_attributes_of_its_own_making_is_traced(application: Any) -> 
 
     assert len(application.take()) == 2
     assert not asked
+
+
+def test_open_sends_are_found_while_another_thread_sends_to_new_topics(
+    application: Any,
+) -> None:
+    """When Python ends, a daemon thread that still sends does not keep spans from being reported."""
+    interval_s = sys.getswitchinterval()
+    producer = application.producer()
+    producer.send("orders", b"value")
+    state, is_done = producer._kaspan, threading.Event()
+    for number in range(2000):
+        state._lane(f"topic-{number}")
+
+    def send() -> None:
+        for number in itertools.count(2000):
+            if is_done.is_set():
+                return
+            state._lane(f"topic-{number % 9000}")
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        sys.setswitchinterval(1e-6)
+        assert all(state.has_open_sends() for _ in range(100))
+    finally:
+        sys.setswitchinterval(interval_s)
+        is_done.set()
+        sending.join()
