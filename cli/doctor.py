@@ -15,7 +15,7 @@ from kaspan.cli.room import room_for_rings
 from kaspan.cli.silence import silenced
 from kaspan.config import ConfigError, Loaded, load, schema
 from kaspan.interceptor.endpoint import Endpoint
-from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS, RingDirError, open_ring_dir
+from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS, RingDirError, is_read, open_ring_dir
 from kaspan.wire import VERSION
 
 HTTP_TIMEOUT_S = 3.0
@@ -71,7 +71,7 @@ def examine(loaded: Loaded) -> Findings:
     if agent is None:
         return Findings((*said, *more), (*wrong, *also))
     asked = delivery(agent)
-    return Findings((*said, *more, *asked.said), (*wrong, *also, *asked.wrong), asked.is_known)
+    return Findings((*said, *more, "", *asked.said), (*wrong, *also, *asked.wrong), asked.is_known)
 
 
 def all_rings(loaded: Loaded) -> tuple[list[str], list[str]]:
@@ -81,39 +81,41 @@ def all_rings(loaded: Loaded) -> tuple[list[str], list[str]]:
     left, short = room_for_rings(settings)
     if settings.ring_dir == schema.default_ring_dir() and os.path.isdir(on_disk):
         try:
-            found, is_read = survey(on_disk), is_locked(on_disk)
+            found, has_reader = survey(on_disk), is_locked(on_disk)
         except OSError as error:
             return [*left, *said], [*wrong, *short, f"{on_disk} cannot be read: {error.strerror}"]
         if found.rings or found.unreadable:
             said += ["", f"rings for which it had no room are in {on_disk}", "", *table(found.rings)]
-            wrong += judge(on_disk, found, is_read)
+            wrong += judge(on_disk, found, has_reader)
     return [*left, *said], [*wrong, *short]
 
 
 def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:
     """Say what lies in the ring directory and whether an agent reads it."""
-    path, agent = loaded.settings.interceptor.ring_dir, loaded.settings.agent
+    path, read = loaded.settings.interceptor.ring_dir, loaded.settings.agent.ring_dirs
     said = [f"spans go into rings in {path}"]
     wrong: list[str] = []
-    if path not in agent.ring_dirs:
+    # Where only the application's settings are known, as in a container of its own, the agent itself tells.
+    is_known = loaded.origins["agent.ring_dirs"] != "default"
+    if path not in read and (is_known or not is_read(path)):
         wrong.append(
             f"with these settings applications write to {path} (interceptor.ring_dir) and an agent reads "
-            f"{', '.join(agent.ring_dirs)} (agent.ring_dirs)"
+            f"{', '.join(read)} (agent.ring_dirs)"
         )
     if not os.path.lexists(path):
         wrong.append(f"no agent reads {path}, so no trace is seen: start `kaspan agent`")
         return [*said, "it does not exist yet: no traced program has made a span, and no agent runs"], wrong
     try:
         os.close(open_ring_dir(path))
-        is_read, found = is_locked(path), survey(path)
+        has_reader, found = is_locked(path), survey(path)
     except RingDirError as error:
         return said, [*wrong, str(error)]
     except OSError as error:
         return said, [*wrong, f"{path} cannot be read: {error.strerror}"]
-    said.append("an agent reads it" if is_read else "no agent reads it")
+    said.append("an agent reads it" if has_reader else "no agent reads it")
     if found.rings:
         said += ["", *table(found.rings)]
-    return said, wrong + judge(path, found, is_read)
+    return said, wrong + judge(path, found, has_reader)
 
 
 def table(rings: Iterable[Ring]) -> list[str]:

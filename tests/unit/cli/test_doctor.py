@@ -84,6 +84,7 @@ def test_healthy_deployment_has_nothing_wrong(desk: Desk, reading: None) -> None
     assert f"spans go into rings in {desk.ring_dir}\nan agent reads it\n" in done.stdout
     (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("shop ")]
     assert (row[2:5], VERSION in row) == (["gone", "1", "spans"], True)
+    assert "\n\nwhether its spans reach their targets is not known" in done.stdout  # apart from the table
 
 
 def test_doctor_says_when_nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +206,13 @@ def test_directory_that_the_agent_does_not_read_is_wrong(desk: Desk, reading: No
     assert "/elsewhere" in said
 
 
+def test_directory_that_the_agent_of_another_container_reads_is_right(desk: Desk, reading: None) -> None:
+    """Where only the application's settings are known, that an agent reads its directory is enough."""
+    del desk.environment["KASPAN_AGENT__RING_DIRS"]
+
+    assert wrong(doctor(desk)) == []
+
+
 def test_disabled_tracing_is_wrong(desk: Desk, reading: None) -> None:
     """With interceptor.enabled false nothing is traced, and it says who said so."""
     (said,) = wrong(doctor(desk, OTEL_SDK_DISABLED="true"))
@@ -265,7 +273,8 @@ def test_rings_on_disk_are_seen(desk: Desk, tmp_path: Path, monkeypatch: pytest.
     disk = tmp_path / "default_fallback_dir"
     RingWriter(disk, process=json.dumps(PROCESS).encode()).put(span(1))
     settings = schema.Interceptor(ring_dir=str(tmp_path / "default_ring_dir"))
-    loaded = SimpleNamespace(settings=schema.Settings(interceptor=settings))
+    origins = {"agent.ring_dirs": "default"}
+    loaded = SimpleNamespace(settings=schema.Settings(interceptor=settings), origins=origins)
     said, found = all_rings(loaded)  # type: ignore[arg-type]
 
     assert f"rings for which it had no room are in {disk}" in said
