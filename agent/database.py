@@ -172,6 +172,8 @@ class Database:
         and FileLostError if it was but the file is gone.
         """
         with self.lock:
+            if self._is_cut_off():  # what is written behind the cut would hide it
+                self._start_over(DamagedError("somebody has cut it off"))
             changes = self._connection.total_changes
             try:
                 result = self._attempt(work)
@@ -205,6 +207,10 @@ class Database:
             raise FileLostError(f"{self.path} was cut off")
         elif found is not None:
             self._size = found.st_size
+
+    def _is_cut_off(self) -> bool:
+        found = _stat(self.path)
+        return found is not None and _identity(found) == self._files[0] and found.st_size < self._size
 
     def _note_files(self) -> None:
         self._files = [_identity(os.stat(self.path + suffix)) for suffix in _SUFFIXES]

@@ -92,9 +92,17 @@ class Spool:
         whole("a number", self._newest_id, self.spans, self.bytes, self.latest_us)
         whole("a number of dead letters", self.dead_spans, self.dead_bytes, latest_us)
         self.latest_us = max(self.latest_us, latest_us)
+        self._distrust_cursors()
         # An id is never used twice, although rows go: a cursor must not be ahead of what comes.
         used = (self._newest_id, *self._cursors.values())
         self._next_id = max(self._next_id, *(row_id + 1 for row_id in used))
+
+    def _distrust_cursors(self) -> None:
+        """Have a sender begin again that is ahead of all rows: a flipped bit would have them deleted."""
+        for name, cursor in self._cursors.items():
+            if cursor > self._newest_id > 0:
+                _log.warning("the cursor of %s is damaged: all that is in the spool is sent to it", name)
+                self._cursors[name] = 0
 
     def _count_damaged(self, path: str) -> None:
         """Count what a damaged file held that was moved aside: at the start, as far as that can be read."""

@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,24 @@ def test_spans_of_a_damaged_file_are_counted_as_dropped(spool: Spool, path: str)
     assert (spool.damages, spool.spans, dict(spool.dropped)) == (1, 0, {"spool_damaged": spans})
 
 
+def test_cursor_that_is_ahead_of_all_batches_is_not_believed(
+    opener: Opener, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No sender can be there, and what waits for it would be deleted as delivered."""
+    spool = opener.open("zipkin", "console")
+    spool.put([batch(b"{1}"), batch(b"{2}"), batch(b"{3}")], {})
+    spool.advance("zipkin", 2)
+    spool.save()
+    opener.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("update senders set cursor = cursor + 2048 where name = 'zipkin'")
+        connection.commit()
+    spool = opener.open("zipkin", "console")
+    assert (spool.cursor("zipkin"), spool.cursor("console")) == (0, 0)
+    assert everything(spool) == [b"{1}", b"{2}", b"{3}"]
+    assert "the cursor of zipkin is damaged" in caplog.text
+
+
 def test_spool_of_a_newer_version_is_not_touched(opener: Opener, spool: Spool, path: str) -> None:
     """An older agent says so and ends rather than guess."""
     opener.close()
@@ -431,13 +450,27 @@ def test_spool_that_another_agent_has_taken_meanwhile_is_left_to_it(spool: Spool
     other.close()
 
 
-def test_spool_that_is_cut_off_takes_nothing_for_safe(spool: Spool, path: str, tmp_path: Path) -> None:
-    """What is in the cache alone is gone with the process: it is not said to be stored."""
+def test_what_comes_after_a_spool_was_cut_off_goes_into_a_new_file(spool: Spool, path: str) -> None:
+    """In the old one it would be behind a hole, and the file as long as before."""
     spool.put([batch(bytes(MAX_BYTES // 2))], {})
     os.truncate(path, 20_000)
+    spool.put([batch(bytes(MAX_BYTES // 4)), batch(bytes(MAX_BYTES // 2))], {})
+    assert spool.dropped == {"spool_damaged": 1}
+    after = copied(path)
+    assert everything(after) == [bytes(MAX_BYTES // 4), bytes(MAX_BYTES // 2)]
+    after.close()
+
+
+def test_spool_that_is_cut_off_meanwhile_takes_nothing_for_safe(spool: Spool, path: str) -> None:
+    """What is in the cache alone is gone with the process: it is not said to be stored."""
+    spool.put([batch(bytes(MAX_BYTES // 2))], {})
+
+    def work(connection: sqlite3.Connection) -> None:
+        connection.execute("insert into rings values ('/rings/a', 8)")
+        os.truncate(path, 20_000)
+
     with pytest.raises(SpoolFull, match="cut off"):
-        spool.put([batch(b"{2}")], {})
-    assert spool.dropped == {"spool_damaged": 2}
+        spool.database.run(work)
     spool.put([batch(b"{2}")], {})
     after = copied(path)
     assert everything(after) == [b"{2}"]
