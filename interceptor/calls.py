@@ -26,7 +26,7 @@ _OTHER_TRACES = "kafka.batch.trace_ids"
 
 def is_record(value: Any) -> bool:
     """Whether a value is a record of a traced consumer. Calls nothing of the value's own."""
-    return isinstance(value, tuple) and hasattr(type(value), "kaspan_span")
+    return issubclass(type(value), tuple) and hasattr(type(value), "kaspan_span")
 
 
 def records_in(value: Any) -> list[list[Any]]:
@@ -34,7 +34,7 @@ def records_in(value: Any) -> list[list[Any]]:
 
     What poll() returned is looked at without taking a record out of it, which would count as its processing.
     """
-    if isinstance(value, dict):
+    if issubclass(type(value), dict):
         lists = dict.values(value)
         if not _starts_with_record(next(iter(lists), None)):
             return []
@@ -43,11 +43,11 @@ def records_in(value: Any) -> list[list[Any]]:
 
 
 def _starts_with_record(records: Any) -> bool:
-    return isinstance(records, (list, tuple)) and is_record(next(_plain_iter(records), None))
+    return issubclass(type(records), (list, tuple)) and is_record(next(_plain_iter(records), None))
 
 
 def _plain_iter(records: Any) -> Iterator[Any]:
-    return list.__iter__(records) if isinstance(records, list) else tuple.__iter__(records)
+    return list.__iter__(records) if issubclass(type(records), list) else tuple.__iter__(records)
 
 
 def first_of(lists: list[list[Any]]) -> Any:

@@ -895,8 +895,18 @@ ctypedef int (*Visit)(PyObject *, void *) noexcept
 ctypedef int (*Traverse)(PyObject *, Visit, void *) noexcept
 
 
+cdef inline bint is_kind(set types, PyObject *kind) noexcept:
+    # Of a type whose metaclass is the application's, the hash may be as well, and fail.
+    return <PyObject *>Py_TYPE(kind) == <PyObject *>type and PySet_Contains(types, <object>kind) == 1
+
+
 cdef int visit(PyObject *found, void *types) noexcept:
-    return PySet_Contains(<object>types, <object>Py_TYPE(found)) == 1
+    return is_kind(<object>types, <PyObject *>Py_TYPE(found))
+
+
+def is_one(set types not None, value):
+    """Stands in for handover.is_one."""
+    return is_kind(types, <PyObject *>Py_TYPE(<PyObject *>value))
 
 
 def refers_to(set types not None, referring):
@@ -909,17 +919,17 @@ cdef bint may_hold(set types, object value) except -1:
     cdef PyObject *entry = NULL
     cdef Py_ssize_t at = 0
     cdef int count = 0
-    if type(value) not in types:
+    if not is_kind(types, <PyObject *>Py_TYPE(<PyObject *>value)):
         return False
     if type(value) is dict:
         while count < MAX_VALUES and PyDict_Next(value, &at, NULL, &entry):
             count += 1
-            if type(<object>entry) in types:
+            if is_kind(types, <PyObject *>Py_TYPE(entry)):
                 return True
         return False
     if type(value) is list or type(value) is tuple:
         for one in value:
-            if type(one) in types:
+            if is_kind(types, <PyObject *>Py_TYPE(<PyObject *>one)):
                 return True
             count += 1
             if count == MAX_VALUES:

@@ -54,11 +54,11 @@ def may_be_given(types: set[type], function: Any, args: Any, kwargs: Any) -> boo
     """
     if type(args) is tuple or type(args) is list:  # a Thread takes everything that can be looped over
         for value in args:
-            if type(value) in types and _may_hold(types, value):
+            if is_one(types, value) and _may_hold(types, value):
                 return True
     if kwargs and type(kwargs) is dict:
         for value in kwargs.values():
-            if type(value) in types and _may_hold(types, value):
+            if is_one(types, value) and _may_hold(types, value):
                 return True
         return type(function) is functools.partial
     if args:
@@ -68,25 +68,31 @@ def may_be_given(types: set[type], function: Any, args: Any, kwargs: Any) -> boo
     return not is_closed
 
 
+def is_one(types: set[type], value: Any) -> bool:
+    """Whether a value is of one of `types`. Calls nothing of the application's, as a metaclass's hash is."""
+    kind = type(value)
+    return type(kind) is type and kind in types
+
+
 def _may_hold(types: set[type], value: Any) -> bool:
     kind = type(value)
     if kind is dict:
         value = value.values()
     elif kind is not list and kind is not tuple:
         return True
-    return any(type(entry) in types for entry in islice(value, _MAX_VALUES))
+    return any(is_one(types, entry) for entry in islice(value, _MAX_VALUES))
 
 
 def refers_to(types: set[type], referring: Any) -> bool:
     """Whether something refers to an object of one of `types`, as a coroutine does to its arguments."""
     # Not a coroutine's frame, which would be made for that, and costs more.
     found = gc.get_referents(referring) if sys.version_info >= (3, 11) else _locals(referring)
-    return any(type(value) in types for value in found)
+    return any(is_one(types, value) for value in found)
 
 
 if not TYPE_CHECKING:
     with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import may_be_given  # noqa: F401 (the same, compiled)
+        from kaspan.interceptor.compiled import is_one, may_be_given  # noqa: F401 (the same, compiled)
 
         if sys.version_info >= (3, 11):  # before, a coroutine refers to its frame, and that to the arguments
             from kaspan.interceptor.compiled import refers_to
@@ -195,7 +201,7 @@ class HandOvers:
 
     def _first_record(self, values: Iterable[Any]) -> Any:
         for value in values:
-            if type(value) in types:
+            if is_one(types, value):
                 record = self.record_in(value)
                 if record is not None:
                     return record
@@ -216,7 +222,7 @@ class HandOvers:
                 if call is not None:
                     self._awaited.add(value)
                     return call
-            elif type(value) in types and (record := self.record_in(value)) is not None:
+            elif is_one(types, value) and (record := self.record_in(value)) is not None:
                 site = self.site(frame.f_globals.get("__name__") or "", coroutine.__qualname__)
                 return self.calls.begin(site, (record,), {})
         return None

@@ -19,6 +19,7 @@ from kaspan.interceptor.handover import (
     HandOvers,
     follow_class,
     follow_no_class,
+    is_one,
     may_be_given,
     types,
 )
@@ -149,9 +150,9 @@ def _patch_threads(module: Any) -> None:
 def _patch_queues(module: Any) -> None:
     def make(plain_get: Any) -> Any:
         def get(self: Any, block: Any = True, timeout: Any = None) -> Any:
-            end_taken()
+            end_taken(self)
             item = plain_get(self, block, timeout)
-            if type(item) in types and process.hand_overs is not None:
+            if is_one(types, item) and process.hand_overs is not None:
                 take(process.hand_overs, self, item)
             return item
 

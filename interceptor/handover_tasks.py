@@ -10,7 +10,7 @@ from typing import Any
 
 from kaspan.interceptor.calls import Call
 from kaspan.interceptor.failures import suppress
-from kaspan.interceptor.handover import open_calls, refers_to, types, types_in_coroutines
+from kaspan.interceptor.handover import is_one, open_calls, refers_to, types, types_in_coroutines
 from kaspan.interceptor.handover_points import make_task_done, process, replace
 from kaspan.interceptor.taken import end_taken, take
 
@@ -87,9 +87,9 @@ def patch_asyncio_queues(module: Any) -> None:
 
     def make(plain_get_nowait: Any) -> Any:
         def get_nowait(self: Any) -> Any:
-            end_taken()
+            end_taken(self)
             item = plain_get_nowait(self)
-            if type(item) in types and process.hand_overs is not None:
+            if is_one(types, item) and process.hand_overs is not None:
                 take(process.hand_overs, self, item)
             return item
 
@@ -100,7 +100,7 @@ def patch_asyncio_queues(module: Any) -> None:
 
         def _get_loop(self: Any) -> Any:
             if sys._getframe(1).f_code is get:  # which is about to wait
-                end_taken()
+                end_taken(self)
             return plain(self)
 
         return _get_loop

@@ -22,8 +22,9 @@ _MAX_FRAMES = 8
 class Taken:
     """The span of what is done with a record that was taken from a queue, current where it was taken.
 
-    It ends when the taker takes the next one or says `task_done()`, when nothing holds the record any more,
-    or when the thread or task is gone: whatever comes first.
+    It ends when the taker asks that queue for the next one or says `task_done()`, takes a record from another
+    queue, when nothing holds the record any more, or when the thread or task is gone: whatever comes first.
+    Not when something else is taken from another queue, such as a connection from its pool.
     """
 
     __slots__ = ("_call", "_queue", "_taker")
@@ -100,6 +101,7 @@ def take(hand_overs: HandOvers, queue: Any, item: Any) -> None:
         code = frame.f_code
         name = getattr(code, "co_qualname", code.co_name)  # from Python 3.11 on
         site = hand_overs.site(frame.f_globals.get("__name__") or "", name)
+        end_taken()
         call = hand_overs.calls.begin(site, (record,), {})
         if call is None:
             return

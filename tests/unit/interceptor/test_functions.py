@@ -570,6 +570,21 @@ def own_header(number: int) -> list[tuple[str, bytes]]:
     return [("b3", b"%032x-%016x-1" % (number, number))]
 
 
+def test_lazy_object_is_not_evaluated(application: Any) -> None:
+    """A lazy object, such as Django's, loads what it stands for when it is asked for its class: not by us."""
+
+    class Lazy:
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            raise LookupError("evaluated")
+
+    lazy: Any = Lazy()
+    call = traced("call")(lambda *args, **kwargs: "result")
+
+    assert call(lazy, [lazy], {"lazy": lazy}, (lazy,), named=lazy) == "result"
+    assert [span.name for span in application.take()] == ["call"]
+
+
 def test_batch_is_one_span_in_the_first_records_trace(application: Any) -> None:
     """A list of records gets one span, with their number and the ids of the other traces, each once."""
     records = [application.record(n, headers=own_header(1 + n // 2)) for n in range(6)]

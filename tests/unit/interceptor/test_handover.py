@@ -498,6 +498,97 @@ def test_span_of_a_taker_ends_when_it_lets_go_of_the_record(application: Any) ->
     assert inside == (TRACE, spans[None].id)
 
 
+def test_connection_taken_from_its_pool_does_not_end_the_work_on_a_record(application: Any) -> None:
+    """Pools of connections are queues (urllib3's, asyncpg's): what is no record ends nothing."""
+    connections: queue.LifoQueue[Any] = queue.LifoQueue()
+    connections.put("connection")
+    waiting: queue.Queue[Any] = queue.Queue()
+    (record,) = application.consumer([application.record(headers=SENT)])
+    waiting.put(record)
+    waiting.get()
+    mine = current()
+    connections.get()
+    connections.task_done()
+
+    assert mine is not None
+    assert current() == mine
+    waiting.task_done()
+    assert current() is None
+
+
+def test_connection_taken_from_its_pool_does_not_end_the_work_of_a_task(application: Any) -> None:
+    """The same with asyncio's queues, also where the task has to wait for a connection."""
+
+    async def main() -> None:
+        connections: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
+        waiting: asyncio.Queue[Any] = asyncio.Queue()
+        (record,) = application.consumer([application.record(headers=SENT)])
+        await waiting.put(record)
+        await waiting.get()
+        mine = current()
+        asyncio.get_running_loop().call_soon(connections.put_nowait, "connection")
+        await connections.get()
+        assert mine is not None
+        assert current() == mine
+        waiting.task_done()
+        assert current() is None
+
+    asyncio.run(main())
+
+
+def test_record_taken_from_another_queue_ends_the_work_on_the_one_before(application: Any) -> None:
+    """A worker of two queues works on one record at a time."""
+    urgent: queue.Queue[Any] = queue.Queue()
+    ordinary: queue.Queue[Any] = queue.Queue()
+    first, second = application.consumer(application.records(2))
+    urgent.put(first)
+    ordinary.put(second)
+    urgent.get()
+    ordinary.get()
+    inside = current()
+    ordinary.task_done()
+
+    assert current() is None
+    spans = [span for span in application.take() if span.kind is None]
+    assert len(spans) == 2
+    assert inside == (spans[-1].trace_id, spans[-1].id)
+
+
+class _Unhashable(type):
+    def __eq__(cls, other: object) -> bool:
+        raise LookupError("asked the application's metaclass")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Odd(metaclass=_Unhashable):
+    """Its class cannot be looked up in a set."""
+
+
+def test_type_that_cannot_be_hashed_is_handed_over_as_ever(application: Any) -> None:
+    """Whether a value is a record is found out without a call of what its metaclass defines."""
+
+    async def main() -> None:
+        assert await asyncio.create_task(ahandle(odd)) is None
+        waiting: asyncio.Queue[Any] = asyncio.Queue()
+        await waiting.put(odd)
+        assert await waiting.get() is odd
+
+    odd = Odd()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handle, odd, [odd], {"odd": odd}, named=odd).result(60) is None
+    seen: list[Any] = []
+    thread = threading.Thread(target=seen.append, args=(odd,))
+    thread.start()
+    thread.join()
+    assert seen == [odd]
+    waiting: queue.Queue[Any] = queue.Queue()
+    waiting.put(odd)
+    assert waiting.get() is odd
+    asyncio.run(main())
+    assert application.take() == []
+
+
 def test_record_in_two_queues_is_worked_on_by_both_takers(application: Any) -> None:
     """Who takes a record does not end the work of another who has taken it from another queue."""
     first: queue.Queue[Any] = queue.Queue()
