@@ -24,6 +24,7 @@ from kaspan.agent.hold import SpoolError, SpoolHeldError
 from kaspan.agent.letters import DeadLetters, Integer, Letter, Selection
 from kaspan.agent.recovery import Recovered, recover
 from kaspan.agent.spool import Spool
+from kaspan.config.errors import escaped
 
 SUFFIX = ".control"
 REQUEST_TIMEOUT_S = 5.0
@@ -66,7 +67,7 @@ class Purge(msgspec.Struct, frozen=True, tag=True):
 class Recover(msgspec.Struct, frozen=True, tag=True):
     """Put what can be read of a damaged spool at `path` back into the spool; answered by `recovered`."""
 
-    path: str
+    path: bytes
 
 
 Request = Find | Show | Replay | Purge | Recover
@@ -90,7 +91,7 @@ def perform(spool: Spool, request: Request) -> Answer:
     letters = DeadLetters(spool)
     try:
         if isinstance(request, Recover):
-            return Answer(recovered=recover(spool, request.path))
+            return Answer(recovered=recover(spool, os.fsdecode(request.path)))
         if isinstance(request, Find):
             return Answer(tuple(letters.find(request.selection, request.after_id, request.limit)))
         if isinstance(request, Show):
@@ -100,7 +101,7 @@ def perform(spool: Spool, request: Request) -> Answer:
             return Answer(count=letters.replay(request.selection))
         return Answer(count=letters.purge(request.selection))
     except Exception as error:  # noqa: BLE001 (said to whoever asked; the next request is answered)
-        return Answer(error=str(error) or type(error).__name__)
+        return Answer(error=escaped(str(error)) or type(error).__name__)
 
 
 class Control:

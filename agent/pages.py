@@ -6,7 +6,9 @@ passed over. Source: "Database File Format" of sqlite.org.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
@@ -45,8 +47,13 @@ class Pages:
     """The pages of the file `path`. Raises OSError if it cannot be read."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._pages = os.fstat(self._descriptor).st_size // PAGE_BYTES
+        # O_NONBLOCK: opening a named pipe must not wait for who writes into it.
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        self._pages = status.st_size // PAGE_BYTES
 
     def close(self) -> None:
         """Close the file."""

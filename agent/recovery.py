@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -10,6 +11,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.hold import SpoolError
 from kaspan.agent.letters import DeadLetters
 from kaspan.agent.pages import DeadRow, Pages, Row
 from kaspan.agent.senders.refusals import split
@@ -31,9 +33,12 @@ class Recovered(NamedTuple):
 def recover(spool: Spool, path: str) -> Recovered:
     """Put the spans that some sender had not passed, and the dead letters, of a damaged file into a spool.
 
-    Blocks for as long as reading the file and storing takes. Raises OSError if it cannot be read, and
-    SpoolFull if there is no room: before anything is stored, where that can be known.
+    Blocks for as long as reading the file and storing takes. Raises OSError if it cannot be read, SpoolError
+    if it is the spool itself, and SpoolFull if there is no room: before anything is stored, where that can be
+    known.
     """
+    if os.path.samefile(path, spool.path):
+        raise SpoolError(f"{path} is the spool in use; name a file that was set aside")
     with closing(Pages(path)) as pages:
         cursors = pages.cursors()
         needed = sum(len(row.body) for row in pages.waiting(cursors))

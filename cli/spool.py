@@ -14,6 +14,7 @@ from kaspan.agent.database import ASIDE
 from kaspan.agent.hold import SpoolError
 from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, load
+from kaspan.config.errors import escaped
 
 RECOVERED = ".recovered-"
 """In the place of ASIDE in the name of a file of which all that can be read is back."""
@@ -41,17 +42,18 @@ def _set_aside(path: str) -> list[str]:
 
 
 def _recover(path: str, spool_path: str, max_bytes: int) -> int:
+    shown = escaped(path)
     try:
-        answer = ask(spool_path, max_bytes, Recover(path))
+        answer = ask(spool_path, max_bytes, Recover(os.fsencode(path)))
     except SpoolError as error:
         sys.stderr.write(f"kaspan agent spool: {error}\n")
         return 1
     found = answer.recovered
     if found is None:
-        sys.stderr.write(f"kaspan agent spool: {path}: {answer.error}\n")
+        sys.stderr.write(f"kaspan agent spool: {shown}: {answer.error}\n")
         return 1
     sys.stdout.write(
-        f"{path}: {found.spans} spans and {found.dead_letters} dead letters are back in the spool; "
+        f"{shown}: {found.spans} spans and {found.dead_letters} dead letters are back in the spool; "
         f"{found.damaged_spans} more spans of the same rows are damaged\n"
     )
     return _name_anew(path) if ASIDE in path else 0
@@ -66,10 +68,10 @@ def _name_anew(path: str) -> int:
             os.rename(f"{path}-journal", f"{done}-journal")
     except OSError as error:
         sys.stderr.write(
-            f"kaspan agent spool: {path}: {error.strerror}; remove it, or it is recovered again\n"
+            f"kaspan agent spool: {escaped(path)}: {error.strerror}; remove it, or it is recovered again\n"
         )
         return 1
-    sys.stdout.write(f"It is now {done}; remove it when you need it no more.\n")
+    sys.stdout.write(f"It is now {escaped(done)}; remove it when you need it no more.\n")
     return 0
 
 

@@ -7,12 +7,14 @@ import random
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from kaspan.agent.control import Control
 from kaspan.agent.database import SpoolFull
+from kaspan.agent.hold import SpoolError
 from kaspan.agent.letters import DeadLetters, Selection
 from kaspan.agent.recovery import Recovered, recover
 from kaspan.agent.senders.refusals import split
@@ -223,6 +225,62 @@ def test_command_says_what_cannot_be_read(tmp_path: Path, capsys: pytest.Capture
     missing = tmp_path / "missing.db"
     assert agent.main(["spool", "recover", "--spool", str(tmp_path / "spool.db"), str(missing)]) == 1
     assert f"{missing}: [Errno 2] No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_command_takes_any_name_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_running: bool
+) -> None:
+    """One that is not UTF-8 too; what does not print is shown escaped."""
+    other = opened(tmp_path / "other.db")
+    spans = fill(other, 20, random.Random(7))
+    other.close()
+    directory = os.path.join(os.fsencode(tmp_path), b"\xff")
+    os.mkdir(directory)
+    os.rename(tmp_path / "other.db", os.path.join(directory, b"spool.db.damaged-1"))
+    with serving(tmp_path / "spool.db", is_running):
+        name = os.fsdecode(os.path.join(directory, b"spool.db.damaged-1"))
+        assert agent.main(["spool", "recover", "--spool", str(tmp_path / "spool.db"), name]) == 0
+    assert rf"\udcff/spool.db.damaged-1: {len(spans)} spans" in capsys.readouterr().out
+    assert os.listdir(directory) == [b"spool.db.recovered-1"]
+
+
+@contextmanager
+def serving(path: Path, is_running: bool) -> Iterator[None]:
+    """Have an agent's part hold the spool and answer, if it is to run."""
+    spool = opened(path)
+    if not is_running:
+        spool.close()
+        yield
+        return
+    control = Control(spool)
+    thread = threading.Thread(target=control.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        control.stop()
+        thread.join(30)
+        spool.close()
+
+
+def test_pipe_does_not_hold_the_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody writes into it, and who asks next is answered."""
+    os.mkfifo(tmp_path / "pipe")
+    with serving(tmp_path / "spool.db", is_running=True):
+        arguments = ["--spool", str(tmp_path / "spool.db")]
+        assert agent.main(["spool", "recover", *arguments, str(tmp_path / "pipe")]) == 1
+        assert "Not a regular file" in capsys.readouterr().err
+        assert agent.main(["dead-letter", "list", *arguments]) == 0
+
+
+def test_spool_in_use_is_not_put_into_itself(spool: Spool, tmp_path: Path) -> None:
+    """All that waits would be there twice."""
+    spans = fill(spool, 20, random.Random(8))
+    (tmp_path / "link.db").symlink_to(spool.path)
+    with pytest.raises(SpoolError, match="is the spool in use"):
+        recover(spool, str(tmp_path / "link.db"))
+    assert waiting(spool, "zipkin") == spans
 
 
 def test_waiting_spans_of_a_file_found_damaged_at_the_start_are_counted(tmp_path: Path) -> None:
