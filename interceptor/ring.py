@@ -81,14 +81,16 @@ class SpanRing:
         now_s = time.monotonic()
         since_s, self._looked_s = now_s - self._looked_s, now_s
         if now_s >= self._check_at_s:
+            self._check_at_s = now_s + RETRY_S  # what is put meanwhile replaces nothing
+            next_s = CHECK_S
             try:
                 if self._file.is_gone():
                     self._replace()
             except Exception as error:  # noqa: BLE001 (the ring that there is takes spans as before)
                 suppress("replacing a span ring that was removed", error)
-                self._check_at_s = now_s + RETRY_S
-            else:
-                self._check_at_s = now_s + CHECK_S
+                next_s = RETRY_S
+            finally:
+                self._check_at_s = now_s + next_s
         # Where spans come one by one, each looks; where many come in a second, few do.
         return 1 if since_s > CHECK_S else LOOK_BYTES
 

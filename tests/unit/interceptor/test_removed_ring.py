@@ -99,6 +99,21 @@ def test_agent_that_still_reads_the_removed_ring_finds_nothing_in_it(owned: Owne
     assert sorted(owned.take()) == [b"2", b"3"]
 
 
+def test_ring_is_replaced_once_even_if_the_new_one_is_too_small(
+    owned: Owned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what was unread as much is kept as there is room for; to drop the rest looks for no ring again."""
+    unread = [b"%d" % number * 1000 for number in range(100)]
+    monkeypatch.setattr(owned.ring._file, "unread", lambda: unread)
+    shutil.rmtree(owned.directory)
+    owned.put_slowly(b"1")
+    (path,) = rings(owned.directory)
+
+    kept = owned.take()
+    assert len(kept) == len(set(kept))
+    assert read_header(path).dropped_spans == len(unread) - len(kept)
+
+
 def test_replacing_that_a_signal_handler_ends_is_done_again(
     owned: Owned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
