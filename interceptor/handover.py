@@ -129,19 +129,19 @@ class HandOvers:
         """Coroutines whose span is that of a task which awaits them, such as that of `asyncio.wait_for`."""
         self._sites: dict[tuple[str, str], Site] = {}
 
-    def record_in(self, value: Any) -> Any:
-        """The record that a value is or holds, or the list of records that it is; None if there is none."""
+    def records_of(self, value: Any) -> tuple[Any, ...]:
+        """The records that a value is or holds; of a list of records, which is a batch, the list."""
         kind = type(value)
         if is_record(value):
-            return value
+            return (value,)
         if kind is RecordList:  # whose own loop would be the processing of its records
-            return value if list.__len__(value) else None
+            return (value,) if list.__len__(value) else ()
         if kind not in (list, tuple, dict) or not _may_hold(types, value):
-            return None
+            return ()
         if kind is not tuple and records_in(value):  # a batch, or what poll() returned
-            return value
+            return (value,)
         entries = value.values() if kind is dict else value
-        return next(filter(is_record, islice(entries, _MAX_VALUES)), None)
+        return tuple(filter(is_record, islice(entries, _MAX_VALUES)))
 
     def follow(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handed | None:
         """What to call in the place of `function(*args, **kwargs)`; None if it is given no record."""
@@ -163,8 +163,8 @@ class HandOvers:
                 return inner and (_rebuilt(function, cell, inner[0]), inner[1], inner[2])
         if is_wrapped(function):
             return None
-        record = self._first_record((*args, *kwargs.values()) or _enclosed(function))
-        return None if record is None else (HandedOver(self, function, record), args, kwargs)
+        records = self._records_among((*args, *kwargs.values()) or _enclosed(function))
+        return (HandedOver(self, function, records), args, kwargs) if records else None
 
     def span_in_scope(self) -> RecordSpan | None:
         """The span of the record in whose loop, or in a function that is given it, the caller is."""
@@ -182,7 +182,7 @@ class HandOvers:
             if type(value).__flags__ & _IS_HEAP_TYPE and not issubclass(type(value), _CONTAINERS):
                 record = self._record_within(value, span)
                 if record is not None:
-                    return HandedOver(self, function, record), args, kwargs
+                    return HandedOver(self, function, (record,)), args, kwargs
         return None
 
     def _record_within(self, value: Any, span: RecordSpan) -> Any:
@@ -199,13 +199,8 @@ class HandOvers:
                 left.extend(islice(held.values() if type(held) is dict else held, _MAX_VALUES))
         return None
 
-    def _first_record(self, values: Iterable[Any]) -> Any:
-        for value in values:
-            if is_one(types, value):
-                record = self.record_in(value)
-                if record is not None:
-                    return record
-        return None
+    def _records_among(self, values: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(record for value in values if is_one(types, value) for record in self.records_of(value))
 
     def begin_task(self, coroutine: CoroutineType[Any, Any, Any], depth: int = 0) -> Call | None:
         """Start the span of a coroutine that is about to begin; None if it was not called with a record."""
@@ -216,15 +211,16 @@ class HandOvers:
             return None
         if coroutine in self._awaited:
             return None
-        for value in _arguments(coroutine.cr_code, frame):
+        values = _arguments(coroutine.cr_code, frame)
+        for value in values:
             if type(value) is CoroutineType:
                 call = self.begin_task(value, depth + 1) if depth < _MAX_DEPTH else None
                 if call is not None:
                     self._awaited.add(value)
                     return call
-            elif is_one(types, value) and (record := self.record_in(value)) is not None:
+            elif is_one(types, value) and self.records_of(value):
                 site = self.site(frame.f_globals.get("__name__") or "", coroutine.__qualname__)
-                return self.calls.begin(site, (record,), {})
+                return self.calls.begin(site, self._records_among(values), {})
         return None
 
     def site(self, module: str, qualified: str) -> Site:
@@ -239,14 +235,14 @@ class HandOvers:
 
 
 class HandedOver:
-    """A function that is called with a record, in the record's trace; to who looks at it, the function."""
+    """A function that is called with records, in the first one's trace; to who looks at it, the function."""
 
-    __slots__ = ("__wrapped__", "_hand_overs", "_record")
+    __slots__ = ("__wrapped__", "_hand_overs", "_records")
 
-    def __init__(self, hand_overs: HandOvers, function: Any, record: Any) -> None:
+    def __init__(self, hand_overs: HandOvers, function: Any, records: tuple[Any, ...]) -> None:
         self._hand_overs = hand_overs
         self.__wrapped__ = function
-        self._record = record
+        self._records = records
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function within a span of its own."""
@@ -272,7 +268,7 @@ class HandedOver:
             qualified = getattr(named, "__qualname__", None) or type(named).__qualname__
             module = getattr(named, "__module__", None) or ""
             hand_overs = self._hand_overs
-            return hand_overs.calls.begin(hand_overs.site(module, str(qualified)), (self._record,), {})
+            return hand_overs.calls.begin(hand_overs.site(module, str(qualified)), self._records, {})
         except Exception as error:  # noqa: BLE001
             suppress("tracing a call that was handed over", error)
             return None

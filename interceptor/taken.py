@@ -94,20 +94,20 @@ def take(hand_overs: HandOvers, queue: Any, item: Any) -> None:
     raises.
     """
     try:
-        record = hand_overs.record_in(item)
-        frame = None if record is None else _taking_frame()
+        records = hand_overs.records_of(item)
+        frame = _taking_frame() if records else None
         if frame is None:
             return
         code = frame.f_code
         name = getattr(code, "co_qualname", code.co_name)  # from Python 3.11 on
         site = hand_overs.site(frame.f_globals.get("__name__") or "", name)
         end_taken()
-        call = hand_overs.calls.begin(site, (record,), {})
+        call = hand_overs.calls.begin(site, records, {})
         if call is None:
             return
         taken = Taken(call, queue)
-        lists = records_in(record)
-        _end_with(first_of(lists) if lists else record, taken)
+        lists = records_in(records[0])
+        _end_with(first_of(lists) if lists else records[0], taken)
         _holder.set(_Holder(taken))
     except Exception as error:  # noqa: BLE001
         suppress("tracing a record from a queue", error)

@@ -242,6 +242,29 @@ def test_batch_that_is_handed_over_is_one_span(application: Any) -> None:
     assert span.tags["messaging.batch.message_count"] == "3"
 
 
+def test_traces_of_all_records_that_are_handed_over_are_named(application: Any) -> None:
+    """Of several records the first one's trace has the span, which names the traces of the others."""
+
+    async def main() -> None:
+        await asyncio.create_task(ahandle(first, other=second))
+        waiting: asyncio.Queue[Any] = asyncio.Queue()
+        await waiting.put((1, first, second))
+        await waiting.get()
+        waiting.task_done()
+
+    first, second = application.consumer(application.records(2))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(handle, first, second).result()
+        pool.submit(handle, {"left": first, "right": second}).result()
+    asyncio.run(main())
+
+    spans = application.take()
+    first_trace, second_trace = (span.trace_id for span in spans if span.kind == "CONSUMER")
+    handed = [span for span in spans if span.kind is None]
+    assert [span.trace_id for span in handed] == [first_trace] * 4
+    assert [span.tags.get("kafka.batch.trace_ids") for span in handed] == [second_trace] * 4
+
+
 @traced("named")
 def named(record: Any) -> Any:
     return current()
