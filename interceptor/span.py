@@ -238,12 +238,14 @@ def _trace_state(value: bytes) -> TraceState | None:
 
 
 def _bounded(value: AttributeValue | Sequence[Any]) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         return value[:MAX_TAG_CHARACTERS]
     return tuple(value[:MAX_TAGS]) if isinstance(value, Sequence) else value
 
 
 def _text(value: AttributeValue | Sequence[Any]) -> str:
+    if isinstance(value, bytes):
+        value = value[: 4 * MAX_TAG_CHARACTERS].decode(errors="replace")
     if isinstance(value, str):
         return value[:MAX_TAG_CHARACTERS]
     if isinstance(value, bool):

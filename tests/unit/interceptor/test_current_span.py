@@ -48,6 +48,8 @@ ATTRIBUTES: dict[str, tuple[Any, str]] = {
     "false": (False, "false"),
     "a list": (["a", "b"], "a,b"),
     "numbers": ((1, 2), "1,2"),
+    "bytes": ("Zürich".encode(), "Zürich"),
+    "bytes that are no text": (b"\xffa", "\N{REPLACEMENT CHARACTER}a"),
     "nothing": ("", ""),
     "quotes": ('say "no"', 'say "no"'),
     "a percent sign": ("100%s", "100%s"),
@@ -63,6 +65,15 @@ def test_attribute_set_in_the_body_is_a_tag(application: Any, value: Any, expect
     span = process_one(application, lambda one: one.set_attribute("order.state", value))
 
     assert span.tags["order.state"] == expected
+
+
+@pytest.mark.parametrize("value", ["late", 7, 0.5, True, ("a", "b"), b"abc"], ids=str)
+def test_attribute_is_read_as_it_was_set(application: Any, value: Any) -> None:
+    """As from the SDK's spans, not as the text that it is in the tag."""
+    for _ in application.consumer([application.record()]):
+        span: Any = trace.get_current_span()
+        span.set_attribute("order.state", value)
+        assert span.attributes["order.state"] == value
 
 
 def test_attributes_set_together_are_tags(application: Any) -> None:
