@@ -58,12 +58,14 @@ def room(directory: int) -> Room:
     What a ring that is being made in it has announced, by its size, and not taken yet is claimed: of two
     processes that announce and then look, at least one sees the other.
     """
-    status = os.fstatvfs(directory)
+    status, kind = os.fstatvfs(directory), _file_system(directory)
+    if kind == b"overlay" and not status.f_files:
+        kind = b"btrfs"  # what is below an overlay does not say its name, but only btrfs counts no inodes
     return Room(
         status.f_blocks * status.f_frsize,
         status.f_bavail * status.f_frsize,
         _claimed_bytes(directory),
-        _file_system(directory),
+        kind,
     )
 
 

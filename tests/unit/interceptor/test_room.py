@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from disks import free_bytes, shared_memory
 from kaspan.config.schema import Interceptor, default_fallback_dir, default_ring_dir, default_ring_dirs
-from kaspan.interceptor import reporters, ring_file
+from kaspan.interceptor import reporters, ring_file, room
 from kaspan.interceptor.reporters import Reporters
 from kaspan.interceptor.ring import SpanRing
 from kaspan.interceptor.room import CLAIM_S, NoRoomError
@@ -204,6 +205,33 @@ def test_disk_is_no_place_where_the_agent_does_not_look(
     os.close(on_disk)
 
     assert len(rings(disk)) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "inodes", "is_kept"),
+    [
+        (b"ext4", 1000, True),
+        (b"btrfs", 0, False),
+        (b"nfs4", 1000, False),
+        (b"overlay", 1000, True),
+        (b"overlay", 0, False),
+        (b"tmpfs", 0, True),
+    ],
+)
+def test_fallback_is_where_room_that_was_allocated_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: bytes, inodes: int, is_kept: bool
+) -> None:
+    """Not on btrfs, also not below a container's overlay: there, the file system counts no inodes."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    status = os.fstatvfs(descriptor)
+    seen = SimpleNamespace(
+        f_blocks=status.f_blocks, f_bavail=status.f_bavail, f_frsize=status.f_frsize, f_files=inodes
+    )
+    monkeypatch.setattr(room, "_file_system", lambda _: kind)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: seen)
+
+    assert room.room(descriptor).keeps_room == is_kept
+    os.close(descriptor)
 
 
 @pytest.fixture
