@@ -87,6 +87,7 @@ class Database:
         self.damages = 0
         self._files: list[_Identity | None] = []
         self._size = 0
+        self._lost = ""
         self._held = hold(path)
         self._resources = ExitStack()
         self._resources.callback(lambda: os.close(self._held))
@@ -169,19 +170,32 @@ class Database:
         """Do `work` in one transaction and then `count`; on a damaged file, once more in a new one.
 
         What was written is in the file that the next agent opens. Raises DiskFull if it cannot be written,
-        and FileLostError if it was but the file is gone.
+        and FileLostError if the file is gone and cannot be written again: the work during which that is found
+        is done all the same, and no other after it.
         """
+
+        def guarded(connection: sqlite3.Connection) -> _Result:
+            before = connection.total_changes
+            result = work(connection)
+            # The caller tries again, and each attempt would be kept.
+            if self._lost and connection.total_changes != before:
+                raise FileLostError(self._lost)
+            return result
+
         with self.lock:
             if self._is_cut_off():  # what is written behind the cut would hide it
                 self._start_over(DamagedError("somebody has cut it off"))
             changes = self._connection.total_changes
             try:
-                result = self._attempt(work)
+                result = self._attempt(guarded)
+            except FileLostError:
+                self._keep_files()
+                result = self._attempt(guarded)
             except ERRORS as error:
                 if not is_damage(error):
                     raise
                 self._start_over(error)
-                result = self._attempt(work)
+                result = self._attempt(guarded)
             if count is not None:
                 count(result)
             if self._connection.total_changes != changes:
@@ -199,14 +213,14 @@ class Database:
             try:
                 self._restore(is_there=_identity(found) == self._files[0])
             except (OSError, sqlite3.Error, SpoolError) as error:
-                raise FileLostError(
-                    f"{self.path} was removed, and cannot be written again: {error}"
-                ) from error
+                self._lost = f"{self.path} was removed, and cannot be written again: {error}"
+                raise FileLostError(self._lost) from error
         elif found is not None and found.st_size < self._size:
             self._start_over(DamagedError("somebody has cut it off"))
             raise FileLostError(f"{self.path} was cut off")
         elif found is not None:
             self._size = found.st_size
+            self._lost = ""  # it may have been moved away and back
 
     def _is_cut_off(self) -> bool:
         found = _stat(self.path)
@@ -215,6 +229,7 @@ class Database:
     def _note_files(self) -> None:
         self._files = [_identity(os.stat(self.path + suffix)) for suffix in _SUFFIXES]
         self._size = os.stat(self.path).st_size
+        self._lost = ""
 
     def _restore(self, is_there: bool) -> None:
         """Copy what is open, and has no name any more, into a new file; if it has one, make a new journal."""
@@ -300,7 +315,7 @@ class Database:
             (free_pages,) = self._connection.execute("pragma freelist_count").fetchone()
             if free_pages * PAGE_BYTES > _SHRINK_BYTES and free_pages > pages // 2:
                 self._connection.execute("vacuum")
-                self._note_files()
+                self._size = os.stat(self.path).st_size  # whose file that is, the next look finds
         except (sqlite3.DatabaseError, OSError) as error:
             _log.debug("spool %s was not shrunk: %s", self.path, error)
 
