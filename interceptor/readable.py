@@ -6,6 +6,7 @@ It is put together when somebody asks. The SDK is loaded only for what nobody ha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     from kaspan.interceptor.span import Extras
+
+
+def _sdk(module: str) -> Any:
+    try:
+        return import_module(f"opentelemetry.sdk.{module}")
+    except ImportError as error:  # for hasattr() and getattr(span, name, None), a span that does not offer it
+        raise AttributeError("opentelemetry-sdk is not installed; kaspan[opentelemetry] brings it") from error
 
 
 class Readable:
@@ -104,9 +112,8 @@ class Readable:
         """The events that were added, without their attributes."""
         if self.extras is None:
             return ()
-        from opentelemetry.sdk.trace import Event
-
-        return tuple(Event(text, timestamp=at_us * 1000) for at_us, text in self.extras.annotations)
+        event: type[Event] = _sdk("trace").Event
+        return tuple(event(text, timestamp=at_us * 1000) for at_us, text in self.extras.annotations)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -131,10 +138,9 @@ class Readable:
     @property
     def resource(self) -> Resource:
         """The service."""
-        from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-
         service = self.service if self.consumer is None else self.consumer.tracing.service
-        return Resource({SERVICE_NAME: service})
+        resource: Resource = _sdk("resources").Resource({"service.name": service})
+        return resource
 
     @property
     def instrumentation_info(self) -> None:
@@ -144,24 +150,25 @@ class Readable:
     @property
     def instrumentation_scope(self) -> InstrumentationScope:
         """Who made the span: kaspan, and its version."""
-        from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-
-        return InstrumentationScope("kaspan", VERSION)
+        scope: InstrumentationScope = _sdk("util.instrumentation").InstrumentationScope("kaspan", VERSION)
+        return scope
 
     def to_json(self, indent: int | None = 4) -> str:
         """Write it as the SDK writes its own."""
-        from opentelemetry.sdk.trace import ReadableSpan
-
-        written: str = ReadableSpan(
-            self.name,
-            self.context,
-            self.parent,
-            self.resource,
-            self.attributes,
-            self.events,
-            kind=self.kind,
-            status=self.status,
-            start_time=self.start_time,
-            instrumentation_scope=self.instrumentation_scope,
-        ).to_json(indent)
+        written: str = (
+            _sdk("trace")
+            .ReadableSpan(
+                self.name,
+                self.context,
+                self.parent,
+                self.resource,
+                self.attributes,
+                self.events,
+                kind=self.kind,
+                status=self.status,
+                start_time=self.start_time,
+                instrumentation_scope=self.instrumentation_scope,
+            )
+            .to_json(indent)
+        )
         return written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -160,6 +161,21 @@ def test_span_offers_to_read_what_those_of_the_sdk_offer(application: Any) -> No
         )
         assert span.instrumentation_scope.name == "kaspan"
         assert json.loads(span.to_json())["attributes"]["tags"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["events", "resource", "instrumentation_scope"])
+def test_span_does_not_offer_what_takes_the_sdk_where_that_is_not_installed(
+    application: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Who asks with a default gets it, and no ImportError."""
+    for module in [module for module in sys.modules if module.startswith("opentelemetry.sdk")]:
+        monkeypatch.setitem(sys.modules, module, None)
+    for _ in application.consumer([application.record()]):
+        span: Any = trace.get_current_span()
+        span.add_event("packed")
+        assert getattr(span, name, "nothing") == "nothing"
+        with pytest.raises(AttributeError, match="opentelemetry-sdk is not installed"):
+            getattr(span, name)
 
 
 def test_span_says_how_many_additions_were_dropped(application: Any) -> None:
