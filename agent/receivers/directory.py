@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -141,6 +142,9 @@ class RingDirectory:
         Raises OSError if it is gone or not to be had, RingDirectoryError if it is no regular file of the
         directory's owner.
         """
+        if self.descriptor is None:
+            # os.open would look in the current directory.
+            raise FileNotFoundError(errno.ENOENT, "its directory is not there", name)
         descriptor = os.open(name, _OPEN_RING, dir_fd=self.descriptor)
         status = os.fstat(descriptor)
         problem = None

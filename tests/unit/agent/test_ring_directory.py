@@ -156,6 +156,17 @@ def test_symlink_in_a_rings_place_is_not_followed(directory: RingDirectory, tmp_
         directory.open_ring("link.ring")
 
 
+def test_ring_of_a_directory_that_is_closed_is_not_looked_for_elsewhere(
+    directory: RingDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name without a directory would be one in the current directory."""
+    directory.close()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.ring").touch()
+    with pytest.raises(FileNotFoundError):
+        directory.open_ring("a.ring")
+
+
 @as_root
 def test_file_of_another_user_is_refused(directory: RingDirectory) -> None:
     """A ring belongs to the directory's owner."""
