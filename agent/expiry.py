@@ -8,15 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import takewhile
+from typing import TypeVar
 
-from kaspan.agent.damage import whole
+from kaspan.agent.damage import MAX_INTEGER, whole
 from kaspan.agent.database import SpoolFull
 from kaspan.agent.letters import DeadLetters, Selection
 from kaspan.agent.spool import EXPIRED, Gone, Spool
 
 LOOK_S = 1.0
 """How often it is looked whether the file is still there, and whether it is time for what is too old."""
+
+_Result = TypeVar("_Result")
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -84,23 +88,21 @@ class Expiry:
         spool = self._spool
         if spool.latest_us <= now_us:
             return
-
-        def work(connection: sqlite3.Connection) -> None:
-            newest_us, changes = now_us, []
-            for row_id, received_us in connection.execute(
-                "select id, received_us from batches order by id desc"
-            ):
-                whole("a row", row_id, received_us)
-                newest_us = min(newest_us, received_us)
-                if received_us > newest_us:
-                    changes.append((newest_us, row_id))
-            connection.executemany("update batches set received_us = ? where id = ?", changes)
-            connection.execute("update dead_letters set died_us = ? where died_us > ?", (now_us, now_us))
-
-        def count(_done: None) -> None:
+        newest_us, row_id = now_us, MAX_INTEGER
+        while row_id and not self._stopping.is_set():
+            newest_us, row_id = self._in_portion(partial(_restamp_batches, newest_us, row_id))
+        letter_id = 0
+        while letter_id >= 0 and not self._stopping.is_set():
+            letter_id = self._in_portion(partial(_restamp_letters, now_us, letter_id))
+        if letter_id < 0:
             spool.latest_us = now_us
 
-        spool.database.run(work, count)
+    def _in_portion(self, work: Callable[[sqlite3.Connection, int], _Result]) -> _Result:
+        """Work on as many rows as a transaction may change."""
+        spool = self._spool
+        return spool.portions.run(
+            lambda: spool.database.run(lambda connection: work(connection, spool.portions.rows))
+        )
 
     def _drop_batches(self, received_before_us: int) -> int:
         """Drop batches that came before then; return how many spans some sender had not passed."""
@@ -129,3 +131,33 @@ class Expiry:
             if not gone.is_partial:
                 break
         return dropped
+
+
+def _restamp_batches(
+    newest_us: int, before_id: int, connection: sqlite3.Connection, limit: int
+) -> tuple[int, int]:
+    """Restamp a portion, the newest first; return the latest time for those before it, and its last id.
+
+    The id is 0 when there are no more.
+    """
+    rows = connection.execute(
+        "select id, received_us from batches where id < ? order by id desc limit ?", (before_id, limit)
+    ).fetchall()
+    changes = []
+    for row_id, received_us in rows:
+        whole("a row", row_id, received_us)
+        newest_us = min(newest_us, received_us)
+        if received_us > newest_us:
+            changes.append((newest_us, row_id))
+    connection.executemany("update batches set received_us = ? where id = ?", changes)
+    return newest_us, rows[-1][0] if len(rows) == limit else 0
+
+
+def _restamp_letters(now_us: int, after_id: int, connection: sqlite3.Connection, limit: int) -> int:
+    """Restamp a portion; return its last id, -1 when there are no more."""
+    rows = connection.execute(
+        "select ?, id from dead_letters where id > ? and died_us > ? order by id limit ?",
+        (now_us, after_id, now_us, limit),
+    ).fetchall()
+    connection.executemany("update dead_letters set died_us = ? where id = ?", rows)
+    return rows[-1][1] if len(rows) == limit else -1

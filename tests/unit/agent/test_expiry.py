@@ -11,7 +11,7 @@ import pytest
 
 from kaspan.agent.expiry import Expiry
 from kaspan.agent.letters import DeadLetters, Selection
-from kaspan.agent.portions import FEWEST_ROWS
+from kaspan.agent.portions import FEWEST_ROWS, MOST_ROWS
 from kaspan.agent.spool import EXPIRED, Batch, Gone, Spool
 from rings import span
 
@@ -122,6 +122,29 @@ def test_rows_of_the_future_keep_nothing_from_its_age_limit(
     clock.ahead_s = 3 * MAX_AGE_S
     expiry.check(MAX_AGE_S)
     assert (spool.spans, spool.dead_spans) == (0, 0)
+
+
+def test_many_rows_of_the_future_keep_nobody_waiting(
+    spool: Spool, expiry: Expiry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was ahead for a whole outage: times are set right in transactions of bounded size."""
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
+        spool.put([Batch(1, span(number)) for number in range(3 * MOST_ROWS)], {})
+        DeadLetters(spool).bury("zipkin", [("HTTP 400", b"{}")] * 3 * MOST_ROWS)
+    changed = []
+    run = spool.database.run
+
+    def counted(*arguments: Any) -> Any:
+        before = spool.database._connection.total_changes
+        result = run(*arguments)
+        changed.append(spool.database._connection.total_changes - before)
+        return result
+
+    monkeypatch.setattr(spool.database, "run", counted)
+    expiry.check(MAX_AGE_S)
+    assert sum(changed) == 6 * MOST_ROWS
+    assert max(changed) == MOST_ROWS
 
 
 def test_expiry_ends_when_it_is_told_to_however_much_is_too_old(
