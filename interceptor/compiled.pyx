@@ -856,7 +856,12 @@ cdef class ConsumerLoop(Cursor):
         self._close()
         if self._other._span is not None:
             self._other._close()
-        return self._open(self._next_record(self._consumer))
+        try:
+            record = self._next_record(self._consumer)
+        except Exception as error:
+            self._processing.refused(error)
+            raise
+        return self._open(record)
 
     def __getattr__(self, name):
         return getattr(self._consumer, name)

@@ -155,7 +155,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
             suppress("tracing next(consumer)", error)
             return plain_next(self)
         cursor.close()
-        return cursor.open(plain_next(self))
+        return cursor.open(state.processing.ask(plain_next, self))
 
     @functools.wraps(plain_poll)
     def traced_poll(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -170,7 +170,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
         except Exception as error:  # noqa: BLE001
             suppress("tracing a poll", error)
             return plain_poll(self, *args, **kwargs)
-        polled = plain_poll(self, *args, **kwargs)
+        polled = state.processing.ask(plain_poll, self, *args, **kwargs)
         try:
             for partition, records in polled.items():
                 traced = polled[partition] = RecordList.of(records, state.processing)

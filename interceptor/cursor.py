@@ -158,7 +158,12 @@ class ConsumerLoop(Cursor):
             self.close()
         if self._other._span is not None:
             self._other.close()
-        return self.open(self._next_record(self._consumer))
+        try:
+            record = self._next_record(self._consumer)
+        except Exception as error:
+            self._processing.refused(error)
+            raise
+        return self.open(record)
 
     def __getattr__(self, name: str) -> Any:
         # kafka-python returns the consumer itself here, and somebody may rely on it.

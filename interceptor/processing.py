@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import time_ns
 from typing import Any
 
-from kaspan.interceptor.failures import finish
+from kaspan.interceptor.failures import finish, suppress
+from kaspan.interceptor.refused import refused_record
 from kaspan.interceptor.span import PassedSpan, RecordSpan
 from kaspan.interceptor.templates import (
     Tags,
@@ -77,6 +79,8 @@ class Processing:
         }
         self._tags = [(key, str(value)) for key, value in tags.items() if value]
         self.lanes: dict[tuple[str, int], Lane] = {}
+        self._refused: dict[tuple[str, int], int] = {}
+        """Partitions and offsets of the last record in each that a deserializer refused."""
 
     def is_plain(self, record: Any) -> bool:
         """Whether the record came from kafka-python just now, without a span yet, and should have one."""
@@ -122,6 +126,38 @@ class Processing:
         span = record.kaspan_span or self.start(record)[0]
         if not span.ended:
             self.report("poll", record, span, time_ns() // 1000, 1)
+
+    def ask(self, ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Ask kafka-python for records, and record what it fails at."""
+        try:
+            return ask(*args, **kwargs)
+        except Exception as error:
+            self.refused(error)
+            raise
+
+    def refused(self, error: Exception) -> None:
+        """Record that a record was not handed out since its deserializer raised, if that is what `error` is.
+
+        kafka-python tries the same record again each time it is asked: only the first time is recorded.
+        Raises nothing of its own.
+        """
+        try:
+            record = refused_record(error, self.record_class)
+            if record is None or record.topic in self.excluded:
+                return
+            place = (record.topic, record.partition)
+            if self._refused.get(place) == record.offset:
+                return
+            if len(self._refused) >= _MAX_LANES:
+                self._refused.clear()
+            self._refused[place] = record.offset
+            span, _ = self.start(record)
+            try:
+                span.fail(error)
+            finally:  # the application's exception may raise when it is made text
+                self.report("poll", record, span, time_ns() // 1000, 1)
+        except Exception as failure:  # noqa: BLE001
+            suppress("recording a record that its deserializer refused", failure)
 
     def report(
         self, operation: str, record: Any, span: RecordSpan, timestamp_us: int, duration_us: int

@@ -6,6 +6,7 @@ They work with every version of kafka-python that kaspan does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import types
 from collections import deque
@@ -19,6 +20,8 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.errors import KafkaConfigurationError, KafkaTimeoutError
 from kafka.future import Future
 from kafka.producer.future import FutureProduceResult, FutureRecordMetadata, RecordMetadata
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+from kafka.serializer import Deserializer
 
 from kaspan.config import load
 from kaspan.interceptor import consumer as consumer_tracing
@@ -199,6 +202,14 @@ class UnconnectedConsumer(KafkaConsumer):  # type: ignore[misc]
         """Say how far the partition goes, as the last fetch found it."""
         self._subscription.assignment[partition].highwater = offset
 
+    def let_deserializer_raise(
+        self, error: Callable[[], Exception], partition: TopicPartition, offset: int, headers: Any = ()
+    ) -> None:
+        """Have every further fetch find a record at an offset, whose value's deserializer raises."""
+        refusing = _Refusing(error, b"value-%d" % offset)
+        fetch = functools.partial(_fetch, partition, offset, list(headers), refusing)
+        self._poll_once = lambda *args, **kwargs: fetch()
+
     def _poll_once(self, timer: Any, max_records: int, update_offsets: bool = True) -> dict[Any, Any]:
         if not self._batches:
             if update_offsets:
@@ -209,6 +220,39 @@ class UnconnectedConsumer(KafkaConsumer):  # type: ignore[misc]
         for record in self._batches.popleft():
             found.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
         return found
+
+
+class _Refusing(Deserializer):  # type: ignore[misc]
+    """Cannot read one value."""
+
+    def __init__(self, error: Callable[[], Exception], refused: bytes) -> None:
+        self._error = error
+        self._refused = refused
+
+    def deserialize(self, *args: Any) -> Any:
+        if args[-1] == self._refused:
+            raise self._error()
+        return args[-1]
+
+
+def _fetch(partition: TopicPartition, offset: int, headers: Any, deserializer: Deserializer) -> None:
+    """Have kafka-python's own fetcher make records, up to an offset, of what came over the wire."""
+    builder = MemoryRecordsBuilder(2, 0, 1 << 14)
+    for at in range(offset + 1):
+        builder.append(TIMESTAMP_MS, b"key-%d" % at, b"value-%d" % at, headers)
+    builder.close()
+    received = MemoryRecords(bytes(builder.buffer()))
+    fetching = fetcher.Fetcher
+    if hasattr(fetching, "_unpack_message_set"):  # before 2.1, and kafka-python-ng
+        config = {"key_deserializer": None, "value_deserializer": deserializer}
+        like = types.SimpleNamespace(
+            config=config,
+            _subscriptions=types.SimpleNamespace(assignment={partition: types.SimpleNamespace()}),
+            _deserialize=functools.partial(fetching._deserialize, None),
+        )
+        list(fetching._unpack_message_set(like, partition, received))
+    else:
+        fetching.PartitionRecords(offset, partition, received, None, deserializer).take(1)
 
 
 class Traced:
