@@ -114,6 +114,8 @@ def sanitized(session: nox.Session) -> None:
     sdist = built_sdist(Path(session.cache_dir, "dist").absolute())
     session.install(f"kaspan[demo,test] @ {sdist}", "kafka-python", env=building)
     found = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
+    if not Path(found.stdout.strip()).is_absolute():  # what gcc says of a file that it has not
+        session.error("gcc has no AddressSanitizer here (Fedora: dnf install libasan libubsan)")
     running = {
         # Python itself is not built with it, so it has to be there before all else.
         "LD_PRELOAD": found.stdout.strip(),

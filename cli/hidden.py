@@ -52,12 +52,12 @@ def _why(folder: str, path: str, command: Sequence[str]) -> str:
     """Why the hook in a folder is not loaded with this PYTHONPATH and command line; empty if it is."""
     flag = _ignoring_flag(command)
     if flag:
-        return f"and is not traced: with {flag} Python takes no variable into account (see `kaspan install`)"
+        return f"and is not traced: with {flag} Python ignores PYTHONPATH (see `kaspan install`)"
     entries = path.split(":")
     if folder not in entries:
         return (
-            f"and is not traced: its PYTHONPATH is {path or 'not set'}, without {folder}; whatever starts it "
-            "must add to PYTHONPATH and not replace it"
+            f"and is not traced: its PYTHONPATH ({path or 'not set'}) lacks {folder}; what starts it must "
+            "add to PYTHONPATH and not replace it"
         )
     for entry in entries[: entries.index(folder)]:
         if os.path.isfile(os.path.join(entry, "sitecustomize.py")):

@@ -51,17 +51,17 @@ def said(desk: Desk, pid: int) -> list[str]:
 HIDDEN = {
     "PYTHONPATH replaced": (
         'PYTHONPATH=/app exec "$1" -c "$2"',
-        "and is not traced: its PYTHONPATH is /app, without {inject}; whatever starts it must add to "
+        "and is not traced: its PYTHONPATH (/app) lacks {inject}; what starts it must add to "
         "PYTHONPATH and not replace it",
     ),
     "PYTHONPATH emptied": (
         'PYTHONPATH= exec "$1" -c "$2"',
-        "and is not traced: its PYTHONPATH is not set, without {inject}; whatever starts it must add to "
+        "and is not traced: its PYTHONPATH (not set) lacks {inject}; what starts it must add to "
         "PYTHONPATH and not replace it",
     ),
     "variables ignored": (
         'exec "$1" -W ignore -I -c "$2"',
-        "and is not traced: with -I Python takes no variable into account (see `kaspan install`)",
+        "and is not traced: with -I Python ignores PYTHONPATH (see `kaspan install`)",
     ),
     "another agent's": (
         'PYTHONPATH={other}:$PYTHONPATH exec "$1" -c "$2"',
