@@ -109,17 +109,20 @@ def take(hand_overs: HandOvers, queue: Any, item: Any) -> None:
         lists = records_in(records[0])
         _end_with(first_of(lists) if lists else records[0], taken)
         _holder.set(_Holder(taken))
-    except Exception as error:  # noqa: BLE001
-        suppress("tracing a record from a queue", error)
+    except BaseException as error:  # noqa: BLE001 (what was taken out of the queue must arrive)
+        pass_on("tracing a record from a queue", error)
 
 
 def _end_with(record: Any, taken: Taken) -> None:
     """Have a span end with its record, which cannot be referred to weakly, since it is a tuple; but what it
     has goes when it goes. Several may work on it at once.
     """
-    holders = record.__dict__.get("kaspan_taken", ())
-    left = [holder for holder in holders if not holder.taken.has_ended]
-    record.__dict__["kaspan_taken"] = [*left, _Holder(taken)]
+    # Each step is one that no other thread can come into: two may take it at the same moment.
+    holders = record.__dict__.setdefault("kaspan_taken", {})
+    for key, holder in list(holders.items()):
+        if holder.taken.has_ended:
+            holders.pop(key, None)
+    holders[id(taken)] = _Holder(taken)
 
 
 def _taking_frame() -> FrameType | None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 
-from kaspan.interceptor import traced
+from kaspan.interceptor import taken, traced
 from kaspan.interceptor.calls import Calls
 from kaspan.interceptor.functions import follow_calls
 from kaspan.interceptor.handover_points import follow_no_records, follow_records
@@ -629,6 +629,47 @@ def test_record_in_two_queues_is_worked_on_by_both_takers(application: Any) -> N
     assert current() == mine
     first.task_done()
     assert len(application.take()) == 3
+
+
+def test_record_that_two_take_at_the_same_moment_is_worked_on_by_both(
+    application: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The work of one goes on when the work of the other ends."""
+    first: queue.Queue[Any] = queue.Queue()
+    second: queue.Queue[Any] = queue.Queue()
+    (record,) = application.consumer([application.record(headers=SENT)])
+    first.put(record)
+    second.put(record)
+    is_taken, can_end = threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    def work() -> None:
+        second.get()
+        is_taken.set()
+        can_end.wait(60)
+        seen.append(current())
+        second.task_done()
+
+    other = threading.Thread(target=work)
+
+    class Holder(taken._Holder):
+        def __init__(self, *args: Any) -> None:
+            if not other.ident:
+                other.start()
+                is_taken.wait(60)
+            super().__init__(*args)
+
+    monkeypatch.setattr(taken, "_Holder", Holder)
+    first.get()
+    first.task_done()
+    can_end.set()
+    other.join()
+
+    spans = {(span.trace_id, span.id): span for span in application.take() if span.kind is None}
+    assert len(spans) == 2
+    (inside,) = seen
+    assert spans[inside].name == "work"
+    assert list(spans)[-1] == inside
 
 
 def test_coroutine_lets_go_of_its_record_when_it_wants(application: Any) -> None:

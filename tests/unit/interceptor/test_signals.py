@@ -6,6 +6,7 @@ signal handler raises, in whatever Python code the main thread is in at that mom
 
 from __future__ import annotations
 
+import queue
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from typing import Any
 import pytest
 
 from kaspan.interceptor import failures, ring_file, room
+from kaspan.interceptor.handover import HandOvers
+from kaspan.interceptor.handover_points import follow_no_records, follow_records
+from kaspan.interceptor.imports import imports
 from scripts import Desk
 from spans import current, offsets
 from waiting import wait_until
@@ -135,6 +139,30 @@ def test_record_during_whose_hand_over_a_signal_comes_is_not_lost(configured: An
 
     assert current() is None
     assert (seen, offsets(application.take())) == ([0], [0])
+
+
+@pytest.mark.parametrize("error", [Shutdown, KeyboardInterrupt])
+def test_record_that_is_taken_from_a_queue_while_a_signal_comes_is_not_lost(
+    application: Any, interrupt: Any, error: Any
+) -> None:
+    """What a handler raises then comes when get() has returned, so that it is not the record that is lost."""
+    waiting: queue.Queue[Any] = queue.Queue()
+    (record,) = application.consumer([application.record()])
+    waiting.put(record)
+    follow_records(application.tracing, application.fetcher.ConsumerRecord, imports)
+    interrupt(HandOvers, "site", raise_in_handler(error()))
+    taken: list[Any] = []
+
+    def work() -> None:
+        taken.append(waiting.get())
+        go_on()
+
+    try:
+        with pytest.raises(error):
+            work()
+    finally:
+        follow_no_records()
+    assert taken == [record]
 
 
 @pytest.mark.parametrize("error", [Shutdown, KeyboardInterrupt, SystemExit])
