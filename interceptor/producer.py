@@ -24,14 +24,29 @@ if not TYPE_CHECKING:
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
 _MAX_LANES = 10_000
+_MANY_PRODUCERS = 64
 _HEADERS_SINCE = (0, 11)
 
 # Positions in send(topic, value, key, headers, partition, timestamp_ms).
 _VALUE, _KEY, _HEADERS = 1, 2, 3
 
 
-known_producers: weakref.WeakSet[ProducerState] = weakref.WeakSet()
-"""Every producer that has sent something and still exists."""
+# Not a WeakSet, whose callbacks are Python's code: what a signal handler raises in one is lost.
+_known: dict[int, weakref.ref[ProducerState]] = {}
+
+
+def known_producers() -> list[ProducerState]:
+    """Return every producer that has sent something and still exists."""
+    found = [reference() for reference in list(_known.values())]
+    return [state for state in found if state is not None]
+
+
+def _know(state: ProducerState) -> None:
+    if len(_known) >= _MANY_PRODUCERS:
+        for key, reference in list(_known.items()):
+            if reference() is None:
+                _known.pop(key, None)
+    _known[id(state)] = weakref.ref(state)
 
 
 class ProducerState:
@@ -64,7 +79,7 @@ class ProducerState:
         is_compiled = OrdinarySends is not None and self._is_ordinary
         self.ordinary = OrdinarySends(tracing, self._lanes) if is_compiled else None
         """Does what `begin` does for the ordinary sends, if it was compiled."""
-        known_producers.add(self)
+        _know(self)
         if tracing.at_client is not None:
             tracing.at_client()
 

@@ -13,7 +13,7 @@ def end_open_sends() -> None:
     # Where nothing is compiled no list of them is kept, and to look for them among a million objects takes up
     # to 0.2 s: only an application pays that which ends with sends under way.
     try:
-        if any(producer.has_open_sends() for producer in list(known_producers)):
+        if any(producer.has_open_sends() for producer in known_producers()):
             for sending in open_sends():
                 sending.give_up()
     except BaseException as error:  # noqa: BLE001 (what is interrupted is done all the same)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import queue
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+import clients as unconnected
 from kaspan.interceptor import failures, ring_file, room
 from kaspan.interceptor.handover import HandOvers
 from kaspan.interceptor.handover_points import follow_no_records, follow_records
@@ -200,6 +202,26 @@ def test_signal_while_a_span_is_reported_loses_no_span(configured: Any, interrup
 
     assert current() is None
     assert offsets(application.take()) == [0]
+
+
+def test_no_code_that_ignores_exceptions_runs_where_a_client_is_let_go_of(configured: Any) -> None:
+    """What a signal handler raises in the callback of a weak reference, as a WeakSet has them, is lost."""
+    application = configured()
+    clients = [application.producer_class(), application.consumer([application.record()])]
+    clients[0].send("orders", b"value")
+    clients[0].last.acknowledge()
+    for _ in clients[1]:
+        pass
+    called: list[str] = []
+    sys.setprofile(
+        lambda frame, event, _: called.append(frame.f_code.co_filename) if event == "call" else None
+    )
+    try:
+        clients.clear()
+    finally:
+        sys.setprofile(None)
+
+    assert [path for path in called if path != unconnected.__file__] == []
 
 
 RING_STEPS = [(ring_file, "refuse_unread_orphans"), (ring_file, "sizes"), (room, "_read")]
