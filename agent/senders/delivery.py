@@ -21,8 +21,7 @@ SAVE_S = 0.05
 A save of its own costs a flush of the disk, and the transactions that store spans save it on the way."""
 
 PUT_BACK_S = 0.25
-PUT_BACK_ATTEMPTS = 16
-"""So long, and at least so many attempts, may the sorting out of one message hold up others that wait."""
+"""So long, and until a span is found, may the sorting out of one message hold up others that wait."""
 SAY_S = 60.0
 """How often it is said that spans are refused."""
 
@@ -134,16 +133,16 @@ class Delivery:
                 dead += [(outcome.reason, invalid[0][1]), *invalid[1:]]
         parts = [valid] if invalid and valid else _halves(valid)
         put_back_at_s = self.account.clock_s() + PUT_BACK_S
-        attempts = put_back = 0
+        put_back = 0
         while parts:
-            if attempts >= PUT_BACK_ATTEMPTS and self.account.clock_s() >= put_back_at_s:
+            # With none found to be refused alone, the same ones would come back for ever.
+            if dead and self.account.clock_s() >= put_back_at_s:
                 put_back = self._put_back(parts, message.last_id)
                 if put_back:
                     break
             part = parts.pop()
             others = [span for other in parts for span in other]
             outcome = self._send_part(part, others, message.last_id)
-            attempts += 1
             if isinstance(outcome, Failed):
                 return None
             if isinstance(outcome, Refused):

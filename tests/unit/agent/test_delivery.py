@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -339,6 +339,36 @@ def test_refused_spans_in_front_hold_up_no_others_behind_them(bench: Bench) -> N
     assert now_s > 8.0
     account = bench.delivery.account
     assert (account.sent_spans, account.dead_spans, bench.spool.spans) == (40, 200, 0)
+
+
+def test_refused_spans_become_fewer_before_they_go_behind_the_others(bench: Bench) -> None:
+    """Put back before one is found, a message with many of them would come back for ever."""
+    bad = [span(number) for number in range(1, 65)]
+    bench.put(*bad)
+    bench.put(span(1000))
+    now_s = 0.0
+    put_backs = 0
+    honest = refusing(*bad)
+    put_back = bench.spool.put_back
+
+    def judge(part: list[bytes]) -> Outcome:
+        nonlocal now_s
+        now_s += 1.0
+        return honest(part)
+
+    def counted(batches: Sequence[Batch], sender: str | None) -> None:
+        nonlocal put_backs
+        put_backs += 1
+        assert put_backs <= len(bad)
+        put_back(batches, sender)
+        bench.put(span(1000 + put_backs))
+
+    bench.spool.put_back = counted  # type: ignore[method-assign]
+    bench.delivery.account.clock_s = lambda: now_s
+    bench.sender.judge = judge
+    bench.deliver()
+    assert sorted(letters(bench)) == bad
+    assert put_backs > 3
 
 
 def test_refused_spans_keep_their_place_in_a_full_spool(bench: Bench) -> None:
