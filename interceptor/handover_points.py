@@ -96,7 +96,10 @@ def _patch_executors(module: Any) -> None:
                 handed = handed_over(self.fn, self.args, self.kwargs)
                 if handed is not None:
                     self.fn, self.args, self.kwargs = handed
-            return plain_run(self)
+            try:
+                return plain_run(self)
+            finally:
+                self = None  # as plain_run does: an exception would refer to itself, by this frame
 
         return run
 
@@ -105,7 +108,10 @@ def _patch_executors(module: Any) -> None:
             # Not in a pool of interpreters, to which all is pickled.
             if type(context).__module__ == module.__name__ and may_be_given(types, *self.task):
                 self.task = handed_over(*self.task) or self.task
-            return plain_run(self, context)
+            try:
+                return plain_run(self, context)
+            finally:
+                self = None  # as in the other one
 
         return run
 

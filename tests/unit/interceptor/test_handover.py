@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import gc
@@ -440,6 +441,34 @@ def test_record_is_not_kept_alive(application: Any) -> None:
         waiting.get()
         gc.collect()
         assert gone() is None
+
+
+@pytest.mark.parametrize("hands_over", [True, False])
+def test_exception_of_an_executors_call_is_in_no_cycle(application: Any, hands_over: bool) -> None:
+    """As without kaspan it is freed, with all that its frames hold, when nobody has the future any more."""
+
+    class Value:
+        pass
+
+    def fail(*args: Any) -> None:
+        raise LookupError("no stock")
+
+    def work() -> weakref.ref[Value]:
+        value = Value()
+        (record,) = application.consumer([application.record(value=value)])
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(fail, record if hands_over else value)
+            with contextlib.suppress(LookupError):
+                future.result()
+        del future  # which this frame, a part of the traceback, would keep
+        return weakref.ref(value)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert work()() is None
+    finally:
+        gc.enable()
 
 
 # Queues.
