@@ -74,7 +74,7 @@ class Delivery:
     def run(self) -> None:
         """Deliver until `drain` is called and nothing is left."""
         while True:
-            message = self._spool.read(self._sent_id, self._max_bytes, self.sender.name)
+            message = self._read()
             if message is not None:
                 if self.account.clock_s() >= self._save_at_s:
                     self._save()
@@ -92,6 +92,17 @@ class Delivery:
                     self._draining.wait(self._linger_s)
         self._advance(self.sender.close)
         self._save()
+
+    def _read(self) -> Message | None:
+        """Read what comes next. A damaged file, and no room for a new one: waits until there is room."""
+        while True:
+            try:
+                return self._spool.read(self._sent_id, self._max_bytes, self.sender.name)
+            except SpoolFull as full:
+                _log.debug("%s waits: %s", self.sender.name, full)
+                if self._draining.is_set():
+                    return None
+                self._pause(self._backoff.next_s())
 
     def _advance(self, after: Callable[[], None]) -> None:
         """Call one of the sender's methods, and then note how far it has passed the spool."""

@@ -6,19 +6,20 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaspan.agent.database import SpoolFull
+from kaspan.agent.database import DiskFull, SpoolFull
 from kaspan.agent.letters import DeadLetters, Selection
 from kaspan.agent.senders.account import Account
 from kaspan.agent.senders.backoff import FIRST_S, LONGEST_S, Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.senders.delivery import PUT_BACK_S, SAVE_S, SAY_S, Delivery
 from kaspan.agent.senders.refusals import Witnesses, split
-from kaspan.agent.spool import SEPARATOR, Batch, Spool
+from kaspan.agent.spool import SEPARATOR, Batch, Message, Spool
 from rings import span
 from waiting import wait_until
 
@@ -369,6 +370,26 @@ def test_refused_spans_become_fewer_before_they_go_behind_the_others(bench: Benc
     bench.deliver()
     assert sorted(letters(bench)) == bad
     assert put_backs > 3
+
+
+def test_delivery_waits_while_a_damaged_spool_cannot_be_replaced(bench: Bench) -> None:
+    """The disk has no room for a new file: that ends nothing, and what comes after is delivered."""
+    bench.put(span(1))
+    read = bench.spool.read
+    attempts = 0
+
+    def full_disk(*arguments: Any) -> Message | None:
+        nonlocal attempts
+        attempts += 1
+        if attempts <= 3:
+            raise DiskFull("database or disk is full")
+        return read(*arguments)
+
+    bench.spool.read = full_disk  # type: ignore[method-assign]
+    bench.run_until(lambda: bench.sender.taken == [span(1)])
+    attempts = 0
+    bench.deliver()
+    assert attempts == 1  # told to stop, it does not wait
 
 
 def test_refused_spans_keep_their_place_in_a_full_spool(bench: Bench) -> None:
