@@ -102,6 +102,7 @@ COMPILED_TESTS = [
     for name in (
         *("compiled", "ring_writer", "removed_ring"),
         *("producer", "consumer_loop", "consumer_poll", "record_headers"),
+        *("errors", "handover", "asyncio"),
     )
 ]
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
