@@ -152,6 +152,10 @@ class Applications:
         self._promised |= self._rings.pop(rng.randrange(len(self._rings))).end()
         self._rings.append(self._open_ring())
 
+    def written(self) -> set[str]:
+        """Give the ids of the spans that are in the rings of those that run, or were."""
+        return self._promised.union(*(ring.written.copy() for ring in self._rings))
+
     def end(self) -> set[str]:
         """End all of them, and give the ids of every span written to a ring or answered 202."""
         for ring in self._rings:

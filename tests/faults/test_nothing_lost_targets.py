@@ -95,6 +95,10 @@ def test_poisoned_spans_harm_no_others_on_the_way_through_kafka(
         applications.replace_one(rng)
     # Those by HTTP are refused at the door, and what came with them is the client's to send again.
     wait_until(lambda: all(client.statuses[400] for client in applications.clients), "refused bodies")
+    wait_until(
+        lambda: {poison_of(int(span_id, 16)) for span_id in applications.written()} > set(POISONS),
+        "poisoned spans of each kind in rings",
+    )
     promised = applications.end()
     bad = {span_id for span_id in promised if poison_of(int(span_id, 16))}
     found: Counter[str] = Counter()
