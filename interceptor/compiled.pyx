@@ -839,25 +839,6 @@ cdef class Cursor:
         return 0
 
 
-cdef class Held:
-    """Stands in for held.Held."""
-
-    cdef object _let_go
-    cdef tuple _given
-
-    def __init__(self, let_go, *given):
-        self._let_go, self._given = let_go, given
-
-    def __call__(self, *event):
-        return None
-
-    def __del__(self):
-        try:
-            self._let_go(*self._given)
-        except BaseException as error:
-            pass_on("ending a record's span", error)
-
-
 cdef class ConsumerLoop(Cursor):
     """Stands in for cursor.ConsumerLoop."""
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 from kaspan.interceptor.carrying import carrying_span
 from kaspan.interceptor.cursor import ConsumerLoop, Cursor
 from kaspan.interceptor.failures import finish, pass_on, suppress
-from kaspan.interceptor.held import held
 from kaspan.interceptor.processing import Processing
 from kaspan.interceptor.records import RecordList
 from kaspan.interceptor.tracing import Tracing
@@ -30,8 +27,6 @@ class ConsumerState:
         self.processing = Processing(consumer, record_class, tracing)
         self.cursor = Cursor(self.processing)
         """The record that `next(consumer)` returned last."""
-        self.asked = 0
-        """How often `next(consumer)` was called."""
         self.loops: list[weakref.ref[Cursor]] = []
         self.polled: list[weakref.ref[RecordList]] = []
         _know(self)
@@ -117,28 +112,6 @@ def end_open_records() -> None:
             finish("ending the records in work", error, state.end)
 
 
-def _tracing_next(plain_next: Any, state_of: Callable[[Any], ConsumerState]) -> Any:
-    @functools.wraps(plain_next)
-    def traced_next(self: Any) -> Any:
-        try:
-            state = state_of(self)
-            state.close_loops()
-            cursor = state.cursor
-        except Exception as error:  # noqa: BLE001
-            suppress("tracing next(consumer)", error)
-            return plain_next(self)
-        cursor.close()
-        state.asked += 1
-        record = cursor.open(state.processing.ask(plain_next, self))
-        try:
-            record = held(state, record, sys._getframe(1))
-        except BaseException as error:  # noqa: BLE001 (a record that kafka-python has given must arrive)
-            pass_on("tracing next(consumer)", error)
-        return record
-
-    return traced_next
-
-
 def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
     """Patch kafka-python's KafkaConsumer, and the record that its module `fetcher` makes.
 
@@ -172,7 +145,17 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
                 return loop
         return plain_iter(self)
 
-    traced_next = _tracing_next(plain_next, state_of)
+    @functools.wraps(plain_next)
+    def traced_next(self: Any) -> Any:
+        try:
+            state = state_of(self)
+            state.close_loops()
+            cursor = state.cursor
+        except Exception as error:  # noqa: BLE001
+            suppress("tracing next(consumer)", error)
+            return plain_next(self)
+        cursor.close()
+        return cursor.open(state.processing.ask(plain_next, self))
 
     @functools.wraps(plain_poll)
     def traced_poll(self: Any, *args: Any, **kwargs: Any) -> Any:
