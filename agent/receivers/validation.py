@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain
-from operator import gt
 from typing import Annotated, Literal
 
 import msgspec
@@ -196,8 +195,11 @@ def _is_deep(body: bytes) -> bool:
 
 def _may_repeat_ids(body: bytes, spans: int, parents: int) -> bool:
     """Whether a span may have an id twice: a name of theirs is there more often than there are ids."""
-    return any(map(gt, map(body.count, _ID_NAMES), (spans, spans, parents))) or (
-        b"\\" in body and _escaped_letter(body) is not None
+    if body.count(b'"id"') > spans or (b"\\" in body and _escaped_letter(body) is not None):
+        return True
+    # The letter I is in both of the other names and hardly anywhere else, and looked for ten times as fast.
+    return body.count(b"I") > spans + parents and (
+        body.count(b'"traceId"') > spans or body.count(b'"parentId"') > parents
     )
 
 
