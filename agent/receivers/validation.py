@@ -234,7 +234,7 @@ def _opened(body: bytes) -> bytes:
             )
     if body[:1] != b"[":
         raise InvalidSpansError("Expected a JSON_V2 encoded list: the first byte must be [")
-    if _V1_SIGN in body:
+    if b"A" in body and _V1_SIGN in body:  # a letter is found ten times as fast
         raise InvalidSpansError(
             "Expected a JSON_V2 encoded list, but received: JSON_V1; kaspan takes Zipkin's JSON v2 and "
             "proto3, so set the client to v2",
