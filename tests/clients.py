@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import time
 import types
 from collections import deque
@@ -252,7 +253,20 @@ def _fetch(partition: TopicPartition, offset: int, headers: Any, deserializer: D
         )
         list(fetching._unpack_message_set(like, partition, received))
     else:
-        fetching.PartitionRecords(offset, partition, received, None, deserializer).take(1)
+        made = fetching.PartitionRecords
+        # 2.1 wants these; later versions have defaults.
+        wanted = {
+            "check_crcs": False,
+            "metric_aggregator": types.SimpleNamespace(record=lambda *_: None),
+            "on_drain": lambda *_: None,
+        }
+        parameters = inspect.signature(made).parameters
+        given = {name: value for name, value in wanted.items() if _is_required(parameters.get(name))}
+        made(offset, partition, received, None, deserializer, **given).take(1)
+
+
+def _is_required(parameter: inspect.Parameter | None) -> bool:
+    return parameter is not None and parameter.default is parameter.empty
 
 
 class Traced:
