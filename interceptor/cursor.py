@@ -129,7 +129,8 @@ class Cursor:
         try:
             span = getattr(self, "_span", None)
             if span is not None:  # __init__ may have been interrupted
-                if self._is_mine and is_unwinding(sys._getframe(1), self._asked):
+                caller = sys._getframe().f_back  # None: nobody called it, as at the end of the program
+                if self._is_mine and caller is not None and is_unwinding(caller, self._asked):
                     span.fail(None)
                 self.close()
         except BaseException as error:  # noqa: BLE001 (Python would ignore it)
