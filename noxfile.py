@@ -24,7 +24,7 @@ from pathlib import Path
 import nox
 
 TESTS = ("tests/unit/wire", "tests/unit/interceptor")
-FEW = "not processes or test_activation or test_standby"
+FEW = "not processes or test_activation or test_first_client"
 # `~=2.1.0` is the newest 2.1.x.
 NEWEST = nox.param("kafka-python", id="newest")
 # A fork that is imported by the same name.
@@ -98,11 +98,12 @@ def pure(session: nox.Session) -> None:
 
 
 COMPILED_TESTS = [
-    f"tests/unit/interceptor/test_{name}.py"
+    f"tests/unit/interceptor/{name}.py"
     for name in (
-        *("compiled", "ring_writer", "removed_ring"),
-        *("producer", "consumer_loop", "consumer_poll", "record_headers"),
-        *("errors", "handover", "asyncio"),
+        *("test_compiled", "test_asyncio", "handover/test_handover"),
+        *("reporters/test_ring_writer", "reporters/test_removed_ring"),
+        *("kafka/test_producer", "kafka/test_consumer_loop", "kafka/test_consumer_poll"),
+        *("kafka/test_record_headers", "kafka/test_errors"),
     )
 ]
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"

@@ -15,12 +15,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from kaspan.agent.log import write_log
-from kaspan.agent.notify import ServiceManager
-from kaspan.agent.receivers.directory import RingDirectoryError
+from kaspan.agent.receivers.ring_directory import RingDirectoryError
+from kaspan.agent.systemd import ServiceManager
 from kaspan.config import ConfigError, schema
 
 if TYPE_CHECKING:
-    from kaspan.agent.server import Agent
+    from kaspan.agent.agent import Agent
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)

@@ -24,7 +24,7 @@ from pathlib import Path
 from agent_ring import SPAN
 from load_worker import HEAD, CountingZipkin
 
-from kaspan.interceptor.ring import SpanRing
+from kaspan.interceptor.reporters.ring import SpanRing
 
 SETTINGS = {"defaults": {}, "flush_interval_s: 0.05": {"KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S": "0.05"}}
 MAX_PAUSE_S = 1.0  # as long as the longest interval, so that a span comes at any moment of it

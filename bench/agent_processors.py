@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 from agent_ring import SPAN
 
+from kaspan.agent.batch import SEPARATOR
 from kaspan.agent.processors.build import build
 from kaspan.agent.processors.chain import Chain, Tally
-from kaspan.agent.spool import SEPARATOR
 from kaspan.config.schema import AddTags, Drop, Processor, Redact, RenameRemote
 
 CARD = r"\b[0-9]{4}(?:[ -]?[0-9]{4}){3}\b"

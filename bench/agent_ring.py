@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kaspan.interceptor.ring import SpanRing
+from kaspan.interceptor.reporters.ring import SpanRing
 
 SPAN = (
     b'{"traceId":"%032x","parentId":"%016x","id":"%016x","kind":"CONSUMER","name":"process orders",'

@@ -24,10 +24,10 @@ from typing import Any
 from kafka.consumer import fetcher
 
 from kaspan.config.schema import Interceptor
-from kaspan.interceptor.carrying import carrying_span
-from kaspan.interceptor.handover_points import follow_records
-from kaspan.interceptor.imports import imports
-from kaspan.interceptor.tracing import Tracing
+from kaspan.interceptor.handover.points import follow_records
+from kaspan.interceptor.import_hooks import imports
+from kaspan.interceptor.kafka.record_class import with_span_attribute
+from kaspan.interceptor.tracing.tracing import Tracing
 
 CALLS = 200
 RESULTS = Path(__file__).parent / "results"
@@ -107,7 +107,7 @@ def main() -> None:
     plain = {name: getattr(owner, method) for name, (owner, method, _) in POINTS.items()}
     with tempfile.TemporaryDirectory() as ring_dir:
         tracing = Tracing("bench", Interceptor(ring_dir=ring_dir))
-        follow_records(tracing, carrying_span(fetcher.ConsumerRecord), imports)
+        follow_records(tracing, with_span_attribute(fetcher.ConsumerRecord), imports)
         durations_s: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in POINTS}
         for _ in range(rounds):
             for name, (owner, method, measure) in POINTS.items():

@@ -139,8 +139,8 @@ def untraced(producer_class: type, consumer_class: type) -> None:
 def traced(ring_dir: Path, **settings: Any) -> Callable[[type, type], None]:
     """Instrument by kaspan, with these settings."""
     from kaspan.config.schema import Interceptor
-    from kaspan.interceptor import consumer, producer
-    from kaspan.interceptor.tracing import Tracing
+    from kaspan.interceptor.kafka import consumer, producer
+    from kaspan.interceptor.tracing.tracing import Tracing
 
     tracing = Tracing("bench", Interceptor(ring_dir=str(ring_dir), **settings))
 

@@ -32,7 +32,7 @@ def main() -> None:
     """Serve slices until standard input ends."""
     put_nothing_behind_kafka()
     if VARIANT == "traced":
-        from kaspan.interceptor import activation
+        from kaspan.interceptor.bootstrap import activation
 
         activation.activate()
     producer = NullProducer("bench")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agent_ring import SPAN, unread_bytes
 
-from kaspan.interceptor.ring import SpanRing
+from kaspan.interceptor.reporters.ring import SpanRing
 
 BODY_SPANS = 20
 HEAD = (

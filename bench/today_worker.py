@@ -36,7 +36,7 @@ def instrument() -> Callable[[], object]:
     if VARIANT in ("untraced", "kaspan by hand"):
         return lambda: None
     if VARIANT == "kaspan traced":
-        from kaspan.interceptor import activation
+        from kaspan.interceptor.bootstrap import activation
 
         activation.activate()
         return lambda: None
@@ -69,8 +69,8 @@ def receive() -> None:
 def make_kaspan_spans() -> None:
     """Make kaspan's own spans by hand, as its instrumentation of kafka-python does."""
     from kaspan.config import load
-    from kaspan.interceptor.templates import ordinary_template, quote, span_template
-    from kaspan.interceptor.tracing import Tracing
+    from kaspan.interceptor.tracing.tracing import Tracing
+    from kaspan.interceptor.tracing.zipkin_json import ordinary_template, quote, span_template
 
     tracing = TRACINGS[0] if TRACINGS else Tracing("bench", load().settings.interceptor)
     TRACINGS[:] = [tracing]

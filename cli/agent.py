@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from kaspan.agent.process import hold_signals, keep_freed_memory, raise_descriptor_limit, serve
-from kaspan.agent.senders.installed import InstalledSenders
+from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, Loaded, load
 
@@ -37,11 +37,11 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     try:
         # Here and not above: `--help` works without the agent's packages, and this says what to install.
-        from kaspan.agent.hold import SpoolError
+        from kaspan.agent.agent import Agent
+        from kaspan.agent.http.errors import ListenError
         from kaspan.agent.log import write_log
-        from kaspan.agent.receivers.directory import RingDirectoryError
-        from kaspan.agent.receivers.errors import ListenError
-        from kaspan.agent.server import Agent
+        from kaspan.agent.receivers.ring_directory import RingDirectoryError
+        from kaspan.agent.spool.lock import SpoolError
 
         write_log(loaded.settings.agent.log)
         _log_warnings(loaded)

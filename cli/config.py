@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Any
 
-from kaspan.agent.senders.installed import InstalledSenders
+from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.config import ConfigError, Loaded, load
 from kaspan.config.display import write
 from kaspan.config.keys import types

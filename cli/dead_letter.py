@@ -9,14 +9,14 @@ from datetime import datetime, timezone
 
 import msgspec
 
-from kaspan.agent.control import Answer, Find, Purge, Replay, Request, Show, ask
-from kaspan.agent.hold import SpoolError
-from kaspan.agent.letters import Integer, Letter, Selection
+from kaspan.agent.spool.control_socket import Find, Purge, Replay, Reply, Request, Show, ask
+from kaspan.agent.spool.dead_letters import DeadLetter, Integer, Selection
+from kaspan.agent.spool.lock import SpoolError
 from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, load
 from kaspan.config.errors import escaped, escaped_json
 
-Ask = Callable[[Request], Answer]
+Ask = Callable[[Request], Reply]
 
 
 class _FailedError(Exception):
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _done(answer: Answer) -> Answer:
+def _done(answer: Reply) -> Reply:
     if answer.error:
         raise _FailedError(answer.error)
     return answer
@@ -66,7 +66,7 @@ def _list(options: argparse.Namespace, ask_: Ask) -> None:
         sys.stdout.write(f"{escaped(line)}\n")
 
 
-def _all(selection: Selection, ask_: Ask) -> Iterator[Letter]:
+def _all(selection: Selection, ask_: Ask) -> Iterator[DeadLetter]:
     after_id = 0
     while letters := ask_(Find(selection, after_id)).letters:
         yield from letters
@@ -109,7 +109,7 @@ def _selection(options: argparse.Namespace) -> Selection:
     return Selection(ids=tuple(options.ids) if options.ids else None, sender=options.sender)
 
 
-def _time(letter: Letter) -> str:
+def _time(letter: DeadLetter) -> str:
     died = datetime.fromtimestamp(letter.died_us / 1e6, timezone.utc)
     return f"{died:%Y-%m-%d %H:%M:%S}"
 

@@ -14,8 +14,8 @@ from kaspan.cli.rings import Ring, Survey, is_locked, survey
 from kaspan.cli.room import room_for_rings
 from kaspan.cli.silence import silenced
 from kaspan.config import ConfigError, Loaded, load, schema
-from kaspan.interceptor.endpoint import Endpoint
-from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS, RingDirError, is_read, open_ring_dir
+from kaspan.interceptor.reporters.http_client import ReportClient
+from kaspan.interceptor.reporters.ring_dir import MAX_UNREAD_ORPHANS, RingDirError, is_read, open_ring_dir
 from kaspan.wire import VERSION
 
 HTTP_TIMEOUT_S = 3.0
@@ -171,7 +171,7 @@ def http_agent(address: str, token: str) -> tuple[list[str], list[str]]:
     """Report no span at all to where spans go by HTTP, and say what was answered."""
     said = [f"spans go by HTTP to {address}"]
     try:
-        answer = Endpoint(address, token).post([], HTTP_TIMEOUT_S)
+        answer = ReportClient(address, token).post([], HTTP_TIMEOUT_S)
     except Exception as error:  # noqa: BLE001 (an address can be wrong in any way)
         return said, [f"{address} cannot be reached: {type(error).__name__}: {error}"]
     if 200 <= answer.status < 300:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from kaspan.config.schema import Interceptor, default_fallback_dir, default_ring_dir
-from kaspan.interceptor.reporters import local_agent
-from kaspan.interceptor.ring_dir import is_read
-from kaspan.interceptor.ring_file import sizes
-from kaspan.interceptor.room import ADVICE, mebibytes, room, shortage
+from kaspan.interceptor.reporters.build import local_agent
+from kaspan.interceptor.reporters.ring_dir import is_read
+from kaspan.interceptor.reporters.ring_file import sizes
+from kaspan.interceptor.reporters.room import ADVICE, mebibytes, room, shortage
 from kaspan.wire.ring import HEADER_BYTES
 
 

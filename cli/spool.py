@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from glob import escape, glob
 
-from kaspan.agent.control import Recover, ask
-from kaspan.agent.database import ASIDE
-from kaspan.agent.hold import SpoolError
+from kaspan.agent.spool.control_socket import Recover, ask
+from kaspan.agent.spool.database import ASIDE
+from kaspan.agent.spool.lock import SpoolError
 from kaspan.cli.path import absolute
 from kaspan.config import ConfigError, load
 from kaspan.config.errors import escaped

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from kaspan.agent.senders.installed import InstalledSenders
+from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.agent.status import SenderStatus, ServiceStatus, SpoolStatus, Status
 from kaspan.cli.ask import NoAnswerError, ask
 from kaspan.config import ConfigError, load, schema

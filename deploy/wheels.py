@@ -30,7 +30,7 @@ GLIBC = (2, 17)
 TRACED = """
 import sys
 from kafka import KafkaProducer
-from kaspan.interceptor.producer import Sends
+from kaspan.interceptor.kafka.producer import Sends
 sys.exit(Sends is None)
 """
 

@@ -6,7 +6,7 @@ Nothing is imported here: this package is loaded at the start of interpreters th
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kaspan.interceptor.functions import next_span, process, traced
+    from kaspan.interceptor.functions.decorators import next_span, process, traced
 
 __all__ = ["next_span", "process", "traced"]
 
@@ -14,8 +14,8 @@ __all__ = ["next_span", "process", "traced"]
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kaspan.interceptor import functions
+    from kaspan.interceptor.functions import decorators
 
-    found: object = getattr(functions, name)
+    found: object = getattr(decorators, name)
     globals()[name] = found
     return found

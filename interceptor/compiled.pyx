@@ -22,7 +22,7 @@ from zlib import crc32
 
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from kaspan.interceptor.failures import is_from_outside, raising, suppress
+from kaspan.interceptor.failures import is_from_outside, raising, record_failure
 from kaspan.interceptor.failures import pass_on as pass_on_later
 from kaspan.wire import ring as layout
 
@@ -201,7 +201,7 @@ cdef object key_tag(Value *value, object given):
         value.opening, value.opening_length = b',"kafka.key":"', 14
         return given
     if key_part is None:
-        from kaspan.interceptor.templates import key_part as in_python
+        from kaspan.interceptor.tracing.zipkin_json import key_part as in_python
 
         key_part = in_python
     part = key_part(given)
@@ -277,15 +277,15 @@ cdef bytes fill(bytes template, Value *values, int count):
     return filled
 
 
-cdef class Scoped:
-    """Stands in for span.Scoped."""
+cdef class ScopedSpan:
+    """Stands in for span.ScopedSpan."""
 
     cdef public object outer, token
     cdef public bint left
 
 
-cdef class Passed(Scoped):
-    """Stands in for span.Passed."""
+cdef class ForwardedContext(ScopedSpan):
+    """Stands in for span.ForwardedContext."""
 
     cdef readonly object _extract, _headers
 
@@ -293,8 +293,8 @@ cdef class Passed(Scoped):
         self._extract, self._headers = extract, headers
 
 
-cdef class Identifiers(Scoped):
-    """Stands in for span.Identifiers."""
+cdef class SpanIds(ScopedSpan):
+    """Stands in for span.SpanIds."""
 
     cdef public bytes trace_id, span_id
     cdef public object parent_id, consumer, extras, record, headers, topic, _state
@@ -359,8 +359,8 @@ cdef object plain_key(object key):
 
 @cython.no_gc  # what it refers to never refers to it; a garbage collector would walk all that are under way
 @cython.freelist(512)
-cdef class Sending:
-    """Stands in for sending.Sending."""
+cdef class SendSpan:
+    """Stands in for sending.SendSpan."""
 
     cdef void *newer
     cdef void *older
@@ -395,7 +395,7 @@ cdef class Sending:
             return
         self.older = newest
         if newest != NULL:
-            (<Sending>newest).newer = <void *>self
+            (<SendSpan>newest).newer = <void *>self
         newest = <void *>self
         self.is_listed = True
 
@@ -405,11 +405,11 @@ cdef class Sending:
             return
         self.is_listed = False
         if self.newer != NULL:
-            (<Sending>self.newer).older = self.older
+            (<SendSpan>self.newer).older = self.older
         else:
             newest = self.older
         if self.older != NULL:
-            (<Sending>self.older).newer = self.newer
+            (<SendSpan>self.older).newer = self.newer
 
     def __call__(self, outcome):
         cdef long long ended = performance_clock_ns()
@@ -446,7 +446,7 @@ cdef class Sending:
             number(&values[8], offset)
             tracing.report(fill(template, values, 9))
         except Exception as failure:
-            suppress("recording a send", failure)
+            record_failure("recording a send", failure)
 
     def settle(self, future):
         if future.is_done:
@@ -471,8 +471,8 @@ def open_sends():
     found = []
     cdef void *at = newest
     while at != NULL:
-        found.append(<Sending>at)
-        at = (<Sending>at).older
+        found.append(<SendSpan>at)
+        at = (<SendSpan>at).older
     return found
 
 
@@ -551,7 +551,7 @@ cdef class OrdinarySends:
         is_injected[0] = True
         if not sampled:
             return None
-        cdef Sending sending = Sending.__new__(Sending)
+        cdef SendSpan sending = SendSpan.__new__(SendSpan)
         sending.lane, sending.trace_id, sending.span_id, sending.parent_id = lane, trace_id, span_id, parent_id
         sending.key = plain_key(args[2] if given > 2 else kwargs.get("key"))
         sending.is_tombstone = (args[1] if given > 1 else kwargs.get("value")) is None
@@ -579,7 +579,7 @@ cdef class Sends:
                 if ordinary is not None:
                     sending = (<OrdinarySends>ordinary).begin(args, kwargs, &is_injected)
         except Exception as error:
-            suppress("tracing a send", error)
+            record_failure("tracing a send", error)
             return self.original(producer, *args, **kwargs)
         if sending is NotImplemented:
             return self.general(producer, *args, **kwargs)
@@ -603,12 +603,12 @@ cdef class Sends:
         if sending is None:
             return future
         try:
-            (<Sending>sending).enqueued_ns = performance_clock_ns()
+            (<SendSpan>sending).enqueued_ns = performance_clock_ns()
             self.follow(future, sending, sending)
             if self.may_miss:
                 sending.settle(future)
         except Exception as error:
-            suppress("following a send", error)
+            record_failure("following a send", error)
         return future
 
 
@@ -628,7 +628,7 @@ cdef object call(object method, object producer, tuple args, dict kwargs):
 cdef int pass_on(doing, error) except -1:
     """Do what failures.pass_on does, if it is the last that is done: then only the application's code follows."""
     if not is_from_outside(error):
-        suppress(doing, error)
+        record_failure(doing, error)
         return 0
     exception_class = raising(error)
     PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), <PyObject *>exception_class)
@@ -648,8 +648,8 @@ cdef inline object new(object span_class):
     return (<PyTypeObject *>span_class).tp_new(<PyTypeObject *>span_class, (), NULL)
 
 
-cdef class Cursor:
-    """Stands in for cursor.Cursor."""
+cdef class RecordScope:
+    """Stands in for cursor.RecordScope."""
 
     cdef object __weakref__
     cdef object _processing, _tracing, _excluded, _record_class, _subscription, _extract
@@ -704,28 +704,28 @@ cdef class Cursor:
                     if not headers:
                         return record
                     span = new(self._passed_class)
-                    (<Passed>span)._extract, (<Passed>span)._headers = self._extract, headers
+                    (<ForwardedContext>span)._extract, (<ForwardedContext>span)._headers = self._extract, headers
                 else:
                     span = self._start(record, fields)
             before = self._current.get()
-            if before or (<Scoped>span).left:
+            if before or (<ScopedSpan>span).left:
                 self._before, self._during = self._tracing.scope.enter(span, True)
-                self._token, (<Scoped>span).token = (<Scoped>span).token, None
+                self._token, (<ScopedSpan>span).token = (<ScopedSpan>span).token, None
             else:
                 self._before = before
                 self._during = {_SPAN_KEY: span}
                 self._token = self._current.enter(self._during)
             self._span = span
-            if self._is_mine and (<Identifiers>span).sampled:
+            if self._is_mine and (<SpanIds>span).sampled:
                 self._record = record
-                self._timestamp_ns = (<Identifiers>span).timestamp_ns = wall_clock_ns()
+                self._timestamp_ns = (<SpanIds>span).timestamp_ns = wall_clock_ns()
                 self._started_ns = performance_clock_ns()
         except BaseException as error:
             self._recover(record, error)
         return record
 
     cdef int _recover(self, object record, object error) except -1:
-        """Do what cursor.Cursor._recover does."""
+        """Do what cursor.RecordScope._recover does."""
         if is_from_outside(error):
             span = record.kaspan_span
             self._span = self._record = None
@@ -739,10 +739,10 @@ cdef class Cursor:
         return 0
 
     cdef object _start(self, object record, tuple fields):
-        """Do what Processing.start does where the sender's b3 header, last in the list, says all."""
+        """Do what ConsumerSpans.start does where the sender's b3 header, last in the list, says all."""
         cdef bytes value
         cdef const char *given
-        cdef Identifiers span
+        cdef SpanIds span
         headers = fields[self._headers]
         if self._is_simple and self._is_b3_first and type(headers) is list and len(<list>headers):
             name, last = (<list>headers)[len(<list>headers) - 1]
@@ -753,7 +753,7 @@ cdef class Cursor:
                     given[32] == c'-' and given[49] == c'-' and (given[50] == c'1' or given[50] == c'0')
                     and is_id(given, 32) and is_id(given + 33, 16)
                 ):
-                    span = <Identifiers>new(self._span_class)
+                    span = <SpanIds>new(self._span_class)
                     span.trace_id = PyBytes_FromStringAndSize(given, 32)
                     span.span_id = new_id(self._tracing)
                     span.parent_id = PyBytes_FromStringAndSize(given + 33, 16)
@@ -782,7 +782,7 @@ cdef class Cursor:
         except BaseException as error:
             if is_from_outside(error):
                 self._end(span, before, during, token, record, is_mine, timestamp_ns, started_ns, ended_ns)
-            suppress("ending a record's span", error)
+            record_failure("ending a record's span", error)
         return 0
 
     cdef int _fail(self, error) except -1:
@@ -799,14 +799,14 @@ cdef class Cursor:
             self._tracing.scope.leave(before, during, span, token)
         if record is None:
             if is_mine:
-                (<Identifiers?>span).ended = True
+                (<SpanIds?>span).ended = True
         elif started_ns >= <long long>self._tracing.born_ns:
             duration_us = (ended_ns - started_ns) // 1000
             self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
         return 0
 
-    cdef int _report(self, object record, Identifiers span, long long timestamp_us, long long duration_us) except -1:
-        """Do what Processing.report does for an ordinary record."""
+    cdef int _report(self, object record, SpanIds span, long long timestamp_us, long long duration_us) except -1:
+        """Do what ConsumerSpans.report does for an ordinary record."""
         cdef tuple fields = <tuple>record
         cdef long long offset, lag, queued_ms, sent_ms
         cdef Value values[9]
@@ -839,14 +839,14 @@ cdef class Cursor:
         return 0
 
 
-cdef class ConsumerLoop(Cursor):
+cdef class ConsumerLoop(RecordScope):
     """Stands in for cursor.ConsumerLoop."""
 
     cdef object _consumer, _next_record
-    cdef Cursor _other
+    cdef RecordScope _other
 
-    def __init__(self, processing, consumer, next_record, Cursor other):
-        Cursor.__init__(self, processing)
+    def __init__(self, processing, consumer, next_record, RecordScope other):
+        RecordScope.__init__(self, processing)
         self._consumer, self._next_record, self._other = consumer, next_record, other
 
     def __iter__(self):
@@ -867,14 +867,14 @@ cdef class ConsumerLoop(Cursor):
         return getattr(self._consumer, name)
 
 
-cdef class ListLoop(Cursor):
+cdef class ListLoop(RecordScope):
     """Stands in for cursor.ListLoop."""
 
     cdef Py_ssize_t _index
     cdef object _records  # a subclass of list
 
     def __init__(self, processing, records):
-        Cursor.__init__(self, processing)
+        RecordScope.__init__(self, processing)
         self._records = records
 
     def __iter__(self):
@@ -980,7 +980,7 @@ cdef void mark(PyObject *loop) noexcept:
     ):
         PyErr_NormalizeException(&kind, &value, &traceback)
         try:
-            (<Cursor>loop)._fail(<object>value)
+            (<RecordScope>loop)._fail(<object>value)
         except BaseException as error:
             pass_on("recording an error in a loop's body", error)
     PyErr_Restore(kind, value, traceback)

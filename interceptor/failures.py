@@ -37,7 +37,7 @@ class _Failures:
 _failures = _Failures()
 
 
-def suppress(doing: str, error: BaseException) -> None:
+def record_failure(doing: str, error: BaseException) -> None:
     """Note that `error` came while kaspan was `doing` something, and go on.
 
     Raises `error` if it is the application's (`is_from_outside`), and nothing else.
@@ -60,7 +60,7 @@ def finish(doing: str, error: BaseException, work: Callable[..., Any], *args: An
     """
     if is_from_outside(error):
         work(*args)
-    suppress(doing, error)
+    record_failure(doing, error)
 
 
 def is_from_outside(error: BaseException) -> bool:
@@ -110,7 +110,7 @@ def pass_on(doing: str, error: BaseException) -> None:
     The application's exception is raised in this thread once it is back in the application's code.
     """
     if not is_from_outside(error):
-        suppress(doing, error)
+        record_failure(doing, error)
         return
     frame = sys._getframe()
     while frame.f_back is not None and _is_ours(frame.f_back):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from deployment import Deployment
+from support.deployment import Deployment
 
 if TYPE_CHECKING:
     # Not loaded for runs that want no server: `servers` imports kafka-python.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from kaspan.wire.context import Extracted, Headers, last_value
+from kaspan.wire.context import Headers, TraceContext, last_value
 
 HEADER = "b3"
 TRACE_ID = "X-B3-TraceId"
@@ -27,7 +27,7 @@ _ONE = ord("1")
 _ZERO_TRACE = b"0" * 32
 _ZERO_SPAN = b"0" * 16
 
-_DECISIONS: dict[bytes, Extracted] = {
+_DECISIONS: dict[bytes, TraceContext] = {
     b"0": (None, None, False, False),
     b"1": (None, None, True, False),
     b"d": (None, None, True, True),
@@ -35,7 +35,7 @@ _DECISIONS: dict[bytes, Extracted] = {
 _MULTI_SAMPLED = {b"0": False, b"1": True, b"false": False, b"true": True}
 
 
-def parse(value: bytes) -> Extracted | None:
+def parse(value: bytes) -> TraceContext | None:
     """Read the value of a `b3` header; None if it is malformed."""
     if len(value) == 51 and value[50] == _ONE and not value.translate(None, _ALPHABET):
         # What nearly everybody writes, a sampled 128-bit trace, at a third of the pattern's cost.
@@ -59,7 +59,7 @@ def format_single(trace_id: bytes, span_id: bytes, sampled: bool, debug: bool) -
     return b"%b-%b-%b" % (trace_id, span_id, b"d" if debug else b"1" if sampled else b"0")
 
 
-def extract_multi(headers: Headers) -> Extracted | None:
+def extract_multi(headers: Headers) -> TraceContext | None:
     """Read the `X-B3-...` headers; None if there are none or one of them is malformed."""
     decision = last_value(headers, SAMPLED)
     sampled = None if decision is None else _MULTI_SAMPLED.get(decision.lower())

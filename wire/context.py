@@ -11,7 +11,7 @@ from collections.abc import Sequence
 Headers = Sequence[tuple[str, bytes | None]]
 """Record headers as kafka-python has them."""
 
-Extracted = tuple[bytes | None, bytes | None, bool | None, bool]
+TraceContext = tuple[bytes | None, bytes | None, bool | None, bool]
 """What a record's headers said of its trace: (trace id, span id, sampled, debug).
 
 The trace id (16 or 32 hex digits) and the span id (16) are None when only a decision came; sampled is None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from kaspan.wire.context import Extracted, Headers, last_value
+from kaspan.wire.context import Headers, TraceContext, last_value
 
 HEADER = "traceparent"
 STATE_HEADER = "tracestate"
@@ -25,7 +25,7 @@ _STATE_MEMBER = (
 """Not compiled here: that takes 0.3 ms, and few applications ever see a tracestate."""
 
 
-def parse(value: bytes) -> Extracted | None:
+def parse(value: bytes) -> TraceContext | None:
     """Read the value of a `traceparent` header; None if it is malformed."""
     match = _TRACEPARENT(value)
     if match is None:

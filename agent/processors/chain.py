@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from kaspan.agent.batch import SEPARATOR, Batch
 from kaspan.agent.processors.base import Processor, Verdict
 from kaspan.agent.processors.decode import decode
-from kaspan.agent.spool import SEPARATOR, Batch
 
 UNREADABLE = "unreadable"
 """Counted for what is no span at all, under this name in place of a processor's type."""

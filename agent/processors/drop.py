@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kaspan.agent.globs import Globs
 from kaspan.agent.processors.base import Processor, Verdict, topic_of
-from kaspan.agent.processors.globs import Globs
 from kaspan.wire.span import Span
 
 

@@ -6,8 +6,8 @@ import hmac
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from kaspan.agent.globs import Globs
 from kaspan.agent.processors.base import Processor, Verdict
-from kaspan.agent.processors.globs import Globs
 from kaspan.wire.span import Annotation, Span
 
 if TYPE_CHECKING:

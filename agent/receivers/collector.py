@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from kaspan.agent.database import SpoolFull
+from kaspan.agent.batch import Batch
+from kaspan.agent.codec.json_lenient import InvalidSpansError
+from kaspan.agent.http.listener import open_listeners
+from kaspan.agent.http.messages import ACCEPTED, Request, Response, make_refusal
+from kaspan.agent.http.server import HELD_BODIES, FatalError, HttpServer
 from kaspan.agent.processors.chain import Chain, Tally
-from kaspan.agent.receivers.commit import GroupCommit
 from kaspan.agent.receivers.content import THRIFT, Content, content_type
-from kaspan.agent.receivers.exchange import ACCEPTED, Answer, Request, no
-from kaspan.agent.receivers.http import HELD_BODIES, FatalError, HttpServer
-from kaspan.agent.receivers.listener import open_listeners
-from kaspan.agent.receivers.reader import InvalidSpansError
-from kaspan.agent.spool import Batch, Spool
+from kaspan.agent.receivers.group_commit import GroupCommit
+from kaspan.agent.spool.database import SpoolFull
+from kaspan.agent.spool.spool import Spool
 from kaspan.config import schema
 
 PATH = "/api/v2/spans"
@@ -27,7 +28,7 @@ V1_PATH = "/api/v1/spans"
 RETRY_S = 5
 """How long a client is asked to wait when the spool is full."""
 
-_ACCEPTED = Answer(ACCEPTED)
+_ACCEPTED = Response(ACCEPTED)
 _ONLY_V2 = "kaspan takes Zipkin's JSON v2 and proto3 at /api/v2/spans"
 
 _log = logging.getLogger("kaspan.agent")
@@ -66,22 +67,22 @@ class Collector:
         self._max_body_bytes = settings.max_body_bytes
         self.server.adjust(settings)
 
-    async def refuse_v1(self, request: Request) -> Answer:
+    async def refuse_v1(self, request: Request) -> Response:
         """Name what is missing: Zipkin still takes its first format."""
         format_ = "Thrift" if content_type(request) == THRIFT else "JSON v1"
-        return no(415, "format", f"{format_} is not supported: {_ONLY_V2}")
+        return make_refusal(415, "format", f"{format_} is not supported: {_ONLY_V2}")
 
-    async def take(self, request: Request) -> Answer:
+    async def take(self, request: Request) -> Response:
         """Store the spans of a body, and then say so."""
         if content_type(request) == THRIFT:
-            return no(415, "format", f"Thrift is not supported: {_ONLY_V2}")
+            return make_refusal(415, "format", f"Thrift is not supported: {_ONLY_V2}")
         content, tally, chain = Content.of(request), Tally(), self._chain
         try:
             batches = await self._read(content, chain, tally)
         except InvalidSpansError as invalid:
             return _refusal(content, invalid)
         if batches is None:
-            return no(429, "busy", "The disk is too slow for what comes", ("Retry-After", "1"))
+            return make_refusal(429, "busy", "The disk is too slow for what comes", ("Retry-After", "1"))
         answer = await self._store(batches)
         if answer is _ACCEPTED:
             way = "unix" if request.is_trusted else "http"
@@ -117,7 +118,7 @@ class Collector:
     def _is_busy(self) -> bool:
         return self._commits.waiting_bytes > self._max_body_bytes * HELD_BODIES
 
-    async def _store(self, batches: list[Batch]) -> Answer:
+    async def _store(self, batches: list[Batch]) -> Response:
         try:
             if batches:
                 await self._commits.put(batches)
@@ -125,7 +126,7 @@ class Collector:
             if not self._is_full:
                 _log.warning("spans by HTTP are answered 429: %s", full)
             self._is_full = True
-            return no(429, "spool full", str(full), ("Retry-After", str(RETRY_S)))
+            return make_refusal(429, "spool full", str(full), ("Retry-After", str(RETRY_S)))
         except Exception as error:
             raise FatalError(f"the spool failed: {error}") from error
         self._is_full = False
@@ -140,10 +141,10 @@ def _processed(batches: Iterator[Batch], chain: Chain | None, tally: Tally) -> I
             yield from chain.process_batch(batch, tally)
 
 
-def _refusal(content: Content, invalid: InvalidSpansError) -> Answer:
+def _refusal(content: Content, invalid: InvalidSpansError) -> Response:
     """Make the answer to a body that is not taken."""
     if content.unknown_encoding:
         reason = f"Content-Encoding {content.unknown_encoding} is not supported: send gzip, or none"
-        return no(415, "format", reason, ("Accept-Encoding", "gzip"))
+        return make_refusal(415, "format", reason, ("Accept-Encoding", "gzip"))
     refusal = {400: "invalid", 413: "too large", 415: "format"}[invalid.status]
-    return no(invalid.status, refusal, str(invalid))
+    return make_refusal(invalid.status, refusal, str(invalid))

@@ -6,11 +6,11 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kaspan.agent.receivers.exchange import Request
-from kaspan.agent.receivers.proto3 import proto3_batches
-from kaspan.agent.receivers.reader import InvalidSpansError
-from kaspan.agent.receivers.validation import json_batches
-from kaspan.agent.spool import Batch
+from kaspan.agent.batch import Batch
+from kaspan.agent.codec.json_lenient import InvalidSpansError
+from kaspan.agent.codec.json_strict import json_batches
+from kaspan.agent.codec.proto3_decode import proto3_batches
+from kaspan.agent.http.messages import Request
 
 THRIFT, PROTO3 = "application/x-thrift", "application/x-protobuf"
 _KNOWN_ENCODINGS = frozenset(("", "identity", "gzip", "x-gzip"))

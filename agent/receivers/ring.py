@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
-from kaspan.agent.database import SpoolFull
+from kaspan.agent.batch import SEPARATOR, Batch
 from kaspan.agent.processors.chain import Chain, Tally
-from kaspan.agent.receivers.directory import RingDirectory
-from kaspan.agent.receivers.file import spool_key
-from kaspan.agent.receivers.watch import Rings, Watched
-from kaspan.agent.spool import SEPARATOR, Batch, Spool
+from kaspan.agent.receivers.ring_directory import RingDirectory
+from kaspan.agent.receivers.ring_file import spool_key
+from kaspan.agent.receivers.rings import Rings, Watched
+from kaspan.agent.spool.database import SpoolFull
+from kaspan.agent.spool.spool import Spool
 from kaspan.agent.status import ServiceStatus
 from kaspan.wire.ring import RingError
 

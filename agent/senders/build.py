@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from kaspan.agent.senders.base import Sender, SettingError
-from kaspan.agent.senders.installed import InstalledSenders
+from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.agent.senders.secrets import revealed
 from kaspan.config import ConfigError, schema
 

@@ -20,11 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from kaspan.agent.batch import SEPARATOR, Batch
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.senders.build import build
 from kaspan.agent.senders.delivery import Delivery
-from kaspan.agent.senders.installed import InstalledSenders
-from kaspan.agent.spool import SEPARATOR, Batch, Spool
+from kaspan.agent.senders.entry_points import InstalledSenders
+from kaspan.agent.spool.spool import Spool
 from kaspan.config import ConfigError, load, schema
 from kaspan.config.display import is_secret
 from kaspan.config.keys import fields, is_settable

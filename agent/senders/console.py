@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 
 from kaspan.agent.senders.base import Delivered, Outcome, Refused, Sender
-from kaspan.agent.senders.tree import render
+from kaspan.agent.senders.trace_tree import render
 from kaspan.wire.span import Span
 
 MAX_SPANS_HELD = 20_000

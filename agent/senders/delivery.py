@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from kaspan.agent.database import SpoolFull
-from kaspan.agent.letters import DeadLetters
-from kaspan.agent.senders.account import Account
+from kaspan.agent.batch import SEPARATOR, Batch, split
 from kaspan.agent.senders.backoff import Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
-from kaspan.agent.senders.refusals import Witnesses, by_rules, split
-from kaspan.agent.spool import SEPARATOR, Batch, Message, Spool
+from kaspan.agent.senders.refusals import Witnesses, by_rules
+from kaspan.agent.senders.stats import SenderStats
+from kaspan.agent.spool.database import SpoolFull
+from kaspan.agent.spool.dead_letters import DeadLetters
+from kaspan.agent.spool.spool import Message, Spool
 
 SAVE_S = 0.05
 """How long what was delivered is noted in memory only, while there is more to deliver.
@@ -45,10 +46,10 @@ class Delivery:
         backoff: Backoff | None = None,
         pause: Callable[[float], object] | None = None,
         linger_s: float = 0.0,
-        account: Account | None = None,
+        account: SenderStats | None = None,
     ) -> None:
         self.sender = sender
-        self.account = account or Account()
+        self.account = account or SenderStats()
         self._spool = spool
         self._max_bytes = max_bytes
         self._backoff = backoff or Backoff()

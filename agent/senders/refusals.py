@@ -12,17 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from kaspan.agent.receivers.reader import InvalidSpansError
-from kaspan.agent.receivers.validation import json_batches
+from kaspan.agent.batch import SEPARATOR, split
+from kaspan.agent.codec.json_lenient import InvalidSpansError
+from kaspan.agent.codec.json_strict import json_batches
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused
-from kaspan.agent.spool import SEPARATOR
 
 _OTHERS_TRIED = 6
 """Of the same message, at random: each attempt tries others."""
 
-
 _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_NOT_JSON = (msgspec.MsgspecError, RecursionError)
 
 Send = Callable[[bytes], Outcome]
 
@@ -98,22 +96,3 @@ def by_rules(spans: Sequence[bytes]) -> tuple[list[bytes], list[tuple[str, bytes
         else:
             invalid.append((wrong, span))
     return valid, invalid
-
-
-def split(spans: bytes) -> list[bytes]:
-    """Take joined spans apart; bytes that are no JSON come apart at SEPARATOR. Never raises."""
-    try:
-        return _spans_of(spans)
-    except _NOT_JSON:
-        pieces = spans.split(SEPARATOR)
-    whole: list[bytes] = []
-    for piece in pieces:
-        try:
-            whole += _spans_of(piece)  # what came in one HTTP body has commas only
-        except _NOT_JSON:
-            whole.append(piece)
-    return whole
-
-
-def _spans_of(joined: bytes) -> list[bytes]:
-    return [bytes(span) for span in _decode_spans(b"[" + joined + b"]")]

@@ -17,10 +17,10 @@ from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from kaspan.agent.senders.access import headers_of, tls_of
+from kaspan.agent.codec.proto3_encode import encode
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
 from kaspan.agent.senders.deadline import DeadlineSocket
-from kaspan.agent.senders.proto3 import encode
+from kaspan.agent.senders.http_auth import headers_of, tls_of
 from kaspan.agent.senders.secrets import Secrets
 from kaspan.config.display import mask
 from kaspan.config.schema import ZipkinSender as Settings

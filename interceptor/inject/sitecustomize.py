@@ -22,12 +22,12 @@ def activate():
         say_untraced(why % ((sys.executable,) + sys.version_info[:2] + OLDEST))  # noqa: RUF005 (Python 2)
         return
     try:
-        from kaspan.interceptor import standby
+        from kaspan.interceptor.bootstrap import first_client
     except Exception as error:  # noqa: BLE001
         why = "kaspan cannot be loaded by %s (%s: %s); install it there as well"
         say_untraced(why % (sys.executable, type(error).__name__, error))
     else:
-        standby.stand_by(DEFAULTS)
+        first_client.wait_for_first_client(DEFAULTS)
 
 
 def say_untraced(why):

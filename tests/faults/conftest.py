@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.demo.cluster import MockCluster
-from sink import Sink
+from support.zipkin_stub import Sink
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from applications import RingApplication
-from deployment import Deployment, Running
-from rings import RingWriter, span
-from sink import Sink
-from waiting import wait_until
+from support.deployment import Deployment, Running
+from support.load import RingApplication
+from support.ring_writer import RingWriter, span
+from support.waiting import wait_until
+from support.zipkin_stub import Sink
 
 
 def start_agent(deployment: Deployment, *arguments: str, **variables: str) -> Running:
@@ -63,7 +63,7 @@ def test_spans_of_a_collector_that_is_away_arrive_when_it_comes(deployment: Depl
 def test_spans_of_a_process_that_kills_itself_arrive(deployment: Deployment, sink: Sink) -> None:
     """What a process had put into its ring when SIGKILL came is delivered, without a flush of its own."""
     program = (
-        "import os, signal, sys; from pathlib import Path; from rings import RingWriter, span\n"
+        "import os, signal, sys; from pathlib import Path; from support.ring_writer import RingWriter, span\n"
         "writer = RingWriter(Path(sys.argv[1]))\n"
         "assert all(writer.put(span(number)) for number in range(1, 101))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -105,7 +105,7 @@ def test_sigterm_with_the_collector_away_says_what_is_left(deployment: Deploymen
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
-    "moment", ["kaspan.cli.agent._load", "kaspan.agent.server.Spool", "kaspan.agent.server.Agent.start"]
+    "moment", ["kaspan.cli.agent._load", "kaspan.agent.agent.Spool", "kaspan.agent.agent.Agent.start"]
 )
 def test_signal_during_the_start_is_heeded_when_it_is_done(
     deployment: Deployment, sink: Sink, moment: str, number: signal.Signals
@@ -113,7 +113,7 @@ def test_signal_during_the_start_is_heeded_when_it_is_done(
     """A supervisor that changes its mind gets an agent that ends in order, and one that reloads a reload."""
     program = (
         "import os, signal, sys; from pkgutil import resolve_name\n"
-        "import kaspan.agent.server, kaspan.cli.agent\n"
+        "import kaspan.agent.agent, kaspan.cli.agent\n"
         "holder, _, name = sys.argv[1].rpartition('.')\n"
         "holder = resolve_name(holder); whole = getattr(holder, name)\n"
         "def interrupted(*arguments, **more):\n"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from deployment import Deployment, python
-from disks import fill
 from kaspan.wire import ring
 from servers.process import free_port
-from waiting import wait_until
+from support.deployment import Deployment, python
+from support.full_disk import fill
+from support.waiting import wait_until
 
 SENT = 40
 APPLICATION = """

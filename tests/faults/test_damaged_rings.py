@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from applications import RingApplication
-from bodies import mutated
-from deployment import Deployment, Running
-from http_client import Client
-from kaspan.agent.receivers.reader import InvalidSpansError
-from kaspan.agent.receivers.validation import json_batches
+from kaspan.agent.codec.json_lenient import InvalidSpansError
+from kaspan.agent.codec.json_strict import json_batches
 from kaspan.wire import ring as layout
-from rings import RingWriter, span
-from sink import Answer, Report, Sink
-from waiting import wait_until
+from support.deployment import Deployment, Running
+from support.load import RingApplication
+from support.raw_http import Client
+from support.ring_writer import RingWriter, span
+from support.span_bodies import mutated
+from support.waiting import wait_until
+from support.zipkin_stub import Report, Response, Sink
 
 DAMAGED_RINGS = int(os.environ.get("KASPAN_TEST_DAMAGED_RINGS", "600"))
 AT_ONCE = 200
@@ -78,14 +78,14 @@ def damaged(raw: bytearray, rng: random.Random) -> bytearray:
     return raw
 
 
-def as_zipkin(report: Report) -> Answer:
+def as_zipkin(report: Report) -> Response:
     """Take what Zipkin takes; tests of the receiver hold the rules against a real one."""
     try:
         for _ in json_batches(report.content, 1 << 20):
             pass
     except InvalidSpansError as invalid:
-        return Answer(400, str(invalid))
-    return Answer()
+        return Response(400, str(invalid))
+    return Response()
 
 
 @pytest.fixture

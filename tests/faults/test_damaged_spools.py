@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kaspan.agent.database import ASIDE, SpoolFull
-from kaspan.agent.expiry import Expiry
-from kaspan.agent.letters import DeadLetters, Selection
+from kaspan.agent.batch import SEPARATOR, Batch, split
 from kaspan.agent.senders.base import Delivered, Outcome, Sender
 from kaspan.agent.senders.delivery import Delivery
-from kaspan.agent.senders.refusals import split
-from kaspan.agent.spool import SEPARATOR, Batch, Spool
-from rings import span
+from kaspan.agent.spool.database import ASIDE, SpoolFull
+from kaspan.agent.spool.dead_letters import DeadLetters, Selection
+from kaspan.agent.spool.expiry import Expiry
+from kaspan.agent.spool.spool import Spool
+from support.ring_writer import span
 
 DAMAGED_SPOOLS = int(os.environ.get("KASPAN_TEST_DAMAGED_SPOOLS", "300"))
 PAGE_BYTES = 16 * 1024

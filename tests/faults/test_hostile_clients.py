@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from applications import LOST_ANSWER, HttpApplication
-from bodies import BODIES, mutated
-from deployment import KASPAN, Deployment, Running
-from hostile import large_body, segments
-from http_client import Client, request
-from rings import span
 from servers.process import free_port
-from sink import Sink
-from waiting import wait_until
+from support.deployment import KASPAN, Deployment, Running
+from support.hostile_requests import large_body, segments
+from support.load import LOST_ANSWER, HttpApplication
+from support.raw_http import Client, request
+from support.ring_writer import span
+from support.span_bodies import BODIES, mutated
+from support.waiting import wait_until
+from support.zipkin_stub import Sink
 
 FUZZED = int(os.environ.get("KASPAN_TEST_FUZZED_REQUESTS", "400"))
 """More on demand: the variable is for a long run by hand."""

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from applications import LOST_ANSWER, HttpApplication
-from bodies import BODIES, mutated
-from deployment import Deployment, Running
-from disks import fill
-from http_client import Client, request
-from rings import span
-from sink import Answer, Sink
-from waiting import wait_until
+from support.deployment import Deployment, Running
+from support.full_disk import fill
+from support.load import LOST_ANSWER, HttpApplication
+from support.raw_http import Client, request
+from support.ring_writer import span
+from support.span_bodies import BODIES, mutated
+from support.waiting import wait_until
+from support.zipkin_stub import Response, Sink
 
 FUZZED_BODIES = int(os.environ.get("KASPAN_TEST_FUZZED_BODIES", "2000"))
 """More on demand: the variable is for a long run by hand."""
@@ -69,11 +69,11 @@ def arrive(sink: Sink, acknowledged: set[str]) -> None:
 
 def test_full_spool_is_429_and_drains_when_the_collector_is_back(deployment: Deployment, sink: Sink) -> None:
     """With the collector away the spool fills to its limit, clients are told, and nothing of it is lost."""
-    sink.answer = lambda report: Answer(503)
+    sink.answer = lambda report: Response(503)
     agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__MAX_BYTES=str(1 << 20))
     reporter = HttpApplication(agent.socket, 1, in_body=50)
     wait_until(lambda: reporter.statuses[429], "429")
-    sink.answer = lambda report: Answer()
+    sink.answer = lambda report: Response()
     before = reporter.statuses[202]
     wait_until(lambda: reporter.statuses[202] > before + 10, "room again")
     arrive(sink, reporter.end())
@@ -88,11 +88,11 @@ def test_full_disk_is_429_and_taken_again_without_a_restart(
     agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
     reporter = HttpApplication(agent.socket, 1)
     wait_until(lambda: reporter.statuses[202], "202")
-    sink.answer = lambda report: Answer(503)
+    sink.answer = lambda report: Response(503)
     fill(disk / "filler")
     wait_until(lambda: reporter.statuses[429], "429")
     (disk / "filler").unlink()
-    sink.answer = lambda report: Answer()
+    sink.answer = lambda report: Response()
     before = reporter.statuses[202]
     wait_until(lambda: reporter.statuses[202] > before + 10, "room again")
     arrive(sink, reporter.end())

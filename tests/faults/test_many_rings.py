@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from applications import RingApplication
-from deployment import Deployment, Running
-from http_client import Client
-from rings import RingWriter, span
-from sink import Sink
-from slow_disk import slow_disk
-from waiting import wait_until
+from support.deployment import Deployment, Running
+from support.load import RingApplication
+from support.raw_http import Client
+from support.ring_writer import RingWriter, span
+from support.slow_disk import slow_disk
+from support.waiting import wait_until
+from support.zipkin_stub import Sink
 
 ENDING = int(os.environ.get("KASPAN_TEST_ENDING_PROCESSES", "300"))
 RINGS = 300

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deployment import Deployment, Running, python
-from mistakes import OF_AGENT, OF_APPLICATION, RING_DIRS, Mistake
+from support.deployment import Deployment, Running, python
+from support.mistakes import OF_AGENT, OF_APPLICATION, RING_DIRS, Mistake
 
 APPLICATION = """
 import sys

@@ -11,15 +11,15 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from applications import Applications
-from deployment import Deployment
-from disks import fill
-from killed_agent import ARRIVAL_S, KILLS, Agent, finish, span_of, tell, zipkin_sender
-from rings import span
 from servers import KafkaServer, ZipkinServer
-from sink import Answer, Report, Sink
-from unreliable import LOST, Unreliable
-from waiting import wait_until
+from support.deployment import Deployment
+from support.full_disk import fill
+from support.killed_agent import ARRIVAL_S, KILLS, Agent, finish, span_of, tell, zipkin_sender
+from support.load import Applications
+from support.lossy_proxy import LOST, Unreliable
+from support.ring_writer import span
+from support.waiting import wait_until
+from support.zipkin_stub import Report, Response, Sink
 
 
 def test_nothing_is_lost_between_a_killed_agent_and_a_collector_at_its_worst(
@@ -53,7 +53,7 @@ class BeforeZipkin:
         self._address = urlsplit(zipkin.url).netloc
         self.taken: set[str] = set()
 
-    def __call__(self, report: Report) -> Answer:
+    def __call__(self, report: Report) -> Response:
         connection = http.client.HTTPConnection(self._address, timeout=30)
         try:
             connection.request("POST", report.path, report.body, report.headers)
@@ -65,7 +65,7 @@ class BeforeZipkin:
             connection.close()
         if answer.status == http.HTTPStatus.ACCEPTED:
             self.taken.update(span["id"] for span in json.loads(report.content))
-        return Answer(answer.status)
+        return Response(answer.status)
 
 
 def test_nothing_is_lost_when_zipkin_and_the_agent_are_killed(
@@ -133,7 +133,7 @@ def test_nothing_is_lost_when_the_agent_is_killed_on_a_full_disk(
 ) -> None:
     """With the collector away, the disk full, and SIGKILLs on top: what was promised arrives afterwards."""
     rng = random.Random(10)
-    sink.answer = lambda report: Answer(503)
+    sink.answer = lambda report: Response(503)
     agent = Agent(deployment, zipkin_sender(sink.url), KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
     applications = Applications(
         deployment.ring_dir, agent.socket, make=lambda number: span(number, extra_bytes=500)
@@ -145,7 +145,7 @@ def test_nothing_is_lost_when_the_agent_is_killed_on_a_full_disk(
         agent.kill(rng)
         applications.replace_one(rng)
     (disk / "filler").unlink()
-    sink.answer = lambda report: Answer()
+    sink.answer = lambda report: Response()
     for _ in range(2):
         agent.kill(rng)
     promised = applications.end()

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from applications import Applications, RingApplication
-from deployment import Deployment
-from killed_agent import KILLS, Agent, finish, tell, zipkin_sender
-from rings import RingWriter, span
-from sink import Answer, Sink
-from slow_disk import slow_disk
-from waiting import wait_until
+from support.deployment import Deployment
+from support.killed_agent import KILLS, Agent, finish, tell, zipkin_sender
+from support.load import Applications, RingApplication
+from support.ring_writer import RingWriter, span
+from support.slow_disk import slow_disk
+from support.waiting import wait_until
+from support.zipkin_stub import Response, Sink
 
 LARGE_BYTES = 200_000
 LARGE_SPANS = 400
@@ -34,7 +34,7 @@ def test_nothing_is_lost_when_the_spool_is_removed_under_the_agent(
 ) -> None:
     """Somebody cleans up: what was acknowledged before and after is in the file that the next agent opens."""
     rng = random.Random(16)
-    sink.answer = lambda report: Answer(503)
+    sink.answer = lambda report: Response(503)
     agent = Agent(deployment, zipkin_sender(sink.url))
     applications = Applications(deployment.ring_dir, agent.socket)
     for _ in range(max(2, KILLS // 5)):
@@ -53,7 +53,7 @@ def test_nothing_is_lost_when_the_spool_is_removed_under_the_agent(
             wait_until(lambda: "it is written again" in agent.running.stderr, "a whole file", every_s=0.01)
         agent.kill(rng)
         applications.replace_one(rng)
-    sink.answer = lambda report: Answer()
+    sink.answer = lambda report: Response()
     promised = applications.end()
     dead = finish(agent, promised, lambda: set(sink.stored), set())
     tell(promised, sink.stored, dead, "removed spools")
@@ -74,7 +74,7 @@ def test_nothing_younger_is_lost_when_spans_expire_and_the_spool_is_compacted_un
     promised: set[str] = set()
     expired: set[str] = set()
     for life in range(max(1, KILLS // 15)):
-        sink.answer = lambda report: Answer(503)
+        sink.answer = lambda report: Response(503)
         wait_until(agent.is_up, "the agent's start")
         application = RingApplication(deployment.ring_dir, f"{life}-young.ring", (life + 1) << 32, 0.005)
         fill(deployment.ring_dir, f"{life}-old.ring", old)
@@ -89,7 +89,7 @@ def test_nothing_younger_is_lost_when_spans_expire_and_the_spool_is_compacted_un
             )
             agent.kill(rng)
         promised |= application.end()
-        sink.answer = lambda report: Answer()
+        sink.answer = lambda report: Response()
         writer = RingWriter(deployment.ring_dir, f"{life}-last.ring")
         first = (1 << 40) + 10 * life
         for number in range(first, first + 3):

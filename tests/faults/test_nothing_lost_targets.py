@@ -9,27 +9,27 @@ from collections.abc import Callable
 
 import pytest
 
-from applications import Applications, MakeSpan
-from deployment import Deployment
-from killed_agent import KILLS, Agent, finish, span_of, tell, zipkin_sender
 from servers import KafkaServer, ZipkinServer
-from sink import Answer, Sink
-from unreliable import DRIP_S
-from waiting import wait_until
+from support.deployment import Deployment
+from support.killed_agent import KILLS, Agent, finish, span_of, tell, zipkin_sender
+from support.load import Applications, MakeSpan
+from support.lossy_proxy import DRIP_S
+from support.waiting import wait_until
+from support.zipkin_stub import Response, Sink
 
 EVERY_POISONED = 53
-BROKEN: dict[str, Answer] = {
-    "400 to everything": Answer(400, "no"),
-    "413 to everything": Answer(413, "no"),
-    "a login page": Answer(200, "<html>", (("Content-Type", "text/html"),)),
-    "204": Answer(204),
-    "drips": Answer(503, "x" * 1000, drip_s=DRIP_S),
+BROKEN: dict[str, Response] = {
+    "400 to everything": Response(400, "no"),
+    "413 to everything": Response(413, "no"),
+    "a login page": Response(200, "<html>", (("Content-Type", "text/html"),)),
+    "204": Response(204),
+    "drips": Response(503, "x" * 1000, drip_s=DRIP_S),
 }
 
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
 def test_nothing_is_given_up_for_a_target_that_is_broken(
-    deployment: Deployment, sink: Sink, answer: Answer
+    deployment: Deployment, sink: Sink, answer: Response
 ) -> None:
     """While it takes nothing nothing is a dead letter, and the log says so; when it works all arrive."""
     rng = random.Random(12)
@@ -41,7 +41,7 @@ def test_nothing_is_given_up_for_a_target_that_is_broken(
         agent.kill(rng)
         applications.replace_one(rng)
     assert not sink.stored
-    sink.answer = lambda report: Answer()
+    sink.answer = lambda report: Response()
     agent.kill(rng)
     promised = applications.end()
     assert finish(agent, promised, lambda: set(sink.stored), set()) == set()

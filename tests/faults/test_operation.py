@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from certificates import CLIENT, CLIENT_KEY, FOLDER, SERVER
-from deployment import Deployment, Running
-from http_client import Answer as HttpAnswer
-from http_client import Client, request
-from rings import RingWriter, span
-from sink import Answer, Report, Sink
-from waiting import wait_until
+from support.certificates import CLIENT, CLIENT_KEY, FOLDER, SERVER
+from support.deployment import Deployment, Running
+from support.raw_http import Client, request
+from support.raw_http import Response as HttpAnswer
+from support.ring_writer import RingWriter, span
+from support.waiting import wait_until
+from support.zipkin_stub import Report, Response, Sink
 
 SECRET = "hunter2-hunter2"
 SERVER_KEY = FOLDER / "server.key"
@@ -156,7 +156,7 @@ def test_scrape_tells_where_every_span_came_from_and_went(operated: Operated) ->
 
 def test_every_way_to_drop_a_span_is_counted(operated: Operated) -> None:
     """No span that was accepted goes without a counter that says why."""
-    operated.sink.answer = lambda report: Answer(400 if b"refused" in report.body else 202)
+    operated.sink.answer = lambda report: Response(400 if b"refused" in report.body else 202)
     operated.start(
         spool={"max_bytes": 1 << 20},
         processors=[{"type": "drop", "topics": ["audit"]}, {"type": "redact", "tags": ["card"]}],
@@ -192,7 +192,7 @@ def test_every_way_to_drop_a_span_is_counted(operated: Operated) -> None:
 
 def test_full_spool_is_503_and_ready_again_when_there_is_room(operated: Operated) -> None:
     """A probe sees that nothing is taken, why, and when it is over."""
-    operated.sink.answer = lambda report: Answer(503)
+    operated.sink.answer = lambda report: Response(503)
     operated.start(spool={"max_bytes": 1 << 20})
     assert operated.health() == (200, {"status": "ready", "reasons": []})
     body = b"[%b]" % span(1, 100_000)
@@ -202,7 +202,7 @@ def test_full_spool_is_503_and_ready_again_when_there_is_room(operated: Operated
     status = operated.status()
     assert status.process.returncode == 1
     assert "! nothing is taken: the spool holds" in status.stdout
-    operated.sink.answer = lambda report: Answer()
+    operated.sink.answer = lambda report: Response()
     wait_until(lambda: operated.health()[0] == 200, "there is room again")
 
 
@@ -368,14 +368,14 @@ def test_service_manager_is_told_of_start_reload_health_and_end(operated: Operat
 
 def test_stop_does_not_wait_for_a_target_that_is_away(operated: Operated) -> None:
     """SIGTERM with Zipkin down: what is accepted is on disk, the exit code 0, and the next agent sends it."""
-    operated.sink.answer = lambda report: Answer(503)
+    operated.sink.answer = lambda report: Response(503)
     agent = operated.start(shutdown_timeout_s=3600)
     assert operated.post(b"[%b]" % span(1)) == 202
     writer = RingWriter(operated.rings)
     writer.put(span(2))
     assert agent.terminate() == 0
     assert agent.stderr.rstrip().endswith("2 left in the spool")
-    operated.sink.answer = lambda report: Answer()
+    operated.sink.answer = lambda report: Response()
     operated.start()
     wait_until(lambda: len(operated.sink.stored) == 2, "both have arrived")
     writer.die()
@@ -453,8 +453,8 @@ def test_no_secret_is_in_what_an_agent_says(operated: Operated) -> None:
     """Passwords and tokens are in no log line, metric, health or status, whatever goes wrong."""
     port = operated.sink.port
 
-    def refuse(report: Report) -> Answer:
-        return Answer(401, f"you sent {report.headers}")
+    def refuse(report: Report) -> Response:
+        return Response(401, f"you sent {report.headers}")
 
     operated.sink.answer = refuse
     agent = operated.start(

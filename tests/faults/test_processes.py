@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from deployment import KASPAN, Deployment, python
-from sink import Sink
-from spans import Reader, Span, offsets
-from waiting import wait_until
+from support.deployment import KASPAN, Deployment, python
+from support.ring_reader import Reader, Span, offsets
+from support.waiting import wait_until
+from support.zipkin_stub import Sink
 
 PRODUCER = """
 import os, sys
@@ -110,7 +110,7 @@ def test_consumer_that_is_alive_at_the_end_has_recorded_what_it_finished(
 
 STEPS = """
 import sys
-from clients import UnconnectedProducer
+from support.kafka_clients import UnconnectedProducer
 producer = UnconnectedProducer()
 for line in sys.stdin:
     for _ in range(10):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from deployment import Deployment, python
-from sink import Sink
-from waiting import wait_until
+from support.deployment import Deployment, python
+from support.waiting import wait_until
+from support.zipkin_stub import Sink
 
 SENDS = 300
 APPLICATION = f"""
 import time
-from clients import UnconnectedProducer
+from support.kafka_clients import UnconnectedProducer
 producer = UnconnectedProducer()
 for number in range({SENDS}):
     producer.send("orders", b"value")

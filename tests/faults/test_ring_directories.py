@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from deployment import Deployment, Running
-from http_client import Client
-from rings import RingWriter, span
-from sink import Sink
-from waiting import wait_until
+from support.deployment import Deployment, Running
+from support.raw_http import Client
+from support.ring_writer import RingWriter, span
+from support.waiting import wait_until
+from support.zipkin_stub import Sink
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories to other users")
 NOBODY_UID = 65534

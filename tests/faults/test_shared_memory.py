@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import SEND, Desk
+from support.programs import SEND, Desk
 
 WORKERS = 15
 WORKER = f"""{SEND}

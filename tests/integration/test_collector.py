@@ -24,12 +24,12 @@ from py_zipkin import Encoding, Kind
 from py_zipkin.transport import BaseTransportHandler
 from py_zipkin.zipkin import zipkin_span
 
-from bodies import BODIES, JSON, SPAN_ID, TRACE_ID, Body, mutated
-from deployment import Deployment
-from rings import RingWriter
 from servers import ZipkinServer, fetch_jars
 from servers.process import free_port
-from waiting import wait_until
+from support.deployment import Deployment
+from support.ring_writer import RingWriter
+from support.span_bodies import BODIES, JSON, SPAN_ID, TRACE_ID, Body, mutated
+from support.waiting import wait_until
 
 MUTATED_BODIES = 1500
 SPANS_PATH = "/api/v2/spans"

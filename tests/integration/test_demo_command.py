@@ -15,7 +15,7 @@ from kafka import KafkaProducer, TopicPartition
 from kafka.consumer import KafkaConsumer
 
 from servers import KafkaServer, ZipkinServer
-from waiting import wait_until
+from support.waiting import wait_until
 
 DEADLINE_S = 120
 

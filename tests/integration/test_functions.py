@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from deployment import Deployment, python
 from servers import KafkaServer, ZipkinServer
+from support.deployment import Deployment, python
 
 ORDERS = 5
 

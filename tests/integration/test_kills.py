@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from deployment import Deployment, python
-from order_flow import Shop, trace_context
 from servers import KafkaServer, ZipkinServer
 from servers.zipkin import Span
+from support.deployment import Deployment, python
+from support.order_flow import Shop, trace_context
 
 RECORDS = 5_000
 KILLED_AFTER = (1_000, 2_500, 4_000)

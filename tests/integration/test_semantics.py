@@ -23,13 +23,13 @@ from kafka.producer.sender import Sender
 from kafka.record import default_records
 from kafka.record.memory_records import MemoryRecordsBuilder
 
-from clients import make_tracing
-from kaspan.interceptor import consumer as consumer_tracing
-from kaspan.interceptor import producer as producer_tracing
-from kaspan.interceptor.too_large import retry_without_context
+from kaspan.interceptor.kafka import consumer as consumer_tracing
+from kaspan.interceptor.kafka import producer as producer_tracing
+from kaspan.interceptor.kafka.too_large_batch import retry_without_context
 from servers import KafkaServer
-from spans import Reader, Span, current, offsets
-from waiting import wait_until
+from support.kafka_clients import make_tracing
+from support.ring_reader import Reader, Span, current, offsets
+from support.waiting import wait_until
 
 TIMEOUT_S = 30
 CONSUMER_TIMEOUT_MS = 5_000

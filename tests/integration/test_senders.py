@@ -14,17 +14,17 @@ from urllib.parse import urlsplit
 import kafka as kafka_python
 import pytest
 
-from bodies import BODIES, TRACE_ID
-from certificates import CA, server_context
-from deployment import Deployment, Running
-from poison import HARMLESS, POISON
-from rings import RingWriter
-from rings import span as ring_span
 from servers import KafkaServer, ZipkinServer
 from servers.kafka import SASL_PASSWORD, SASL_USER
 from servers.process import free_port
-from sink import Answer, Report, Sink
-from waiting import wait_until
+from support.certificates import CA, server_context
+from support.deployment import Deployment, Running
+from support.poison import HARMLESS, POISON
+from support.ring_writer import RingWriter
+from support.ring_writer import span as ring_span
+from support.span_bodies import BODIES, TRACE_ID
+from support.waiting import wait_until
+from support.zipkin_stub import Report, Response, Sink
 
 SPANS_PATH = "/api/v2/spans"
 TOKEN = "let-me-in-please"
@@ -107,11 +107,11 @@ def assert_same(zipkin: ZipkinServer, agent: Agent) -> None:
 def https(zipkin: ZipkinServer) -> Iterator[Sink]:
     """Give a proxy before Zipkin that speaks HTTPS and wants a token."""
 
-    def forward(report: Report) -> Answer:
+    def forward(report: Report) -> Response:
         if report.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return Answer(401)
+            return Response(401)
         headers = {k: v for k, v in report.headers.items() if k.startswith("Content-")}
-        return Answer(*post(urlsplit(zipkin.url).netloc, report.body, headers))
+        return Response(*post(urlsplit(zipkin.url).netloc, report.body, headers))
 
     proxy = Sink(forward, tls=server_context())
     yield proxy
@@ -309,11 +309,11 @@ def test_proxy_that_refuses_everything_costs_no_span(zipkin: ZipkinServer, deplo
     """It is named as a failure, nothing becomes a dead letter, and behind it Zipkin has all afterwards."""
     broken = True
 
-    def proxy(report: Report) -> Answer:
+    def proxy(report: Report) -> Response:
         if broken:
-            return Answer(400, "<html>Bad Request</html>", (("Content-Type", "text/html"),))
+            return Response(400, "<html>Bad Request</html>", (("Content-Type", "text/html"),))
         headers = {k: v for k, v in report.headers.items() if k.startswith("Content-")}
-        return Answer(*post(urlsplit(zipkin.url).netloc, report.body, headers))
+        return Response(*post(urlsplit(zipkin.url).netloc, report.body, headers))
 
     sink = Sink(proxy)
     agent = Agent(deployment, [{"type": "zipkin", "url": sink.url}])

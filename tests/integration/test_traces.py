@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from deployment import Deployment
-from order_flow import Shop, order_number, trace_context
 from servers import Servers, ZipkinServer
 from servers.zipkin import Span
+from support.deployment import Deployment
+from support.order_flow import Shop, order_number, trace_context
 
 ORDERS = 10
 SPANS_PER_ORDER = 4

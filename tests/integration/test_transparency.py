@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployment import Deployment
-from order_flow import Shop
 from servers import KafkaServer
+from support.deployment import Deployment
+from support.order_flow import Shop
 
 ORDERS = 10
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import kafka.errors
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from certificates import FOLDER, SERVER
 from servers.jars import Jars
 from servers.process import ServerProcess, free_port
+from support.certificates import FOLDER, SERVER
 
 FORMAT_TIMEOUT_S = 60
 SASL_USER, SASL_PASSWORD = "kaspan", "let-me-in-please"

@@ -10,7 +10,7 @@ import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from waiting import TooLateError, wait_until
+from support.waiting import TooLateError, wait_until
 
 READY_DEADLINE_S = 90
 STOP_TIMEOUT_S = 20

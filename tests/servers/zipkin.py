@@ -13,7 +13,7 @@ from typing import Any
 
 from servers.jars import Jars
 from servers.process import ServerProcess, free_port
-from waiting import TooLateError, wait_until
+from support.waiting import TooLateError, wait_until
 
 Span = dict[str, Any]
 """One span as Zipkin's API gives it: the members of the v2 JSON span."""

@@ -26,10 +26,10 @@ sys.path.insert(0, str(HERE.parent))
 
 from kafka import KafkaConsumer, TopicPartition  # noqa: E402
 
-from deployment import Deployment, Running  # noqa: E402
 from servers import Servers, fetch_jars  # noqa: E402
+from support.deployment import Deployment, Running  # noqa: E402
+from support.waiting import TooLateError, wait_until  # noqa: E402
 from third_party.programs import PROGRAMS, Program  # noqa: E402
-from waiting import TooLateError, wait_until  # noqa: E402
 
 RUN_DEADLINE_S = 120.0
 DELIVERY_DEADLINE_S = 30.0

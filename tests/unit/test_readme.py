@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from kaspan.config import load
-from scripts import SEND, Desk
-from spans import Reader
+from support.programs import SEND, Desk
+from support.ring_reader import Reader
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from kaspan.agent.control import Control
-from kaspan.agent.letters import DeadLetters
-from kaspan.agent.spool import Spool
+from kaspan.agent.spool.control_socket import Control
+from kaspan.agent.spool.dead_letters import DeadLetters
+from kaspan.agent.spool.spool import Spool
 from kaspan.cli import agent
-from rings import span
-from waiting import wait_until
+from support.ring_writer import span
+from support.waiting import wait_until
 
 MAX_BYTES = 1 << 30
 
@@ -264,7 +264,7 @@ def test_connection_that_cannot_be_taken_is_not_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process without free descriptors takes the next connection when it has some again."""
-    monkeypatch.setattr("kaspan.agent.control.RETRY_S", 0.0)
+    monkeypatch.setattr("kaspan.agent.spool.control_socket.RETRY_S", 0.0)
     bench = Bench(tmp_path, capsys)
     refusals = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
     control = Control(bench.spool)

@@ -16,7 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from kaspan.agent.histogram import Histogram
-from kaspan.agent.metrics import PREFIX, render
+from kaspan.agent.monitoring.metrics import PREFIX, render
 from kaspan.agent.status import REASONS, ReceiverStatus, SenderStatus, SpoolStatus, Status
 from kaspan.config import load
 

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from deployment import KASPAN, Deployment
-from disks import fill, shared_memory
 from kaspan.cli import interpreter
 from kaspan.cli.doctor import all_rings
 from kaspan.config import schema
-from kaspan.interceptor.ring_dir import MAX_UNREAD_ORPHANS
+from kaspan.interceptor.reporters.ring_dir import MAX_UNREAD_ORPHANS
 from kaspan.wire import VERSION
 from kaspan.wire import ring as layout
-from rings import DATA_BYTES, RingWriter, span
-from scripts import SEND, Desk
-from sink import Answer, Sink
-from waiting import wait_until
+from support.deployment import KASPAN, Deployment
+from support.full_disk import fill, shared_memory
+from support.programs import SEND, Desk
+from support.ring_writer import DATA_BYTES, RingWriter, span
+from support.waiting import wait_until
+from support.zipkin_stub import Response, Sink
 
 TESTS = str(Path(__file__).parents[2])
 PROCESS = {"service": "shop", "pid": 77, "kaspan": VERSION, "kafka_python": "3.0.12", "python": "3.11.7"}
@@ -475,7 +475,7 @@ def test_agent_that_reaches_its_target_is_said(agent: tuple[Deployment, Sink]) -
 def test_agent_that_does_not_reach_its_target_is_wrong(agent: tuple[Deployment, Sink], by: str) -> None:
     """From the first failure on it says which target is not reached and why, by whatever way spans go."""
     deployment, sink = agent
-    sink.answer = lambda report: Answer(503, "out of order")
+    sink.answer = lambda report: Response(503, "out of order")
     deployment.start("shop", KASPAN, "run", "--", sys.executable, "-c", SEND, PYTHONPATH=TESTS).finish()
     wait_until(lambda: sink.reports, "the agent tries")
     way = {} if by == "ring" else {"KASPAN_INTERCEPTOR__AGENT": f"unix://{deployment.directory}/agent.sock"}
@@ -508,7 +508,7 @@ def test_agent_by_http_is_asked_whether_it_takes_spans(desk: Desk) -> None:
         assert wrong(done) == []
         assert [report.body for report in sink.reports] == [b"[]"]
         assert "into rings" not in done.stdout
-        sink.answer = lambda report: Answer(401, "no token")
+        sink.answer = lambda report: Response(401, "no token")
         (refused,) = wrong(doctor(desk, KASPAN_INTERCEPTOR__AGENT=sink.url))
         assert "HTTP 401 Unauthorized no token" in refused
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import INJECT, KASPAN, Desk
+from support.programs import INJECT, KASPAN, Desk
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from kaspan.cli.install import HOOK, find_hook
-from scripts import INJECT, SEND, TRACED, Desk, outcome
-from spans import Reader
+from support.programs import INJECT, SEND, TRACED, Desk, outcome
+from support.ring_reader import Reader
 
 TRACED_OUTPUT = (0, "True\n", "")
 UNTRACED_OUTPUT = (0, "False\n", "")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.wire import VERSION
-from scripts import KASPAN, Desk, outcome
+from support.programs import KASPAN, Desk, outcome
 
 MAIN = (sys.executable, "-m", "kaspan.cli.main")
 SPEAKING = [

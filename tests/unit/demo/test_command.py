@@ -13,7 +13,7 @@ import pytest
 from kaspan.cli import demo
 from kaspan.demo import cluster
 from kaspan.demo.cluster import MockCluster
-from waiting import wait_until
+from support.waiting import wait_until
 
 DEADLINE_S = 60
 

@@ -11,9 +11,9 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 
-from clients import Traced, make_tracing
-from scripts import Desk
-from spans import Reader
+from support.kafka_clients import Traced, make_tracing
+from support.programs import Desk
+from support.ring_reader import Reader
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

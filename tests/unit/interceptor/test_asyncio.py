@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 
-from spans import current, offsets
+from support.ring_reader import current, offsets
 
 
 def send(producer: Any, topic: str) -> None:

@@ -24,13 +24,16 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from opentelemetry import context
 from opentelemetry.context import Context
 
-from clients import make_tracing
-from in_python import in_python
-from kaspan.interceptor import cursor, handover, processing, producer, ring, sending
-from kaspan.interceptor.carrying import carrying_span
-from kaspan.interceptor.scope import SPAN_KEY
-from kaspan.interceptor.span import Extras, RecordSpan
+from kaspan.interceptor.handover import hand_overs
+from kaspan.interceptor.kafka import process_span, producer, record_scope, send_span
+from kaspan.interceptor.kafka.record_class import with_span_attribute
+from kaspan.interceptor.reporters import ring
+from kaspan.interceptor.tracing.extras import Extras
+from kaspan.interceptor.tracing.scope import SPAN_KEY
+from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.wire import ring as layout
+from support.in_python import in_python
+from support.kafka_clients import make_tracing
 
 NOW_NS = 1_732_459_200_123_456_789
 
@@ -40,7 +43,7 @@ if os.environ.get("PURE_PYTHON") or not (is_compiled or os.environ.get("CI")):
 compiled: Any = importlib.import_module("kaspan.interceptor.compiled")
 
 
-python_sending, python_cursor, python_ring = map(in_python, (sending, cursor, ring))
+python_sending, python_cursor, python_ring = map(in_python, (send_span, record_scope, ring))
 
 
 class Clock:
@@ -107,10 +110,10 @@ big = st.integers(-(2**62), 2**62)
 
 def test_compiled_code_is_what_is_used() -> None:
     """Where it could be compiled, the classes are the compiled ones."""
-    assert sending.Sending is compiled.Sending
-    assert cursor.ConsumerLoop is compiled.ConsumerLoop
+    assert send_span.SendSpan is compiled.SendSpan
+    assert record_scope.ConsumerLoop is compiled.ConsumerLoop
     assert ring.Writer is compiled.Writer
-    assert python_sending.Sending is not compiled.Sending
+    assert python_sending.SendSpan is not compiled.SendSpan
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -140,15 +143,15 @@ def test_sends_are_recorded_alike(
     """Whatever is sent and whatever comes back, the span is the same byte for byte."""
     metadata = SimpleNamespace(offset=offset, partition=partition)
     spans: list[list[bytes]] = []
-    for module in (sending, python_sending):
+    for module in (send_span, python_sending):
         reported: list[bytes] = []
         tracing: Any = SimpleNamespace(
             service="50 %", remote_service="kafka/{topic}", born_ns=0, report=reported.append
         )
-        lane = module.Lane(tracing, topic, "client-1", is_answered)
+        lane = module.SendTemplates(tracing, topic, "client-1", is_answered)
         clock.start(step_ns)
         extras = Extras(debug=True) if debug else None
-        sent = module.Sending(lane, b"a" * 32, b"b" * 16, parent, extras, key, is_tombstone)
+        sent = module.SendSpan(lane, b"a" * 32, b"b" * 16, parent, extras, key, is_tombstone)
         sent.enqueued_ns = 10**9 + 5
         sent(metadata)
         sent(metadata)
@@ -265,14 +268,14 @@ def test_key_of_the_applications_own_class_is_not_kept() -> None:
         sent: Any
 
     keys = [Key(), Text("order-1"), Raw(b"order-2"), None]
-    lane = sending.Lane(make_tracing(Path("/unused")), "orders", None, True)
-    held = [sending.Sending(lane, b"a" * 32, b"b" * 16, None, None, key, False).key for key in keys]
+    lane = send_span.SendTemplates(make_tracing(Path("/unused")), "orders", None, True)
+    held = [send_span.SendSpan(lane, b"a" * 32, b"b" * 16, None, None, key, False).key for key in keys]
 
     assert held == [None, "order-1", b"order-2", None]
     assert [type(key) for key in held[1:3]] == [str, bytes]
 
 
-@pytest.mark.parametrize("module", [cursor, python_cursor], ids=["compiled", "Python"])
+@pytest.mark.parametrize("module", [record_scope, python_cursor], ids=["compiled", "Python"])
 def test_record_that_another_thread_opens_during_a_close_keeps_its_span(module: Any) -> None:
     """A close that is interrupted by another thread ends the record that it was about, and no other."""
     from kafka.consumer import fetcher
@@ -280,7 +283,7 @@ def test_record_that_another_thread_opens_during_a_close_keeps_its_span(module: 
     tracing = make_tracing(Path("/unused"), exclude_topics=("secret",))
     reported: list[bytes] = []
     tracing.report = reported.append
-    record_class: Any = carrying_span(fetcher.ConsumerRecord)
+    record_class: Any = with_span_attribute(fetcher.ConsumerRecord)
     header = ("b3", b"a" * 32 + b"-" + b"b" * 16 + b"-1")
     fields = {"partition": 3, "offset": 5, "timestamp": 1, "headers": [header]}
     secret, order = (
@@ -288,7 +291,7 @@ def test_record_that_another_thread_opens_during_a_close_keeps_its_span(module: 
         for topic in ("secret", "orders")
     )
     consumer = SimpleNamespace(config={}, _subscription=SimpleNamespace(assignment={}))
-    work = module.Cursor(processing.Processing(consumer, record_class, tracing))
+    work = module.RecordScope(process_span.ConsumerSpans(consumer, record_class, tracing))
     work.open(secret)
     leave = tracing.scope.leave
 
@@ -355,7 +358,7 @@ def test_records_are_recorded_alike(
 
     record_class: Any = fetcher.ConsumerRecord
     if not hasattr(record_class, "kaspan_span"):
-        record_class = carrying_span(record_class)
+        record_class = with_span_attribute(record_class)
     topic = "__internal" if is_excluded else "orders"
     fields = {
         "topic": topic,
@@ -367,17 +370,17 @@ def test_records_are_recorded_alike(
         "headers": headers,
     }
     seen = []
-    for module in (cursor, python_cursor):
+    for module in (record_scope, python_cursor):
         place = SimpleNamespace(assignment={(topic, 3): SimpleNamespace(highwater=highwater)})
         consumer = SimpleNamespace(config={"group_id": "group", "client_id": "client"}, _subscription=place)
         reported: list[bytes] = []
         tracing.report, tracing.ids = reported.append, [b"%016x" % number for number in range(9, 0, -1)]
-        spans = processing.Processing(consumer, record_class, tracing)
+        spans = process_span.ConsumerSpans(consumer, record_class, tracing)
         for _ in range(2):  # for the first of a partition the lane has to be made
             tracing.ids = [b"%016x" % number for number in range(9, 0, -1)]
             record = record_class(**{name: fields.get(name) for name in record_class._fields})
             clock.start(step_ns)
-            work = module.Cursor(spans)
+            work = module.RecordScope(spans)
             assert work.open(record) is record
             current = dict(context.get_current())
             work.close()
@@ -392,7 +395,7 @@ def test_records_are_recorded_alike(
                 )
                 for span in current.values()
             ]
-            seen.append((module is cursor, states, reported[:]))
+            seen.append((module is record_scope, states, reported[:]))
             reported.clear()
     assert [entry[1:] for entry in seen if entry[0]] == [entry[1:] for entry in seen if not entry[0]]
 
@@ -434,7 +437,7 @@ class Handed(tuple):  # type: ignore[type-arg]
     """What is looked for."""
 
 
-python_handover = in_python(handover)
+python_handover = in_python(hand_overs)
 
 plain_values = st.none() | st.integers() | st.text() | st.functions()
 handed_values = plain_values | st.builds(Handed)

@@ -13,11 +13,11 @@ from kafka.future import Future
 from kafka.producer.future import FutureProduceResult, FutureRecordMetadata
 from opentelemetry import context
 
-from clients import UnconnectedProducer
 from kaspan.config.schema import Sampling
-from kaspan.interceptor import producer as producer_tracing
-from scripts import Desk
-from spans import current, offsets
+from kaspan.interceptor.kafka import producer as producer_tracing
+from support.kafka_clients import UnconnectedProducer
+from support.programs import Desk
+from support.ring_reader import current, offsets
 
 ORDERS = TopicPartition("orders", 0)
 
@@ -127,7 +127,7 @@ MISSING = {
 def test_missing_patch_point_disables_only_its_feature(desk: Desk, change: str, expected: str) -> None:
     """A kafka-python without a consumer that we know is traced as a producer, and the other way round."""
     code = (
-        f"import kafka; {change}\nfrom kaspan.interceptor.activation import activate\nactivate()\n"
+        f"import kafka; {change}\nfrom kaspan.interceptor.bootstrap.activation import activate\nactivate()\n"
         "print(*(hasattr(m, '__wrapped__') for m in (kafka.KafkaProducer.send, kafka.KafkaConsumer.poll)))"
     )
 
@@ -142,7 +142,7 @@ plain = kafka.KafkaProducer.send
 @functools.wraps(plain)
 def theirs(*args, **kwargs): return plain(*args, **kwargs)
 kafka.KafkaProducer.send = theirs
-from kaspan.interceptor.activation import activate
+from kaspan.interceptor.bootstrap.activation import activate
 activate()
 print(kafka.KafkaProducer.send is not theirs, kafka.KafkaProducer.send.__wrapped__ is theirs)
 """

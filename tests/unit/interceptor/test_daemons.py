@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kaspan.config.schema import default_ring_dir
-from scripts import SEND, Desk, outcome
-from spans import Reader, rings
-from waiting import wait_until
+from support.programs import SEND, Desk, outcome
+from support.ring_reader import Reader, rings
+from support.waiting import wait_until
 
 MORE = "producer.send('orders', b'value'); producer.last.acknowledge()\n"
 CLOSE_ALL = "import os; os.closerange(3, 1024)\n"
@@ -108,7 +108,7 @@ def daemonise():
 def test_daemon_of_the_classic_kind_is_traced(before: str, desk: Desk) -> None:
     """Two forks, a session of its own, another directory and no descriptors: the daemon's spans are there."""
     code = (
-        "import os\nfrom clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
+        "import os\nfrom support.kafka_clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
         f"pipe = os.pipe()\n{before}{DAEMONISE}"
         "done = os.path.abspath('done'); daemonise()\n"
         f"{MORE}{MORE}open(done + '.tmp', 'w').close(); os.rename(done + '.tmp', done)"
@@ -153,7 +153,7 @@ TOO_LATE = {
 @pytest.mark.parametrize(("start", "said"), TOO_LATE.values(), ids=TOO_LATE.keys())
 def test_what_needs_the_old_root_in_a_new_one_is_one_warning(desk: Desk, start: str, said: str) -> None:
     """Where ring directory or modules cannot be reached any more, a warning says so and the work goes on."""
-    start = f"import os; from clients import UnconnectedProducer\n{start}"
+    start = f"import os; from support.kafka_clients import UnconnectedProducer\n{start}"
     done = desk.traced(f"{start}{MORE}{MORE}print('done')", **jail(desk))
 
     assert (done.returncode, done.stdout) == (0, "done\n")
@@ -179,7 +179,7 @@ def strangers_rings() -> Iterator[Path]:
 def test_worker_under_another_user_uses_that_users_directory(desk: Desk, strangers_rings: Path) -> None:
     """An import of kafka as root, as in a preloading server, does not tie the workers to root's rings."""
     code = (
-        "import os; from clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
+        "import os; from support.kafka_clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
         f"os.setgid({STRANGER}); os.setuid({STRANGER})\n{MORE}"
     )
     assert outcome(desk.traced(code, KASPAN_INTERCEPTOR__RING_DIR=None)) == (0, "", "")
@@ -201,7 +201,7 @@ def test_process_keeps_its_ring_when_it_changes_its_user(desk: Desk) -> None:
 def test_worker_that_may_not_use_the_directory_is_told_why(desk: Desk) -> None:
     """A ring directory that was set is never traded for another: the warning names both users."""
     code = (
-        "import os; from clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
+        "import os; from support.kafka_clients import UnconnectedProducer; producer = UnconnectedProducer()\n"
         f"{MORE}if os.fork() == 0:\n    os.setgid({STRANGER}); os.setuid({STRANGER})\n    {MORE}"
         "else: os.wait()"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kaspan.interceptor import failures
-from spans import current, read_header, rings
+from support.ring_reader import current, read_header, rings
 
 
 @pytest.fixture

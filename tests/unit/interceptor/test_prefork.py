@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from scripts import SEND, Desk, outcome
-from spans import Reader, Span, read_header, rings
-from waiting import wait_until
+from support.programs import SEND, Desk, outcome
+from support.ring_reader import Reader, Span, read_header, rings
+from support.waiting import wait_until
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("celery")
@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 
 WEB = """
 import os
-from clients import UnconnectedProducer
+from support.kafka_clients import UnconnectedProducer
 PRELOADED = UnconnectedProducer()
 if "SPAN_AT_IMPORT" in os.environ:
     PRELOADED.send("imports", b"value"); PRELOADED.last.acknowledge()
@@ -150,7 +150,7 @@ app = Celery(broker="memory://", backend="cache+memory://")
 app.conf.worker_hijack_root_logger = False
 @app.task
 def work(number):
-    from clients import UnconnectedProducer
+    from support.kafka_clients import UnconnectedProducer
     producer = UnconnectedProducer()
     producer.send("orders", b"value")
     producer.last.acknowledge()
@@ -182,7 +182,7 @@ PATCHED = "from gevent import monkey; monkey.patch_all()\n"
 GREENLETS = """
 import gevent
 from opentelemetry import trace
-from clients import UnconnectedConsumer, UnconnectedProducer, make_record
+from support.kafka_clients import UnconnectedConsumer, UnconnectedProducer, make_record
 from kafka.consumer import fetcher
 def work(topic):
     producer = UnconnectedProducer()

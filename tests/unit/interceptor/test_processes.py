@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import SEND, Desk, outcome
-from spans import Reader, Span, offsets, read_header, rings
+from support.programs import SEND, Desk, outcome
+from support.ring_reader import Reader, Span, offsets, read_header, rings
 
 
 def spans_by_pid(desk: Desk) -> dict[int, list[Span]]:
@@ -72,7 +72,7 @@ def test_child_that_never_uses_kafka_makes_no_ring(desk: Desk) -> None:
 
 OPEN_AT_FORK = """
 import os
-from clients import UnconnectedConsumer, UnconnectedProducer, make_record
+from support.kafka_clients import UnconnectedConsumer, UnconnectedProducer, make_record
 from kafka.consumer import fetcher
 producer = UnconnectedProducer()
 consumer = UnconnectedConsumer([make_record(fetcher.ConsumerRecord, at) for at in range(2)])
@@ -104,7 +104,7 @@ def test_span_open_at_fork_is_the_parents_alone(desk: Desk) -> None:
 POOL = """
 import multiprocessing, os, sys
 def work(number):
-    from clients import UnconnectedProducer
+    from support.kafka_clients import UnconnectedProducer
     producer = UnconnectedProducer()
     producer.send("orders", b"value")
     producer.last.acknowledge()
@@ -175,7 +175,7 @@ def test_spans_are_there_however_a_process_ends(desk: Desk, end: str, code: int)
 
 UNANSWERED = """
 import gc, threading
-from clients import UnconnectedProducer
+from support.kafka_clients import UnconnectedProducer
 producer = UnconnectedProducer()
 producer.send("orders", b"value")
 producer.send("orders", b"value")
@@ -218,7 +218,10 @@ SHUTDOWN = {
     "a list that nobody has read": ("polled = consumer.poll()", 3),
     "a list in the middle of its loop": ("loop = iter(*consumer.poll().values()); next(loop)", 3),
     "a generator around a loop": ("values = (record.value for record in consumer); next(values)", 1),
-    "a send under way": ("import clients; p = clients.UnconnectedProducer(); p.send('orders', b'value')", 0),
+    "a send under way": (
+        "from support import kafka_clients as c; p = c.UnconnectedProducer(); p.send('orders', b'value')",
+        0,
+    ),
     "a daemon thread in its loop": (
         "import threading\nready = threading.Event()\n"
         "def work():\n    for record in consumer:\n        ready.set(); threading.Event().wait()\n"
@@ -253,7 +256,8 @@ SHUTDOWN = {
 def test_interpreter_ends_without_a_word(desk: Desk, use: str, delivered: int) -> None:
     """Whatever is open when the interpreter shuts down: exit code 0, not a word, each record its span."""
     code = (
-        "from clients import UnconnectedConsumer, make_record\nfrom kafka.consumer import fetcher\n"
+        "from support.kafka_clients import UnconnectedConsumer, make_record\n"
+        "from kafka.consumer import fetcher\n"
         "consumer = UnconnectedConsumer([make_record(fetcher.ConsumerRecord, at) for at in range(3)])\n"
     )
 
@@ -264,7 +268,7 @@ def test_interpreter_ends_without_a_word(desk: Desk, use: str, delivered: int) -
 
 PICKLE = """
 import copy, pickle, sys
-from clients import UnconnectedConsumer, make_record
+from support.kafka_clients import UnconnectedConsumer, make_record
 from kafka.consumer import fetcher
 records = [make_record(fetcher.ConsumerRecord, at, timestamp=1) for at in range(2)]
 delivered = [*UnconnectedConsumer(records)]
@@ -283,7 +287,8 @@ def test_records_can_be_pickled_to_a_process_without_kaspan(desk: Desk) -> None:
     path = desk.directory / "records.pickle"
     assert outcome(desk.traced(code, str(path))) == (0, "", "")
     read = (
-        "import pickle, sys; found = pickle.load(open(sys.argv[1], 'rb')); from clients import plain_record\n"
+        "import pickle, sys; found = pickle.load(open(sys.argv[1], 'rb'))\n"
+        "from support.kafka_clients import plain_record\n"
         "expected = [plain_record(at, timestamp=1) for at in range(2)]\n"
         "print(found == (expected, expected), {type(one) for one in found},"
         " {type(r) is type(expected[0]) for one in found for r in one})"
@@ -296,11 +301,11 @@ def test_records_of_a_process_without_kaspan_can_be_read_under_it(desk: Desk) ->
     """What was pickled without kaspan is read under it, and equals what was written."""
     path = desk.directory / "records.pickle"
     write = (
-        "import pickle, sys; from clients import plain_record\n"
+        "import pickle, sys; from support.kafka_clients import plain_record\n"
         "pickle.dump([plain_record(at, timestamp=1) for at in range(2)], open(sys.argv[1], 'wb'))"
     )
     read = (
-        "import pickle, sys; from clients import plain_record\n"
+        "import pickle, sys; from support.kafka_clients import plain_record\n"
         "print(pickle.load(open(sys.argv[1], 'rb')) == [plain_record(at, timestamp=1) for at in range(2)])"
     )
     assert outcome(desk.plain(write, str(path))) == (0, "", "")

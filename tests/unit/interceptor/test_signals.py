@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-import clients as unconnected
-from kaspan.interceptor import failures, ring_file, room
-from kaspan.interceptor.handover import HandOvers
-from kaspan.interceptor.handover_points import follow_no_records, follow_records
-from kaspan.interceptor.imports import imports
-from scripts import Desk
-from spans import current, offsets
-from waiting import wait_until
+from kaspan.interceptor import failures
+from kaspan.interceptor.handover.hand_overs import HandOvers
+from kaspan.interceptor.handover.points import follow_no_records, follow_records
+from kaspan.interceptor.import_hooks import imports
+from kaspan.interceptor.reporters import ring_file, room
+from support import kafka_clients as unconnected
+from support.programs import Desk
+from support.ring_reader import current, offsets
+from support.waiting import wait_until
 
 
 class Shutdown(Exception):
@@ -306,8 +307,8 @@ def raised_in(module: str, error: BaseException) -> BaseException:
 
 def test_class_that_kaspan_cannot_know_is_the_applications() -> None:
     """What another thread has set (PyThreadState_SetAsyncExc) comes from no frame but kaspan's own."""
-    assert failures.is_from_outside(raised_in("kaspan.interceptor.cursor", Shutdown()))
-    assert not failures.is_from_outside(raised_in("kaspan.interceptor.cursor", KeyError("topic")))
+    assert failures.is_from_outside(raised_in("kaspan.interceptor.kafka.record_scope", Shutdown()))
+    assert not failures.is_from_outside(raised_in("kaspan.interceptor.kafka.record_scope", KeyError("topic")))
     assert not failures.is_from_outside(raised_in("shop.keys", Shutdown()))
 
 
@@ -315,12 +316,12 @@ STORM = """
 import itertools, random, signal, sys, tempfile
 from pathlib import Path
 import kafka
-from clients import Traced, make_tracing
+from support.kafka_clients import Traced, make_tracing
 
 class Shutdown(Exception): pass
 
 application = Traced(make_tracing(Path(tempfile.mkdtemp(dir=Path.cwd()))))
-elsewhere = (str(Path(kafka.__file__).parent), "clients.py", "random.py")
+elsewhere = (str(Path(kafka.__file__).parent), "kafka_clients.py", "random.py")
 producer = application.producer()
 armed, raised, caught = False, 0, 0
 

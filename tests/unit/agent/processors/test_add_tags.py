@@ -1,9 +1,9 @@
-"""kaspan.agent.processors.tags."""
+"""kaspan.agent.processors.add_tags."""
 
 from __future__ import annotations
 
+from kaspan.agent.processors.add_tags import AddTags
 from kaspan.agent.processors.base import Verdict
-from kaspan.agent.processors.tags import AddTags
 from kaspan.wire.span import Span
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from deployment import Deployment
-from rings import RingWriter
-from sink import Sink
-from waiting import wait_until
+from support.deployment import Deployment
+from support.ring_writer import RingWriter
+from support.waiting import wait_until
+from support.zipkin_stub import Sink
 
 PROCESSORS = """
 agent:

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kaspan.agent.batch import SEPARATOR, Batch
 from kaspan.agent.processors.base import Processor, Verdict
 from kaspan.agent.processors.build import build
 from kaspan.agent.processors.chain import Chain, Tally
-from kaspan.agent.spool import SEPARATOR, Batch
 from kaspan.config.schema import AddTags, Drop, Redact, RenameRemote
 from kaspan.config.schema import Processor as Settings
 from kaspan.wire.span import Span
-from zipkin_spans import SPANS, TEXT, is_valid, written
+from support.span_strategies import SPANS, TEXT, is_valid, written
 
 MARK = "s3cret-4711"
 PLAIN = b'{"traceId": "1", "id": "2", "name":"a", "tags":{"b": "c"}}'

@@ -1,11 +1,11 @@
-"""kaspan.agent.processors.remote."""
+"""kaspan.agent.processors.rename_remote."""
 
 from __future__ import annotations
 
 import pytest
 
 from kaspan.agent.processors.base import Verdict
-from kaspan.agent.processors.remote import RenameRemote
+from kaspan.agent.processors.rename_remote import RenameRemote
 from kaspan.wire.span import Endpoint, Span
 
 BY_TOPIC = RenameRemote("kafka", "kafka/{topic}")

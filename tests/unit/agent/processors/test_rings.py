@@ -9,11 +9,11 @@ import pytest
 
 from kaspan.agent.processors.build import build
 from kaspan.agent.processors.chain import Chain
-from kaspan.agent.receivers.directory import RingDirectory
 from kaspan.agent.receivers.ring import RingReceiver
-from kaspan.agent.spool import Spool
+from kaspan.agent.receivers.ring_directory import RingDirectory
+from kaspan.agent.spool.spool import Spool
 from kaspan.config.schema import Drop, Processor, Redact
-from rings import RingWriter, span
+from support.ring_writer import RingWriter, span
 
 MAX_BYTES = 1024 * 1024
 SECRET = b"4111111111111111"

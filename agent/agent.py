@@ -1,0 +1,252 @@
+"""The agent: builds the parts from the settings, runs each in a thread, ends them in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from kaspan.agent.http.errors import ListenError
+from kaspan.agent.monitoring.observer import Observer
+from kaspan.agent.processors.build import build as build_processors
+from kaspan.agent.processors.chain import Chain, Tally
+from kaspan.agent.receivers.ring import Adjustment, RingReceiver
+from kaspan.agent.receivers.ring_directory import RingDirectory, RingDirectoryError
+from kaspan.agent.reload import changes
+from kaspan.agent.senders.build import build as build_senders
+from kaspan.agent.senders.delivery import Delivery
+from kaspan.agent.spool.control_socket import Control
+from kaspan.agent.spool.expiry import Expiry
+from kaspan.agent.spool.spool import Spool
+from kaspan.config import schema
+
+if TYPE_CHECKING:
+    from kaspan.agent.receivers.collector import Collector
+
+_MAX_LINGER_S = 0.2
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class _Worker(threading.Thread):
+    """A thread that says how it failed, if it did.
+
+    A daemon: a target that hangs must not keep the process.
+    """
+
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self.has_failed = False
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (said here, and ends the agent)
+            # SystemExit: so rich ends a thread whose pipe is closed.
+            self.has_failed = True
+            _log.error(
+                "%s failed: %s",
+                self.name,
+                error or type(error).__name__,
+                exc_info=not isinstance(error, SystemExit),
+            )
+
+
+class Agent:
+    """All parts of one agent.
+
+    `collector` is None where agent.listen and agent.socket are empty. `settings` are those in force. Raises
+    SpoolError, RingDirectoryError, ListenError and ConfigError when the agent cannot work with them.
+    """
+
+    def __init__(self, settings: schema.Agent) -> None:
+        self.settings = settings
+        self._chain = _chain(settings)
+        self._former_chains: list[Chain] = []
+        senders = build_senders(settings.senders, settings.batch, os.environ)
+        self._directories = _opened(
+            settings.ring_dirs, {}, is_listening=bool(settings.listen or settings.socket)
+        )
+        self.spool = Spool(settings.spool.path, settings.spool.max_bytes)
+        self.spool.register(sender.name for sender in senders)
+        self._receiver = RingReceiver(
+            list(self._directories.values()),
+            self.spool,
+            settings.batch.max_bytes,
+            settings.batch.flush_interval_s,
+            chain=self._chain,
+        )
+        linger_s = _linger_s(settings.batch)
+        self._deliveries = [
+            Delivery(self.spool, sender, settings.batch.max_bytes, linger_s=linger_s) for sender in senders
+        ]
+        self.collector = make_collector(settings, self.spool, self._chain)
+        self._receiving = [_Worker("ring receiver", self._receiver.run)]
+        if self.collector is not None:
+            self._receiving.append(_Worker("http receiver", self.collector.server.run))
+        self._sending = [_Worker(delivery.sender.name, delivery.run) for delivery in self._deliveries]
+        self._expiry = Expiry(self.spool)
+        self._expiring = _Worker("expiry", lambda: self._expiry.run(lambda: self.settings.spool.max_age_s))
+        workers = (*self._receiving, *self._sending, self._expiring)
+        self.observer = Observer(
+            self.spool, self._receiver, self.collector, self._deliveries, workers, self._tally
+        )
+        if self.collector is not None:
+            add_operation(self.collector, self.observer)
+        self._control = Control(self.spool)
+        self._controlling = _Worker("control", self._control.run)
+
+    def _tally(self) -> Tally:
+        """What the processors have done, those from before a reload included."""
+        total = Tally()
+        for chain in (*self._former_chains, self._chain):
+            if chain is not None:
+                total.add(chain.total)
+        return total
+
+    def start(self) -> None:
+        """Start all threads and say what the agent does."""
+        for worker in (*self._sending, *self._receiving, self._expiring, self._controlling):
+            worker.start()
+        _log.info("%s", self.summary)
+
+    @property
+    def summary(self) -> str:
+        """What the agent does, in one line."""
+        listens = ", ".join(self.collector.server.names) if self.collector else "nothing"
+        senders = ", ".join(delivery.sender.name for delivery in self._deliveries)
+        return (
+            f"reads rings in {', '.join(self.settings.ring_dirs)}; listens on {listens}; spool "
+            f"{self.spool.path} ({self.spool.spans} spans in it); sends to {senders}"
+        )
+
+    def reload(self, settings: schema.Agent) -> None:
+        """Take over what can be taken over while the agent works, and say what was and what was not.
+
+        Raises ConfigError and RingDirectoryError, and then nothing has changed.
+        """
+        found = changes(self.settings, settings)
+        new = found.in_force
+        chain = _chain(new) if "agent.processors" in found.applied else self._chain
+        self._directories = _opened(new.ring_dirs, self._directories, is_listening=self.collector is not None)
+        if chain is not self._chain and self._chain is not None:
+            self._former_chains.append(self._chain)
+        self.settings, self._chain = new, chain
+        self._adjust(new.batch)
+        if self.collector is not None:
+            self.collector.adjust(new, chain)
+            self._renew_certificate(self.collector)
+        if found.applied:
+            _log.info("SIGHUP: taken over: %s", ", ".join(found.applied), extra={"applied": found.applied})
+        if found.pending:
+            keys = ", ".join(found.pending)
+            _log.warning("SIGHUP: needs a restart: %s", keys, extra={"pending": found.pending})
+        if not found.applied and not found.pending:
+            _log.info("SIGHUP: no setting has changed")
+
+    def _adjust(self, batch: schema.Batch) -> None:
+        self.spool.max_bytes = self.settings.spool.max_bytes
+        directories = list(self._directories.values())
+        self._receiver.adjust(Adjustment(directories, batch.max_bytes, batch.flush_interval_s, self._chain))
+        for delivery in self._deliveries:
+            delivery.adjust(batch.max_bytes, _linger_s(batch))
+
+    def _renew_certificate(self, collector: Collector) -> None:
+        """Certificates are renewed in their files: read again whether or not a setting changed."""
+        try:
+            collector.server.renew_certificate(self.settings.tls)
+        except ListenError as error:
+            _log.error("SIGHUP: %s; the old certificate stays in use", error)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether a part has ended that should not have."""
+        return any(worker.has_failed for worker in (*self._receiving, *self._sending, self._expiring))
+
+    def stop(self, wait: Callable[[Sequence[threading.Thread], float], bool]) -> None:
+        """Take what rings hold and clients are sending, deliver what shutdown_timeout_s allows, and report.
+
+        `wait` waits for threads up to a time of the monotonic clock in seconds; False means stop at once.
+        """
+        deadline_s = time.monotonic() + self.settings.shutdown_timeout_s
+        self.observer.is_stopping = True
+        self._control.stop()
+        self._expiry.stop()
+        self._receiver.stop()
+        if self.collector is not None:
+            self.collector.server.stop()
+        if not wait(self._receiving, deadline_s):
+            return
+        for delivery in self._deliveries:
+            delivery.drain()
+        if not wait(self._sending, deadline_s):
+            return
+        sent = ", ".join(
+            f"{delivery.account.sent_spans} to {delivery.sender.name}" for delivery in self._deliveries
+        )
+        by_http = self.collector.taken_spans if self.collector else 0
+        _log.info(
+            "stopped: %d spans taken, sent %s, %d left in the spool",
+            self._receiver.taken_spans + by_http,
+            sent,
+            self.spool.spans,
+        )
+        if not any(worker.is_alive() for worker in (*self._receiving, *self._sending, self._expiring)):
+            self.spool.close()
+
+
+def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) -> Collector | None:
+    """Open what agent.listen and agent.socket name; nothing of HTTP is loaded when both are empty."""
+    if not settings.listen and not settings.socket:
+        return None
+    from kaspan.agent.receivers.collector import Collector
+
+    return Collector(settings, spool, chain)
+
+
+def add_operation(collector: Collector, observer: Observer) -> None:
+    """Have the HTTP server answer for the agent itself as well."""
+    from kaspan.agent.monitoring.routes import Operation
+
+    Operation(observer).add_to(collector.server)
+
+
+def _chain(settings: schema.Agent) -> Chain | None:
+    return build_processors(settings.processors, os.environ) if settings.processors else None
+
+
+def _opened(
+    paths: Sequence[str], there: Mapping[str, RingDirectory], is_listening: bool = False
+) -> dict[str, RingDirectory]:
+    """Open ring directories, and keep those that are. Raises RingDirectoryError, and then opens none.
+
+    What another user has put in a directory's place keeps nothing else from working: the receiver tries that
+    one again and again, and says so. It is an error if there is nothing else.
+    """
+    directories = {path: there.get(path) or RingDirectory(path) for path in paths}
+    new = [directory for path, directory in directories.items() if path not in there]
+    refused: list[RingDirectoryError] = []
+    try:
+        for directory in new:
+            try:
+                directory.open()
+            except RingDirectoryError as error:
+                refused.append(error)
+                # The default one on disk most never need.
+                if not error.is_of_others and directory.path != schema.default_fallback_dir():
+                    raise
+        if refused and len(refused) == len(directories) and not is_listening:
+            raise refused[0]
+    except RingDirectoryError:
+        for directory in new:
+            directory.close()
+        raise
+    return directories
+
+
+def _linger_s(batch: schema.Batch) -> float:
+    return min(_MAX_LINGER_S, batch.flush_interval_s / 5)

@@ -1,0 +1,1 @@
+"""Bodies of spans, read and written: JSON and proto3."""

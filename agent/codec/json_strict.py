@@ -1,0 +1,243 @@
+"""Zipkin's rules for a JSON list of spans: decides in C what nearly every body needs, and no more.
+
+A body that this finds right is right for Zipkin, and is passed on as it came. One that it does not is read
+again by `reader`, which does all that Zipkin does and can say what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from kaspan.agent.batch import SEPARATOR, Batch
+from kaspan.agent.codec.json_lenient import (
+    LENIENT_BYTES,
+    MAX_NESTING,
+    MAX_VALUES,
+    InvalidSpansError,
+    read_list,
+    strict,
+)
+
+_MIN_SPAN_BYTES = 24  # {"traceId":"1","id":"1"}
+_BRACE_BYTES = 8  # to each brace, in nearly all lists of spans
+
+_HEX_DIGITS = b"0123456789abcdef"
+_ZERO_TRACE_IDS = frozenset("0" * length for length in range(1, 33))
+_ZERO_ID = "0" * 16
+_ID_NAMES = (b'"traceId"', b'"id"', b'"parentId"')
+_BLANKS = b" \t\r\n"
+_V1_SIGN = b'yAnnotations"'
+_THRIFT_SIGNS = (b"\x0c", b"\x0b")  # of structs a list, as Thrift's binary protocol begins; of text a field
+
+_Micros = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_TraceId = Annotated[str, Meta(min_length=1, max_length=32)]
+_Id = Annotated[str, Meta(min_length=1, max_length=16)]
+
+
+class _Endpoint(msgspec.Struct, gc=False, rename="camel", forbid_unknown_fields=True):
+    service_name: str | None = None
+    ipv4: str | None = None
+    ipv6: str | None = None
+    port: Annotated[int, Meta(ge=-(2**31), le=0xFFFF)] | None = None
+
+
+class _Annotation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    timestamp: _Micros
+    value: str
+
+
+class _Span(msgspec.Struct, gc=False, rename="camel", forbid_unknown_fields=True):
+    # Not wire.span's: this one is never read, so it need not be pleasant, and what it refuses is the point.
+    trace_id: _TraceId
+    id: _Id
+    parent_id: _Id | None = None
+    kind: Literal["CLIENT", "SERVER", "PRODUCER", "CONSUMER"] | None = None
+    name: str | None = None
+    timestamp: _Micros | None = None
+    duration: _Micros | None = None
+    local_endpoint: _Endpoint | None = None
+    remote_endpoint: _Endpoint | None = None
+    annotations: list[_Annotation] | None = None
+    tags: dict[str, str] | None = None
+    debug: bool | None = None
+    shared: bool | None = None
+
+
+class _OpenSpan(_Span, gc=False, forbid_unknown_fields=False):
+    """One with members that Zipkin does not know."""
+
+
+class _Object(msgspec.Struct, gc=False):
+    """Any object: 16 bytes of memory."""
+
+
+class _Ids(msgspec.Struct, gc=False, rename="camel"):
+    """An object that may be a span: 160 bytes of memory."""
+
+    trace_id: _TraceId
+    id: _Id
+
+
+_decode = msgspec.json.Decoder(list[_Span]).decode
+_decode_open = msgspec.json.Decoder(list[_OpenSpan]).decode
+_decode_ids = msgspec.json.Decoder(list[_Ids]).decode
+_decode_objects = msgspec.json.Decoder(list[_Object]).decode
+_take_apart = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_without_text = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"').sub
+_escaped_letter = re.compile(rb"\\u00[467]").search
+_STEPS = dict(zip(b"[]{}", (1, -1, 1, -1), strict=True))
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def json_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
+    """Check a body and give its spans in batches of about `row_bytes`, byte for byte as they came.
+
+    Only line breaks between tokens become spaces, since SEPARATOR is how batches come apart. A body without
+    spans gives nothing. Raises InvalidSpansError where Zipkin would refuse the body, and then nothing that
+    was given before may be used.
+    """
+    if not body:
+        return
+    body = _opened(body)
+    row_bytes = min(row_bytes, LENIENT_BYTES)
+    if len(body) <= row_bytes:
+        yield from _checked(body)
+        return
+    try:
+        spans = _spans_of(body)
+    except _NOT_JSON as error:
+        if len(body) > LENIENT_BYTES:
+            raise InvalidSpansError(f"Malformed reading List<Span> from json: {error}") from error
+        yield from _checked(body)
+        return
+    start, size = 0, 0
+    for index, span in enumerate(spans):
+        size += memoryview(span).nbytes + 1
+        if size >= row_bytes or index == len(spans) - 1:
+            yield from _checked(b"[" + b",".join(spans[start : index + 1]) + b"]", start)
+            start, size = index + 1, 0
+
+
+def _spans_of(body: bytes) -> list[msgspec.Raw]:
+    """Take a large body apart. What could not be spans is refused before it costs a multiple of its size."""
+    if body.count(b"{") * _BRACE_BYTES > len(body):
+        _decode_ids(body)
+    elif len(_decode_objects(body)) * _MIN_SPAN_BYTES > len(body):
+        raise msgspec.ValidationError("Missing : traceId id")
+    return _take_apart(body)
+
+
+def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
+    """Give the batch of one list, whose first span is the `first` of the whole body."""
+    if len(body) > LENIENT_BYTES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        reason = f"A span may have {MAX_VALUES} values: too many reading List<Span> from json at $[{first}]"
+        raise InvalidSpansError(reason, 413)
+    spans = _count_if_plainly_valid(body, first)
+    if spans is None:
+        if len(body) > LENIENT_BYTES:
+            raise InvalidSpansError(
+                f"Malformed reading List<Span> from json at $[{first}]: what is larger than {LENIENT_BYTES} "
+                "bytes must be JSON to the letter, with members of their own types"
+            )
+        read = read_list(body, first)
+        spans = len(read)
+        try:
+            body.decode()
+            _take_apart(body)
+        except _NOT_JSON:
+            # What only Zipkin's reader takes for JSON is passed on in a form that everyone does.
+            if read:
+                yield Batch(spans, SEPARATOR.join(msgspec.json.encode(strict(span)) for span in read))
+            return
+    if spans:
+        body = body[1 : body.rindex(b"]")]
+        yield Batch(spans, body.replace(b"\n", b" ") if b"\n" in body else body)
+
+
+def _count_if_plainly_valid(body: bytes, first: int) -> int | None:
+    """Return how many spans there are if all are right beyond doubt, else None."""
+    spans: Sequence[_Span]
+    try:
+        spans = _decode(body)
+    except _NOT_JSON:
+        try:
+            spans = _decode_open(body)
+            body.decode()  # msgspec passes over the text of members that it does not know
+        except _NOT_JSON:
+            return None
+        if _is_deep(body):
+            return None
+    trace_ids = {span.trace_id for span in spans}
+    ids = [span.id for span in spans]
+    parent_ids = [span.parent_id for span in spans if span.parent_id is not None]
+    text = "".join(chain(trace_ids, ids, parent_ids))
+    if not text.isascii() or text.encode().translate(None, _HEX_DIGITS):
+        return None
+    if _ZERO_ID in ids or not _ZERO_TRACE_IDS.isdisjoint(trace_ids):
+        return None
+    if _may_repeat_ids(body, len(spans), len(parent_ids)):
+        _check_repeated_ids(body, first)
+    return len(spans)
+
+
+def _is_deep(body: bytes) -> bool:
+    """Whether JSON is nested too deeply: how many brackets are open is counted over all of them."""
+    brackets = _without_text(b"", body).translate(None, _NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_NESTING
+
+
+def _may_repeat_ids(body: bytes, spans: int, parents: int) -> bool:
+    """Whether a span may have an id twice: a name of theirs is there more often than there are ids."""
+    if body.count(b'"id"') > spans or (b"\\" in body and _escaped_letter(body) is not None):
+        return True
+    # The letter I is in both of the other names and hardly anywhere else, and looked for ten times as fast.
+    return body.count(b"I") > spans + parents and (
+        body.count(b'"traceId"') > spans or body.count(b'"parentId"') > parents
+    )
+
+
+def _check_repeated_ids(body: bytes, first: int) -> None:
+    """Check each of the ids that a span has twice; Zipkin reads them all, and msgspec gives the last.
+
+    Raises InvalidSpansError where Zipkin would.
+    """
+    has_escapes = b"\\" in body and _escaped_letter(body) is not None
+    for index, span in enumerate(map(bytes, _take_apart(body)), first):
+        if has_escapes or any(span.count(name) > 1 for name in _ID_NAMES):
+            if len(span) > LENIENT_BYTES:
+                raise InvalidSpansError(f"A span of this size may have no id twice: $[{index}]")
+            read_list(b"[" + span + b"]", index)
+
+
+def _opened(body: bytes) -> bytes:
+    """Return the body from its bracket on; refuse what is another format or no list."""
+    first = body[:1]
+    if first in _THRIFT_SIGNS:
+        raise InvalidSpansError(
+            "Expected a JSON_V2 encoded list, but received: THRIFT; kaspan takes Zipkin's JSON v2 and proto3",
+            415,
+        )
+    # Zipkin takes a line break for the beginning of proto3, which a list may have, and then for a blank.
+    if first == b"\n" and body[1:2] not in (b"", b"\0"):
+        body = body.lstrip(_BLANKS)
+        if body[:1] != b"[":
+            raise InvalidSpansError(
+                "Malformed reading List<Span> from json: this looks like proto3, which comes with the header "
+                "Content-Type: application/x-protobuf"
+            )
+    if body[:1] != b"[":
+        raise InvalidSpansError("Expected a JSON_V2 encoded list: the first byte must be [")
+    if b"A" in body and _V1_SIGN in body:  # a letter is found ten times as fast
+        raise InvalidSpansError(
+            "Expected a JSON_V2 encoded list, but received: JSON_V1; kaspan takes Zipkin's JSON v2 and "
+            "proto3, so set the client to v2",
+            415,
+        )
+    return body

@@ -1,0 +1,1 @@
+"""One HTTP server, for the receivers and for monitoring."""

@@ -1,0 +1,116 @@
+"""Accepts connections up to a limit, handshakes included, also when there is no descriptor for one more."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from kaspan.agent.http.connection import Connection
+from kaspan.agent.http.listener import Listener
+
+PAUSE_S = 0.1
+"""How long nothing is accepted when there is no descriptor."""
+OTHER_DESCRIPTORS = 32
+"""So many files the agent opens beside connections and rings: the spool, its targets, its own sockets."""
+_ACCEPTED_AT_ONCE = 16
+_TRY_LATER = (BlockingIOError, InterruptedError, ConnectionAbortedError)
+_SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class Acceptor:
+    """The open connections of a server, in the order in which they came, from the moment they are accepted.
+
+    Where there are more than `limit`, the one that has been quiet longest goes, first among those of which no
+    spans were taken: strangers in any number push nobody out. Each is counted in `refusals`. All methods but
+    `adjust` run in the event loop's thread.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listeners: Sequence[Listener], refusals: Counter[str]
+    ) -> None:
+        self.connections: dict[Connection, None] = {}
+        self.limit = 0
+        self._loop = loop
+        self._listeners = listeners
+        self._refusals = refusals
+        self._is_open = self._is_crowded = self._has_warned = False
+
+    def adjust(self, max_connections: int) -> None:
+        """Have another limit: what is wanted, at most half of the descriptors, since rings need some."""
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        room = max(1, descriptors // 2 - OTHER_DESCRIPTORS)
+        self.limit = max_connections if descriptors == resource.RLIM_INFINITY else min(max_connections, room)
+        if self.limit < max_connections:
+            _log.warning(
+                "agent.max_connections: %d is more than this process may have open; the limit is %d, since "
+                "RLIMIT_NOFILE (LimitNOFILE, ulimit -n) is %d",
+                max_connections,
+                self.limit,
+                descriptors,
+            )
+
+    def open(self, connect: Callable[[Listener], Connection]) -> None:
+        """Begin to accept; `connect` makes a connection for what comes by a listener."""
+        self._is_open = True
+        for listener in self._listeners:
+            listener.socket.setblocking(False)
+            self._listen(listener, connect)
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._is_open = False
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.socket)
+
+    def _listen(self, listener: Listener, connect: Callable[[Listener], Connection]) -> None:
+        if self._is_open:
+            self._loop.add_reader(listener.socket, self._accept, listener, connect)
+
+    def _accept(self, listener: Listener, connect: Callable[[Listener], Connection]) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                accepted, _ = listener.socket.accept()
+            except _TRY_LATER:
+                return
+            except OSError as error:
+                if error.errno not in _SHORTAGES:
+                    raise
+                self._wait_for_room(listener, connect, error)
+                return
+            accepted.setblocking(False)
+            connection = connect(listener)
+            connection.open(accepted, listener.tls)
+            self.connections[connection] = None
+            if len(self.connections) <= self.limit:
+                self._is_crowded = False
+                continue
+            if not self._is_crowded:
+                self._is_crowded = True
+                text = "more than %d connections: the quietest are closed; see agent.max_connections"
+                _log.warning(text, self.limit)
+            self._give_way(connection)
+
+    def _give_way(self, newest: Connection | None) -> None:
+        self._refusals["connections"] += 1
+        quiet = [other for other in self.connections if not other.is_answering and other is not newest]
+        quietest = min(quiet, key=lambda other: (other.is_welcome, other.since_s), default=newest)
+        if quietest is not None:
+            del self.connections[quietest]  # now, and not when it is closed: it makes way once
+            quietest.abort()
+
+    def _wait_for_room(
+        self, listener: Listener, connect: Callable[[Listener], Connection], error: OSError
+    ) -> None:
+        """Have the quietest make room, and accept nothing for a moment: what waits is not lost."""
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning("no connection can be accepted: %s; raise LimitNOFILE (ulimit -n)", error.strerror)
+        self._give_way(None)
+        self._loop.remove_reader(listener.socket)
+        self._loop.call_later(PAUSE_S, self._listen, listener, connect)

@@ -1,0 +1,142 @@
+"""Who may ask by TCP: who bears the token, or, where there is none, who is no web page of somebody else's.
+
+A browser sends what any page tells it to, to the loopback too, and gives the page the answer if the page's
+own name leads to this machine (DNS rebinding). It says so in two headers: `Origin`, the page, and `Host`, the
+name it was sent to. An address, or a name that nobody outside can have, is not such a page's.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+from kaspan.agent.globs import Globs
+from kaspan.agent.http.messages import Request, Response, make_refusal
+from kaspan.config import schema
+from kaspan.config.errors import escaped
+
+_PRIVATE_DOMAINS = (".localhost", ".internal", ".svc", ".svc.cluster.local")
+"""Names that no public name server answers for: RFC 6761, ICANN's .internal, and Kubernetes' services."""
+_RESOLVER = Path("/etc/resolv.conf")
+_MAX_AGE_S = 600
+_READING = ("GET", "HEAD")
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class Access:
+    """Decides by the settings of one agent. Nothing here blocks but the making of it, which reads a file."""
+
+    def __init__(self, settings: schema.Agent, machine: str = "", resolver: Path = _RESOLVER) -> None:
+        self._authorization = f"Bearer {settings.token}".encode() if settings.token else b""
+        listen_host = settings.listen.rpartition(":")[0]
+        self._names = {name.lower() for name in (listen_host, machine or socket.gethostname()) if name}
+        self._domains = (*_PRIVATE_DOMAINS, *_service_domains(resolver))
+        self._hosts = Globs(settings.allowed_hosts, ignore_case=True) if settings.allowed_hosts else None
+        self._origins = (
+            Globs(settings.allowed_origins, ignore_case=True) if settings.allowed_origins else None
+        )
+        self._seen_hosts: dict[str, bool] = {}
+        self._has_warned = False
+
+    def refuse(self, request: Request) -> Response | None:
+        """Refuse a request for something that is not for everybody."""
+        if request.is_trusted or self.is_preflight(request):
+            return None
+        if self._authorization:
+            given = request.headers.get("authorization", "").encode("latin-1")
+            if hmac.compare_digest(given, self._authorization):
+                return None
+            reason = "agent.token is set: send it as Authorization: Bearer TOKEN"
+            return make_refusal(401, "unauthorized", reason, ("WWW-Authenticate", "Bearer"))
+        return self._refuse_host(request.headers.get("host", "")) or self._refuse_origin(request)
+
+    def is_preflight(self, request: Request) -> bool:
+        """Whether a browser asks if a page that may ask may ask in this way."""
+        headers = request.headers
+        is_asked = request.method == "OPTIONS" and "access-control-request-method" in headers
+        return is_asked and self._is_origin(headers.get("origin", ""))
+
+    def preflight(self, request: Request, methods: Iterable[str]) -> Response:
+        """Answer that it may."""
+        wanted = request.headers.get("access-control-request-headers", "")
+        headers = [("Access-Control-Allow-Methods", ", ".join(methods))]
+        if wanted:
+            headers.append(("Access-Control-Allow-Headers", wanted))
+        return Response(204, headers=(*headers, ("Access-Control-Max-Age", str(_MAX_AGE_S))))
+
+    def shared(self, request: Request, answer: Response) -> Response:
+        """Let the page that asked see the answer, if it is one that may ask."""
+        origin = request.headers.get("origin", "")
+        if not self._is_origin(origin):
+            return answer
+        shared = (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
+        return answer._replace(headers=(*answer.headers, *shared))
+
+    def _refuse_host(self, host: str) -> Response | None:
+        is_known = self._seen_hosts.get(host)
+        if is_known is None:
+            if len(self._seen_hosts) >= 100:  # they come from strangers
+                self._seen_hosts.clear()
+            is_known = self._seen_hosts[host] = self._is_host(host)
+        if is_known:
+            return None
+        return self._no("host", f"The agent is not known as {escaped(host)[:200]}: agent.allowed_hosts")
+
+    def _is_host(self, host: str) -> bool:
+        """Whether this is an address, or a name that a stranger's page cannot have."""
+        name = host.lower()
+        if name.startswith("["):
+            name = name[1:].partition("]")[0]
+        elif name.count(":") < 2:
+            name = name.partition(":")[0]
+        name = name.removesuffix(".")
+        with suppress(ValueError):
+            ip_address(name)
+            return True
+        if "." not in name or name in self._names or name.endswith(self._domains):
+            return True
+        return self._hosts is not None and self._hosts.fit(name)
+
+    def _refuse_origin(self, request: Request) -> Response | None:
+        """Refuse a page of a browser: it says which page, or at least that it is another site's."""
+        origin = request.headers.get("origin", "")
+        if not origin:
+            site = request.headers.get("sec-fetch-site", "none")
+            if request.method in _READING or site in ("none", "same-origin"):
+                return None
+        elif self._is_origin(origin):
+            return None
+        said = f"Pages of {escaped(origin)[:200] or 'other sites'} may not report: agent.allowed_origins"
+        return self._no("origin", said)
+
+    def _is_origin(self, origin: str) -> bool:
+        return bool(origin) and self._origins is not None and self._origins.fit(origin)
+
+    def _no(self, refusal: str, reason: str) -> Response:
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning("a request was answered 403: %s; more of these are only counted", reason)
+        return make_refusal(
+            403, refusal, f"{reason} says who may, besides those who send agent.token where it is set"
+        )
+
+
+def _service_domains(resolver: Path) -> list[str]:
+    """Return the domains of the services in a pod's own namespace, besides _PRIVATE_DOMAINS; else none.
+
+    For `search monitoring.svc.cluster.local ...` kaspan-agent.monitoring is one of its names.
+    """
+    try:
+        lines = resolver.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    names = [name for line in lines if line.startswith("search") for name in line.split()[1:]]
+    searched = [name.lower().rstrip(".") for name in names]
+    pods = [name.partition(".svc.") for name in searched if ".svc." in name]
+    return [domain for namespace, _, cluster in pods for domain in (f".{namespace}", f".svc.{cluster}")]

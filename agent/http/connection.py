@@ -1,0 +1,222 @@
+"""One HTTP/1.1 connection: requests in, answers out, in order, within limits of time.
+
+`messages` says what a request is and how large it may be. Here is decided how slow it may be, and what
+becomes of a client that is told no while it still sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Protocol, cast
+
+from kaspan.agent.http.messages import ACCEPTED, Request, Response, make_refusal
+from kaspan.agent.http.parser import Gate, Incoming, RequestReader
+
+IDLE_S = 300.0
+"""A connection may be kept unused for this long: closed too soon, it costs a client its next report."""
+HEAD_S = 10.0
+"""A request's head must be here within this time of its first byte, and so must be that first byte."""
+BODY_S = 60.0
+"""A request's body must be here within this time of its head."""
+HANDSHAKE_S = 10.0
+LINGER_S = 2.0
+"""How long a refused client is still listened to, so that it sees the answer and not a reset."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NEVER = float("inf")
+
+
+class Server(Gate, Protocol):
+    """What a connection needs of the server that has it."""
+
+    loop: asyncio.AbstractEventLoop
+    buffer: bytearray
+    """What is read lands here first; all connections share it."""
+    is_stopping: bool
+    date: str
+    """For the header of this name."""
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a whole request. Never raises."""
+
+    def refused(self, answer: Response) -> None:
+        """Count an answer that refuses a request."""
+
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A client, for as long as it stays. All methods run in the event loop's thread, and none blocks.
+
+    `deadline_s` is when `time_out` is due and `since_s` when its present state began, on the loop's clock.
+    `is_welcome` says that spans of this client were taken, `is_reading` that one is being read right now.
+    """
+
+    def __init__(self, server: Server, is_trusted: bool) -> None:
+        self.is_welcome = self.is_reading = False
+        self._server = server
+        self._reader = RequestReader(server, is_trusted)
+        self._seen = (0, False)  # of the reader: how many requests began, and whether the last is in its body
+        self._is_open = False
+        self._answering: asyncio.Task[None] | None = None
+        self._is_lingering = self._is_clogged = False
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether it can be asked to give up a body of which a part is here."""
+        return self._reader.is_in_body and not self.is_reading and self._answering is None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a whole request is here, and its client can do nothing but wait."""
+        return self._answering is not None
+
+    @property
+    def is_in_head(self) -> bool:
+        """Whether a part of a request's head is here."""
+        return self._reader.is_in_head
+
+    @property
+    def is_in_body(self) -> bool:
+        """Whether a request's head is here, and not the whole of its body."""
+        return self._reader.is_in_body
+
+    def open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Take over a socket, after a handshake where there is `tls`."""
+        self._wait(HEAD_S)
+        self._opening = self._server.loop.create_task(self._open(accepted, tls))
+
+    async def _open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+        handshake_s = HANDSHAKE_S if tls else None
+        try:
+            await self._server.loop.connect_accepted_socket(
+                lambda: self, accepted, ssl=tls, ssl_handshake_timeout=handshake_s
+            )
+        except OSError:
+            pass  # another protocol, or gone already
+        finally:
+            if not self._is_open:
+                self._server.disconnected(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 (asyncio's own)
+        self._is_open = True
+        self._transport = cast(asyncio.Transport, transport)
+        self._wait(HEAD_S)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, D102 (asyncio's own)
+        self._reader.end()
+        self._server.disconnected(self)
+
+    def _wait(self, seconds: float) -> None:
+        self.since_s = self._server.loop.time()
+        self.deadline_s = self.since_s + seconds
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002, D102 (asyncio's own)
+        return self._server.buffer
+
+    def buffer_updated(self, size: int) -> None:  # noqa: D102 (asyncio's own)
+        if self._is_lingering:
+            return
+        self.is_reading = True
+        self._reader.feed(memoryview(self._server.buffer)[:size])
+        self.is_reading = False
+        self._look()
+
+    def _look(self) -> None:
+        """Do what follows from what was read."""
+        if self._answering is not None or self._is_clogged:
+            if self._reader.requests or self._reader.refusal is not None:
+                self._transport.pause_reading()
+        elif self._reader.requests:
+            self._answer_next()
+        elif self._reader.refusal is not None:
+            self._refuse(self._reader.refusal)
+        else:
+            self._follow()
+
+    def _follow(self) -> None:
+        """Begin to wait for the rest of what has begun."""
+        seen = (self._reader.began, self._reader.is_in_body)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        if self.is_in_head or self.is_in_body:
+            self._wait(BODY_S if self.is_in_body else HEAD_S)
+        if self._reader.wants_go_ahead:
+            self._transport.write(_CONTINUE)
+
+    def _answer_next(self) -> None:
+        self.deadline_s = _NEVER
+        self._answering = self._server.loop.create_task(self._answer(self._reader.requests.popleft()))
+
+    async def _answer(self, incoming: Incoming) -> None:
+        request = incoming.request
+        answer = await self._server.answer(request)
+        incoming.hold.release()
+        self._answering = None
+        self.is_welcome = self.is_welcome or answer.status == ACCEPTED
+        if self._transport.is_closing():
+            return
+        may_stay = incoming.may_stay and not self._server.is_stopping
+        self._transport.write(answer.written(self._server.date, may_stay, request.method == "HEAD"))
+        if may_stay:
+            self._wait(IDLE_S)
+            self._go_on()
+        else:
+            self._wait(LINGER_S)
+            self._transport.close()
+
+    def _go_on(self) -> None:
+        """Turn to what came while a request was being answered, or while its answer was not yet read."""
+        if self._is_clogged or self._answering is not None or self._transport.is_closing():
+            return
+        self.is_reading = True
+        self._reader.go_on()
+        self.is_reading = False
+        self._look()
+        if self._answering is None:
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:  # noqa: D102 (asyncio's own)
+        self._is_clogged = True
+
+    def resume_writing(self) -> None:  # noqa: D102 (asyncio's own)
+        self._is_clogged = False
+        self._go_on()
+
+    def _refuse(self, answer: Response) -> None:
+        """Say no and read no more."""
+        self._server.refused(answer)
+        self._reader.end()
+        self._is_lingering = True
+        self._wait(LINGER_S)
+        self._transport.write(answer.written(self._server.date, keep_alive=False))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def time_out(self) -> None:
+        """End the connection, whose time is over: with a word if a request was on its way."""
+        if not self._is_open or self._is_lingering or self._transport.is_closing():
+            self.abort()
+        elif self.is_in_head or self.is_in_body:
+            self._refuse(make_refusal(408, "slow", "The request did not arrive in time"))
+        else:
+            self._wait(LINGER_S)
+            self._transport.close()
+
+    def close(self) -> None:
+        """End the connection once nothing is under way: at once, or with the next answer."""
+        if not self._is_open:
+            self.abort()
+        elif not (self._answering or self._reader.requests or self.is_in_head or self.is_in_body):
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection without a word."""
+        if self._is_open:
+            self._transport.abort()
+        else:
+            self._opening.cancel()

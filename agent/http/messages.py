@@ -1,0 +1,65 @@
+"""A request as a route sees it, and the answer it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import NamedTuple
+
+ACCEPTED = 202
+TEXT = "text/plain; charset=utf-8"
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Request(NamedTuple):
+    """One request: header names are in lower case; of a header that comes twice the first counts.
+
+    `is_trusted` says that it came by a way that needs no token.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: dict[str, str]
+    is_trusted: bool
+    body: bytes = b""
+
+    @classmethod
+    def of(cls, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], is_trusted: bool) -> Request:
+        """Make a request without its body from what the parser gave."""
+        target = url.decode("latin-1")
+        if "://" in target[:8]:  # as it is sent to a proxy
+            target = "/" + target.partition("://")[2].partition("/")[2]
+        path, _, query = target.partition("?")
+        named = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
+        return cls(method.decode("latin-1"), path, query, named, is_trusted)
+
+
+class Response(NamedTuple):
+    """What a request is answered with; `refusal` names why it was not taken, for the counters."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = TEXT
+    headers: tuple[tuple[str, str], ...] = ()
+    refusal: str = ""
+
+    def written(self, date: str, keep_alive: bool, without_body: bool = False) -> bytes:
+        """Return the answer as it goes over the wire."""
+        lines = [f"HTTP/1.1 {self.status} {_REASONS.get(self.status, '')}", f"Date: {date}"]
+        if self.body:
+            lines.append(f"Content-Type: {self.content_type}")
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        lines.append(f"Content-Length: {len(self.body)}")
+        if not keep_alive:
+            lines.append("Connection: close")
+        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+        return head if without_body else head + self.body
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_refusal(status: int, refusal: str, reason: str, *headers: tuple[str, str]) -> Response:
+    """Make the answer to a request that is not taken, with a line of text that says why."""
+    return Response(status, f"{reason}\n".encode(), headers=headers, refusal=refusal)

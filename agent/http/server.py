@@ -1,0 +1,214 @@
+"""The HTTP server of the agent: one thread, one event loop, any number of routes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from email.utils import formatdate
+
+import uvloop
+
+from kaspan.agent.http.acceptor import Acceptor
+from kaspan.agent.http.access import Access
+from kaspan.agent.http.body_budget import BodyBudget
+from kaspan.agent.http.connection import Connection
+from kaspan.agent.http.listener import Listener
+from kaspan.agent.http.messages import Handler, Request, Response, make_refusal
+from kaspan.config import schema
+
+SWEEP_S = 1.0
+"""How often the connections' deadlines are looked at: one timer for all."""
+DRAIN_S = 2.0
+"""How long requests that are under way when the agent stops are waited for."""
+HELD_BODIES = 2
+"""So many bodies of the largest size are held at a time, whoever sends them; beyond that, 429."""
+CROWD_S = 5.0
+"""So long a body may take on its way while others find no room."""
+_READ_BYTES = 64 * 1024
+
+_log = logging.getLogger("kaspan.agent")
+
+
+class FatalError(Exception):
+    """What a handler raises when the agent cannot go on; the cause is the error."""
+
+
+class HttpServer:
+    """Answers what comes through `listeners`, by the routes that were added before `run`.
+
+    `run` serves until `stop`, then answers what is under way. `refusals` counts requests that were not
+    taken, by reason. With an agent.token, whoever is not trusted must bear it.
+    """
+
+    def __init__(self, listeners: Sequence[Listener], settings: schema.Agent) -> None:
+        self.refusals: Counter[str] = Counter()
+        self.is_stopping = False
+        self.date = formatdate(usegmt=True)
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self.buffer = bytearray(_READ_BYTES)
+        self.room = BodyBudget(0)
+        self._listeners = listeners
+        self._acceptor = Acceptor(self.loop, listeners, self.refusals)
+        self.adjust(settings)
+        self._routes: dict[str, dict[str, tuple[Handler, bool]]] = {}
+        self._failure: FatalError | None = None
+        self._stopped = asyncio.Event()
+        self._lock = threading.Lock()
+
+    def adjust(self, settings: schema.Agent) -> None:
+        """Work with other settings from the next request on. Any thread may call it."""
+        self._max_body_bytes = settings.max_body_bytes
+        self.room.max_bytes = settings.max_body_bytes * HELD_BODIES
+        self._acceptor.adjust(settings.max_connections)
+        self._access = Access(settings)
+
+    def renew_certificate(self, settings: schema.Tls) -> None:
+        """Read certificate and key again. Raises ListenError, and then the old ones stay."""
+        for listener in self._listeners:
+            listener.renew(settings)
+
+    @property
+    def names(self) -> list[str]:
+        """Where it listens, as addresses."""
+        return [listener.name for listener in self._listeners]
+
+    def add(self, method: str, path: str, handler: Handler, needs_token: bool = True) -> None:
+        """Have `handler` answer the requests of a method and path. It runs in the event loop."""
+        methods = self._routes.setdefault(path, {})
+        methods[method] = (handler, needs_token)
+        if method == "GET":
+            methods["HEAD"] = methods[method]  # its answer goes without its body
+
+    def run(self) -> None:
+        """Serve until `stop` is called. Raises what made it impossible to go on."""
+        try:
+            self.loop.run_until_complete(self._serve())
+        finally:
+            with self._lock:
+                self.loop.close()
+            for listener in self._listeners:
+                listener.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Have `run` finish what is under way and return; may be called from any thread."""
+        with self._lock:
+            if not self.loop.is_closed():
+                self.loop.call_soon_threadsafe(self._stopped.set)
+
+    async def _serve(self) -> None:
+        self._acceptor.open(lambda listener: Connection(self, is_trusted=bool(listener.path)))
+        sweeping = self.loop.create_task(self._sweep())
+        await self._stopped.wait()
+        self.is_stopping = True
+        self._acceptor.close()
+        connections = self._acceptor.connections
+        for connection in list(connections):
+            connection.close()
+        deadline_s = self.loop.time() + DRAIN_S
+        while connections and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+        for connection in list(connections):
+            connection.abort()
+        sweeping.cancel()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.date = formatdate(usegmt=True)
+            now_s = self.loop.time()
+            for connection in list(self._acceptor.connections):
+                if connection.deadline_s <= now_s:
+                    connection.time_out()
+
+    def count_connections(self) -> int:
+        """How many connections are open."""
+        return len(self._acceptor.connections)
+
+    # What connections call.
+
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        self._acceptor.connections.pop(connection, None)
+
+    def refuse_head(self, request: Request) -> Response | None:
+        """Refuse a request before its body is read: from strangers, or when it says that it is too large."""
+        _, needs_token = self._routes.get(request.path, {}).get(request.method, (None, True))
+        refusal = self._access.refuse(request) if needs_token else None
+        if refusal is not None:
+            return refusal
+        announced = int(request.headers.get("content-length", 0))
+        if announced or "transfer-encoding" in request.headers:
+            return self._refuse_body(request) or self.refuse_size(announced, announced)
+        return None
+
+    def _refuse_body(self, request: Request) -> Response | None:
+        """Refuse a body where none is taken: /health is for everybody, and no place to fill the room."""
+        if request.method == "POST":
+            return self._nothing_there(request)
+        return self._nothing_there(request) or make_refusal(413, "too large", "No body is taken here")
+
+    def _nothing_there(self, request: Request) -> Response | None:
+        """Refuse another path and another method."""
+        methods = self._routes.get(request.path)
+        if methods is None:
+            return make_refusal(404, "path", f"There is nothing at {request.path[:200]}")
+        if request.method not in methods and not self._access.is_preflight(request):
+            allowed = ", ".join(methods)
+            return make_refusal(405, "method", f"The methods here are {allowed}", ("Allow", allowed))
+        return None
+
+    def refuse_size(self, size: int, body_bytes: int) -> Response | None:
+        """Refuse `size` more bytes of a body that has `body_bytes` with them, if they are too many."""
+        if body_bytes > self._max_body_bytes:
+            reason = f"A body may have {self._max_body_bytes} bytes (agent.max_body_bytes)"
+            return make_refusal(413, "too large", reason)
+        if not self.room.has(size):
+            self._make_room(size)
+        if not self.room.has(size):
+            return make_refusal(429, "busy", "Too many bodies are on their way", ("Retry-After", "1"))
+        return None
+
+    def _make_room(self, size: int) -> None:
+        """Give up the bodies that have been on their way for longest, while it is too long."""
+        late_s = self.loop.time() - CROWD_S
+        on_their_way = [
+            connection
+            for connection in self._acceptor.connections
+            if connection.is_sending and connection.since_s < late_s
+        ]
+        for connection in sorted(on_their_way, key=lambda connection: connection.since_s):
+            if self.room.has(size):
+                return
+            connection.time_out()
+
+    def refused(self, answer: Response) -> None:
+        """Count an answer that refuses a request."""
+        self.refusals[answer.refusal] += 1
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a whole request. Never raises."""
+        answer = self._nothing_there(request)
+        if answer is None:
+            methods = self._routes[request.path]
+            if self._access.is_preflight(request):
+                answer = self._access.preflight(request, methods)
+            else:
+                answer = await self._handle(methods[request.method][0], request)
+        if answer.refusal:
+            self.refused(answer)
+        return self._access.shared(request, answer)
+
+    async def _handle(self, handler: Handler, request: Request) -> Response:
+        try:
+            return await handler(request)
+        except FatalError as error:
+            self._failure = self._failure or error
+            self._stopped.set()
+        except Exception:  # noqa: BLE001 (said here, and to the client; the others are served on)
+            _log.exception("%s %s failed", request.method, request.path)
+        return make_refusal(500, "failure", "The agent failed at this; its log says how")

@@ -1,0 +1,180 @@
+"""Looks at all parts of an agent and says how it is."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from glob import escape, glob
+from typing import TYPE_CHECKING, Protocol
+
+from kaspan.agent import status as reasons
+from kaspan.agent.processors.chain import UNREADABLE, Tally
+from kaspan.agent.receivers.ring import RingReceiver
+from kaspan.agent.senders.delivery import Delivery
+from kaspan.agent.spool.database import ASIDE
+from kaspan.agent.spool.spool import DAMAGED, EXPIRED, SENDER_REMOVED, Spool
+from kaspan.agent.status import Problem, ReceiverStatus, SenderStatus, SpoolStatus, Status
+from kaspan.wire import VERSION
+
+if TYPE_CHECKING:
+    from kaspan.agent.receivers.collector import Collector
+
+DEAD_LETTERS_FULL = "dead_letters_full"
+"""The reason for which a span is dropped that no target takes, and that finds no room to be kept."""
+_ALWAYS_SHOWN = (DEAD_LETTERS_FULL, DAMAGED, EXPIRED, SENDER_REMOVED, UNREADABLE)
+_EXPECTED_REFUSALS = ("invalid", "too large", "spool full", "busy", "unauthorized")
+
+
+class Part(Protocol):
+    """A thread of the agent."""
+
+    name: str
+    has_failed: bool
+
+
+class Observer:
+    """Sees the parts of one agent; `tally` gives what its processors have done so far.
+
+    `is_stopping` is for the agent to set. `observe` may be called from any thread; it waits for the spool's
+    lock, and so for a disk that is slow.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        receiver: RingReceiver,
+        collector: Collector | None,
+        deliveries: Sequence[Delivery],
+        parts: Sequence[Part],
+        tally: Callable[[], Tally],
+        clock_s: Callable[[], float] = time.monotonic,
+        wall_clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.is_stopping = False
+        self._spool = spool
+        self._receiver = receiver
+        self._collector = collector
+        self._deliveries = deliveries
+        self._parts = parts
+        self._tally = tally
+        self._clock_s = clock_s
+        self._wall_clock_s = wall_clock_s
+        self._started_at_s = wall_clock_s()
+
+    def observe(self) -> Status:
+        """Return how the agent is now."""
+        senders = [self._sender(delivery) for delivery in self._deliveries]
+        tally = self._tally()
+        return Status(
+            version=VERSION,
+            pid=os.getpid(),
+            started_at_s=self._started_at_s,
+            problems=list(self.problems()),
+            receivers=self._receivers(),
+            spool=self._spool_status(senders),
+            senders=senders,
+            dropped_spans=self._dropped_spans(tally),
+            failed_spans=dict(tally.failed),
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        """Give everything that is wrong now; never waits for the spool."""
+        if self.is_stopping:
+            yield Problem(reasons.STOPPING, "the agent is stopping")
+        for part in self._parts:
+            if part.has_failed:
+                yield Problem(reasons.PART_FAILED, f"{part.name} has failed; the log says how")
+        if self.stalled_s > reasons.STALLED_S:
+            text = f"the ring receiver has been at one thing for {self.stalled_s:.0f} s; the disk may be slow"
+            yield Problem(reasons.RECEIVER_STALLED, text)
+        if self._spool.full is not None:
+            reason = reasons.DISK_FULL if self._spool.is_disk_full else reasons.SPOOL_FULL
+            yield Problem(reason, f"nothing is taken: {self._spool.full}")
+        for path in self._damaged_files():
+            text = (
+                f"the spool was damaged and moved to {path}; `kaspan agent spool recover` puts back what "
+                "can be read of it"
+            )
+            yield Problem(reasons.SPOOL_DAMAGED, text)
+        for text in self._receiver.problems():
+            yield Problem(reasons.RING_DIR_REFUSED, text)
+        for delivery in self._deliveries:
+            failing_s = self._failing_s(delivery)
+            if failing_s is not None and failing_s > reasons.FAILING_S:
+                text = (
+                    f"{delivery.sender.name} has failed for {failing_s:.0f} s: {delivery.account.last_error}"
+                )
+                yield Problem(reasons.SENDER_FAILING, text)
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long the ring receiver has been in its present round, in seconds."""
+        return self._clock_s() - self._receiver.ticked_s
+
+    def _damaged_files(self) -> list[str]:
+        pattern = f"{escape(self._spool.path)}{ASIDE}*"
+        return sorted(path for path in glob(pattern) if not path.endswith("-journal"))
+
+    def _receivers(self) -> ReceiverStatus:
+        taken_spans, refused = {"ring": self._receiver.taken_spans}, {}
+        if self._collector is not None:
+            taken_spans |= self._collector.taken
+            refused = dict.fromkeys(_EXPECTED_REFUSALS, 0) | dict(self._collector.server.refusals)
+        return ReceiverStatus(
+            taken_spans=taken_spans,
+            refused_requests=refused,
+            services=self._receiver.services(),
+            lost_ring_bytes=self._receiver.lost_bytes,
+            rejected_rings=self._receiver.rejected_rings,
+        )
+
+    def _spool_status(self, senders: Sequence[SenderStatus]) -> SpoolStatus:
+        spool = self._spool
+        return SpoolStatus(
+            path=spool.path,
+            spans=spool.spans,
+            bytes=spool.bytes,
+            max_bytes=spool.max_bytes,
+            oldest_age_s=max((s.behind_s for s in senders if s.behind_s is not None), default=None),
+            dead_spans=spool.dead_spans,
+            dead_bytes=spool.dead_bytes,
+            damages=spool.damages,
+        )
+
+    def _sender(self, delivery: Delivery) -> SenderStatus:
+        account = delivery.account
+        batches, oldest_us = self._spool.behind(delivery.sender.name)
+        return SenderStatus(
+            name=delivery.sender.name,
+            sent_spans=account.sent_spans,
+            dead_spans=account.dead_spans,
+            behind_batches=batches,
+            behind_s=None if oldest_us is None else self._age_s(oldest_us / 1e6),
+            failing_s=self._failing_s(delivery),
+            failures=dict(account.failures),
+            last_error=account.last_error,
+            last_error_age_s=self._age_s(account.last_error_at_s) if account.last_error_at_s else None,
+            last_success_age_s=self._age_s(account.last_success_at_s) if account.last_success_at_s else None,
+            message_spans=account.message_spans,
+            message_bytes=account.message_bytes,
+            send_s=account.send_s,
+        )
+
+    def _failing_s(self, delivery: Delivery) -> float | None:
+        since_s = delivery.account.failing_since_s
+        return None if since_s is None else max(0.0, self._clock_s() - since_s)
+
+    def _age_s(self, at_s: float) -> float:
+        return max(0.0, self._wall_clock_s() - at_s)
+
+    def _dropped_spans(self, tally: Tally) -> dict[str, int]:
+        """All drops by reason: a processor's rule or failure, no room for a dead letter, a damaged spool."""
+        dropped: Counter[str] = Counter(dict.fromkeys(_ALWAYS_SHOWN, 0))
+        dropped.update({f"processor_{kind}": count for kind, count in tally.dropped.items()})
+        for kind, count in tally.refused.items():
+            dropped[kind if kind == UNREADABLE else f"processor_{kind}_failed"] += count
+        dropped.update(self._spool.dropped)
+        dropped[DEAD_LETTERS_FULL] += sum(delivery.account.dropped_spans for delivery in self._deliveries)
+        return dict(dropped)

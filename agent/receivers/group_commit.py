@@ -1,0 +1,112 @@
+"""Group commit: what waits while one transaction is being flushed goes into the next one, together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from kaspan.agent.batch import SEPARATOR, Batch
+from kaspan.agent.spool.database import SpoolFull
+from kaspan.agent.spool.spool import Spool
+
+INTERVAL_S = 0.04
+"""From one commit to the next while more may come: each takes more with it, and costs no more."""
+
+
+class GroupCommit:
+    """Stores batches in the spool, from coroutines of one event loop, by one thread that waits for the disk.
+
+    What comes after a pause is committed at once, and under load INTERVAL_S after the commit before, or as
+    soon as all of the `clients()` wait for it, each of which can wait for one thing only. Small batches of a
+    transaction become rows of at most `row_bytes`; those that do not fit into the spool together are tried
+    one by one. `waiting_bytes` is what is not yet on disk.
+    """
+
+    def __init__(self, spool: Spool, row_bytes: int, clients: Callable[[], int]) -> None:
+        self.waiting_bytes = 0
+        self._spool = spool
+        self.row_bytes = row_bytes
+        self._clients = clients
+        self._waiting: list[tuple[list[Batch], asyncio.Future[None]]] = []
+        self._is_committing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_s = 0.0
+        self._disk = ThreadPoolExecutor(1, "commit")
+
+    async def put(self, batches: list[Batch]) -> None:
+        """Return when the batches are safe on disk. Raises what `Spool.put` does."""
+        loop = asyncio.get_running_loop()
+        size = sum(len(batch.body) for batch in batches)
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((batches, done))
+        self.waiting_bytes += size
+        if not self._is_committing:
+            self._is_committing = True
+            self._schedule(loop)
+        elif self._timer is not None and self._all_wait():
+            self._timer.cancel()
+            self._timer = loop.call_later(0.0, self._commit, loop)
+        try:
+            await done
+        finally:
+            self.waiting_bytes -= size
+
+    def _all_wait(self) -> bool:
+        return len(self._waiting) >= self._clients()
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        # At the soonest after what else the sockets hold by now, which goes into the same transaction.
+        delay_s = 0.0 if self._all_wait() else max(0.0, self._next_s - loop.time())
+        self._timer = loop.call_later(delay_s, self._commit, loop)
+
+    def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        self._next_s = loop.time() + INTERVAL_S
+        taken, self._waiting = self._waiting, []
+        stored = loop.run_in_executor(self._disk, self._store, [batches for batches, _ in taken])
+        stored.add_done_callback(lambda stored: self._committed(loop, [done for _, done in taken], stored))
+
+    def _store(self, bodies: list[list[Batch]]) -> list[SpoolFull | None]:
+        """Store several clients' batches; for each what has kept it out."""
+        try:
+            self._spool.put(joined((batch for batches in bodies for batch in batches), self.row_bytes), {})
+        except SpoolFull as full:
+            return [full] if len(bodies) == 1 else [self._store([batches])[0] for batches in bodies]
+        return [None] * len(bodies)
+
+    def _committed(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        waiting: list[asyncio.Future[None]],
+        stored: asyncio.Future[list[SpoolFull | None]],
+    ) -> None:
+        failed = stored.exception()
+        outcomes = stored.result() if failed is None else [failed] * len(waiting)
+        for done, error in zip(waiting, outcomes, strict=True):
+            if done.cancelled():
+                continue
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+        self._is_committing = bool(self._waiting)
+        if self._waiting:
+            self._schedule(loop)
+
+
+def joined(batches: Iterable[Batch], row_bytes: int) -> list[Batch]:
+    """Join batches while they fit into `row_bytes`: one that is larger stays by itself."""
+    rows: list[Batch] = []
+    group: list[bytes] = []
+    spans = size = 0
+    for batch in batches:
+        if group and size + len(batch.body) > row_bytes:
+            rows.append(Batch(spans, SEPARATOR.join(group)))
+            group, spans, size = [], 0, 0
+        group.append(batch.body)
+        spans += batch.spans
+        size += len(batch.body) + len(SEPARATOR)
+    if group:
+        rows.append(Batch(spans, SEPARATOR.join(group)))
+    return rows

@@ -1,0 +1,1 @@
+"""From `import kafka` to the patched classes."""

@@ -1,0 +1,1 @@
+"""Functions that the application names or hands records to, as spans."""

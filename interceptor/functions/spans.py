@@ -1,0 +1,308 @@
+"""Spans of the application's own functions, each in the trace of the record that the function was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span
+
+from kaspan.interceptor.failures import record_failure
+from kaspan.interceptor.tracing.span import PassedSpan, RecordSpan
+from kaspan.interceptor.tracing.tracing import Tracing
+from kaspan.interceptor.tracing.zipkin_json import annotations_part, parent_part, quote
+from kaspan.wire.context import TraceContext
+
+if TYPE_CHECKING:
+    from kaspan.interceptor.functions.site import TracedFunction
+
+MAX_OTHER_TRACES = 10
+"""Zipkin knows no links between traces: a batch names so many traces beside its own in a tag."""
+
+_BATCH_SIZE = "messaging.batch.message_count"
+_OTHER_TRACES = "kafka.batch.trace_ids"
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value is a record of a traced consumer. Calls nothing of the value's own."""
+    return issubclass(type(value), tuple) and hasattr(type(value), "kaspan_span")
+
+
+def records_in(value: Any) -> list[list[Any]]:
+    """The records in a list, or in a dict of lists as poll() returns it; nothing for every other value.
+
+    What poll() returned is looked at without taking a record out of it, which would count as its processing.
+    """
+    if issubclass(type(value), dict):
+        lists = dict.values(value)
+        if not _starts_with_record(next(iter(lists), None)):
+            return []
+        return [records for records in lists if _starts_with_record(records)]
+    return [value] if _starts_with_record(value) else []
+
+
+def _starts_with_record(records: Any) -> bool:
+    return issubclass(type(records), (list, tuple)) and is_record(next(_plain_iter(records), None))
+
+
+def _plain_iter(records: Any) -> Iterator[Any]:
+    return list.__iter__(records) if issubclass(type(records), list) else tuple.__iter__(records)
+
+
+def first_of(lists: list[list[Any]]) -> Any:
+    """The first of the records that `records_in` found, of which there is one."""
+    return next(_plain_iter(lists[0]))
+
+
+class FunctionSpans:
+    """Makes the spans of calls, for one process's tracing. Nothing here raises."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self.tracing = tracing
+        self._endpoint = b'"localEndpoint":{"serviceName":' + quote(tracing.service) + b"}"
+
+    def begin(
+        self, site: TracedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> FunctionSpan | None:
+        """Start the span of a call with these arguments; None if the call makes no difference."""
+        site.is_called = True
+        try:
+            record, batch, inputs = self._subject((*args, *kwargs.values()))
+            if record is not None:
+                return self._of_record(site, record, batch, inputs)
+            current = self.tracing.scope.current_span()
+            if current is not None and not _is_recorded(current):
+                return None
+            return FunctionSpan(self, site, self._child(self.tracing.current(), None, current))
+        except Exception as error:  # noqa: BLE001
+            record_failure("tracing a call", error)
+            return None
+
+    def next_span(self, record: object, site: TracedFunction) -> Span:
+        """Start a span that ends when its `end()` is called."""
+        call = self.begin(site, (record,), {})
+        if call is None:
+            current = self.tracing.scope.current_span() or INVALID_SPAN
+            return NonRecordingSpan(current.get_span_context())
+        return OpenSpan(call) if isinstance(call.span, RecordSpan) else call.span
+
+    @staticmethod
+    def name_of(record: Any) -> str:
+        """What a record's processing is called that nobody gave a name."""
+        lists = records_in(record)
+        first = first_of(lists) if lists else record
+        return f"process {first.topic}" if is_record(first) else "process"
+
+    def _subject(self, values: Iterable[Any]) -> tuple[Any, list[list[Any]], list[list[Any]]]:
+        """The record that a call is about, the batch that it is the first of, if it is, and all records that
+        the call was given, in lists.
+
+        Of several, as in a join, it is the one that is being worked on, else the first.
+        """
+        inputs: list[list[Any]] = []
+        found: tuple[Any, list[list[Any]]] | None = None
+        is_in_work = False
+        current = self.tracing.scope.current_span()
+        for value in values:
+            if is_record(value):
+                candidate: tuple[Any, list[list[Any]]] = (value, [])
+                inputs.append([value])
+            elif batch := records_in(value):
+                candidate = (first_of(batch), batch)
+                inputs.extend(batch)
+            else:
+                continue
+            span = candidate[0].kaspan_span
+            if not is_in_work and span is not None and current is not None:
+                is_in_work = _belongs(current, span, span.trace_id)
+                found = candidate if is_in_work else found
+            found = found or candidate
+        return *(found or (None, [])), inputs
+
+    def _of_record(
+        self, site: TracedFunction, record: Any, batch: list[list[Any]], inputs: list[list[Any]]
+    ) -> FunctionSpan | None:
+        tracing = self.tracing
+        current = tracing.scope.current_span()
+        if record.topic in tracing.excluded:
+            if isinstance(current, PassedSpan) or not record.headers:
+                return None
+            return FunctionSpan(self, site, PassedSpan(tracing.propagation.extract, record.headers))
+        span = record.kaspan_span
+        parent = _context(span) if span is not None else self._sender(record)
+        if current is not None and (parent is None or _belongs(current, span, parent[0])):
+            if not _is_recorded(current):
+                return None
+            parent = tracing.current() or parent
+        child = self._child(parent, record, span if span is not None else current)
+        child.record = span
+        call = FunctionSpan(self, site, child)
+        if child.sampled and (batch or len(inputs) > 1):
+            if batch:
+                call.tags[_BATCH_SIZE] = str(sum(map(len, batch)))
+            others = self._other_traces(child.trace_id, inputs)
+            if others:
+                call.tags[_OTHER_TRACES] = ",".join(others)
+        return call
+
+    def _child(self, parent: TraceContext | None, record: Any, beside: Any) -> RecordSpan:
+        """Make a span under `parent`; it goes on with the trace state of `beside`."""
+        if record is None:
+            span = self.tracing.child_of(parent, None, "")
+        else:
+            span = self.tracing.child_of(parent, "receive", record.topic)
+        span.carry_state(beside)
+        return span
+
+    def _sender(self, record: Any) -> TraceContext | None:
+        """Who sent a record that has no span, as when it came from another process."""
+        return self.tracing.propagation.extract(record.headers) if record.headers else None
+
+    def _other_traces(self, own: bytes, batch: list[list[Any]]) -> list[str]:
+        others: dict[bytes, None] = {}
+        for records in batch:
+            for record in _plain_iter(records):
+                if not is_record(record):
+                    continue
+                span = record.kaspan_span
+                trace_id = span.trace_id if span is not None else (self._sender(record) or (None,))[0]
+                if trace_id is not None and trace_id != own:
+                    others[trace_id] = None
+                    if len(others) == MAX_OTHER_TRACES:
+                        return [one.decode() for one in others]
+        return [one.decode() for one in others]
+
+    def report(self, call: FunctionSpan, span: RecordSpan, duration_us: int) -> None:
+        """Put a call's span into the ring."""
+        name, tags = call.site.literals or self._literals(call.site)
+        extras = span.extras
+        annotations = b""
+        if extras is not None:
+            if extras.name is not None:
+                name = quote(extras.name)
+            if extras.annotations:
+                annotations = annotations_part(extras.annotations)
+        if call.tags or (extras is not None and extras.tags):
+            own = {"code.function.name": call.site.code_name} if call.site.code_name else {}
+            merged = {**own, **call.tags, **(extras.tags if extras is not None else {})}
+            tags = b",".join([quote(key) + b":" + quote(value) for key, value in merged.items()])
+        self.tracing.report(
+            b'{"traceId":"%b","id":"%b"%b,"name":%b,"timestamp":%d,"duration":%d,%b%b,"tags":{%b}}'
+            % (
+                span.trace_id,
+                span.span_id,
+                parent_part(span.parent_id, span.debug),
+                name,
+                call.timestamp_ns // 1000,
+                duration_us,
+                self._endpoint,
+                annotations,
+                tags,
+            )
+        )
+
+    @staticmethod
+    def _literals(site: TracedFunction) -> tuple[bytes, bytes]:
+        tags = b'"code.function.name":' + quote(site.code_name) if site.code_name else b""
+        site.literals = quote(site.name), tags
+        return site.literals
+
+
+class FunctionSpan:
+    """One call of a function and its open span; entered and left as often as the function runs."""
+
+    __slots__ = ("_before", "_calls", "_during", "_started_ns", "site", "span", "tags", "timestamp_ns")
+
+    def __init__(self, calls: FunctionSpans, site: TracedFunction, span: RecordSpan | PassedSpan) -> None:
+        self._calls = calls
+        self.site = site
+        self.span = span
+        self.tags: dict[str, str] = {}
+        self._during: Any = None
+        self.timestamp_ns = time_ns()
+        self._started_ns = perf_counter_ns()
+        if isinstance(span, RecordSpan):
+            span.title, span.service, span.timestamp_ns = site.name, calls.tracing.service, self.timestamp_ns
+
+    def enter(self) -> None:
+        """Make the span current. Never raises."""
+        try:
+            self._before, self._during = self._calls.tracing.scope.enter(self.span)
+        except Exception as error:  # noqa: BLE001
+            record_failure("entering a call's span", error)
+
+    def leave(self) -> None:
+        """Make current again what was. Never raises."""
+        try:
+            if self._during is not None:
+                self._calls.tracing.scope.leave(self._before, self._during, self.span)
+                self._during = None
+        except Exception as error:  # noqa: BLE001
+            record_failure("leaving a call's span", error)
+
+    def fail(self, error: BaseException) -> None:
+        """Mark the span as failed, unless the application has done so itself. Never raises."""
+        try:
+            if isinstance(self.span, RecordSpan):
+                self.span.fail(error)
+        except Exception as failure:  # noqa: BLE001
+            record_failure("recording a call's error", failure)
+
+    def end(self, ended_us: int | None = None) -> None:
+        """Report the span, ended now or at `ended_us` since the epoch. Never raises."""
+        span = self.span
+        if not isinstance(span, RecordSpan) or span.ended:
+            return
+        span.ended = True
+        if not span.sampled or self._started_ns < self._calls.tracing.born_ns:
+            return
+        try:
+            if ended_us is None:
+                duration_us = (perf_counter_ns() - self._started_ns) // 1000
+            else:
+                duration_us = ended_us - self.timestamp_ns // 1000
+            self._calls.report(self, span, max(duration_us, 1))
+        except Exception as error:  # noqa: BLE001
+            record_failure("recording a call", error)
+
+
+class OpenSpan(RecordSpan):
+    """A span that the application ends itself."""
+
+    def __init__(self, call: FunctionSpan) -> None:
+        inner: Any = call.span
+        super().__init__(inner.trace_id, inner.span_id, inner.parent_id, inner.sampled)
+        for name in ("_state", "extras", "headers", "record", "service", "timestamp_ns", "title"):
+            setattr(self, name, getattr(inner, name))
+        call.span = self
+        self._call = call
+
+    def end(self, end_time: int | None = None) -> None:
+        """Report the span, ended now or at `end_time` in nanoseconds since the epoch; once."""
+        self._call.end(None if end_time is None else end_time // 1000)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, Exception):
+            self._call.fail(error)
+        self.end()
+
+
+def _context(span: RecordSpan) -> TraceContext:
+    return span.trace_id, span.span_id, span.sampled, span.debug
+
+
+def _belongs(current: Span, record_span: RecordSpan | None, trace_id: bytes | None) -> bool:
+    """Whether the current span is the record's or one under it, so that the call nests in it."""
+    if record_span is not None and isinstance(current, RecordSpan):
+        return current is record_span or current.record is record_span
+    found = current.get_span_context().trace_id
+    return trace_id is not None and found == int(trace_id, 16)
+
+
+def _is_recorded(span: Span) -> bool:
+    """Whether what is done in a span's scope is recorded; OpenTelemetry's invalid span stands for none."""
+    if isinstance(span, RecordSpan):
+        return span.sampled
+    context = span.get_span_context()
+    return not isinstance(span, PassedSpan) and (context.trace_flags.sampled or not context.is_valid)

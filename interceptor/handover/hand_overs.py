@@ -1,0 +1,347 @@
+"""Records handed to another thread, task or green thread: who is given one works on it in its trace.
+
+`handover_points` has the places where that happens, `taken` what comes out of a queue. Here is what both ask:
+whether there is a record among some arguments, and how the call that is given it becomes a span.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import sys
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import Context
+from itertools import islice
+from types import BuiltinFunctionType, CellType, CodeType, CoroutineType, FrameType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from kaspan.interceptor.failures import record_failure
+from kaspan.interceptor.functions import decorators
+from kaspan.interceptor.functions.decorators import is_wrapped
+from kaspan.interceptor.functions.site import TracedFunction
+from kaspan.interceptor.functions.spans import FunctionSpan, FunctionSpans, is_record, records_in
+from kaspan.interceptor.kafka.record_list import RecordList
+from kaspan.interceptor.tracing.span import RecordSpan
+
+_MAX_VALUES = 16
+"""So many entries of a list, tuple or dict that is an argument are looked at."""
+
+_MAX_ATTRIBUTES = 64
+_MAX_DEPTH = 4
+_IS_HEAP_TYPE = 1 << 9
+_CONTAINERS = (list, tuple, dict, set, frozenset, deque, type)
+_VARARGS, _VARKEYWORDS = 0x04, 0x08  # of a code object's flags
+_MAX_SITES = 1000
+_OF_OPENTELEMETRY = "opentelemetry.instrumentation.threading"
+_PLACEHOLDER = getattr(functools, "Placeholder", object())  # among partial's arguments, from Python 3.14 on
+
+Handed = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+"""A function and what it is called with."""
+
+
+types: set[type] = set()
+"""What a record is, and what it can be found in; empty where nothing is followed."""
+
+types_in_coroutines: set[type] = set()
+"""The same with what stands in a coroutine for an argument."""
+
+
+def may_be_given(types: set[type], function: Any, args: Any, kwargs: Any) -> bool:
+    """Whether one of `types` may be in what `function(*args, **kwargs)` is given; mostly not, which is
+    quickly said.
+    """
+    if type(args) is tuple or type(args) is list:  # a Thread takes everything that can be looped over
+        for value in args:
+            if is_one(types, value) and _may_hold(types, value):
+                return True
+    if kwargs and type(kwargs) is dict:
+        for value in kwargs.values():
+            if is_one(types, value) and _may_hold(types, value):
+                return True
+        return type(function) is functools.partial
+    if args:
+        return type(function) is functools.partial
+    # A lambda has it from where it was made.
+    is_closed = type(function) is FunctionType and function.__closure__ is function.__defaults__ is None
+    return not is_closed
+
+
+def is_one(types: set[type], value: Any) -> bool:
+    """Whether a value is of one of `types`. Calls nothing of the application's, as a metaclass's hash is."""
+    kind = type(value)
+    return type(kind) is type and kind in types
+
+
+def _may_hold(types: set[type], value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return True
+    return any(is_one(types, entry) for entry in islice(value, _MAX_VALUES))
+
+
+def refers_to(types: set[type], referring: Any) -> bool:
+    """Whether something refers to an object of one of `types`, as a coroutine does to its arguments."""
+    # Not a coroutine's frame, which would be made for that, and costs more.
+    found = gc.get_referents(referring) if sys.version_info >= (3, 11) else _locals(referring)
+    return any(is_one(types, value) for value in found)
+
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import is_one, may_be_given  # noqa: F401 (the same, compiled)
+
+        if sys.version_info >= (3, 11):  # before, a coroutine refers to its frame, and that to the arguments
+            from kaspan.interceptor.compiled import refers_to
+
+
+open_calls: set[FunctionSpan] = set()
+"""Whose spans are open: who was handed a record may be at work on it when the process ends."""
+
+
+def end_open_calls() -> None:
+    """Report every span that is open now, when the process ends. Never raises."""
+    for call in list(open_calls):
+        call.end()
+
+
+def follow_class(record_class: type) -> None:
+    """Look for records of this class from now on."""
+    types.update((record_class, list, tuple, dict, RecordList))
+    types_in_coroutines.update((*types, CoroutineType, CellType))
+
+
+def follow_no_class() -> None:
+    """Look for no records any more."""
+    types.clear()
+    types_in_coroutines.clear()
+
+
+class HandOvers:
+    """Finds records among arguments, and makes spans of the calls that are given them."""
+
+    def __init__(self, calls: FunctionSpans) -> None:
+        self.calls = calls
+        self._awaited: weakref.WeakSet[CoroutineType[Any, Any, Any]] = weakref.WeakSet()
+        """Coroutines whose span is that of a task which awaits them, such as that of `asyncio.wait_for`."""
+        self._sites: dict[tuple[str, str], TracedFunction] = {}
+
+    def records_of(self, value: Any) -> tuple[Any, ...]:
+        """The records that a value is or holds; of a list of records, which is a batch, the list."""
+        kind = type(value)
+        if is_record(value):
+            return (value,)
+        if kind is RecordList:  # whose own loop would be the processing of its records
+            return (value,) if list.__len__(value) else ()
+        if kind not in (list, tuple, dict) or not _may_hold(types, value):
+            return ()
+        if kind is not tuple and records_in(value):  # a batch, or what poll() returned
+            return (value,)
+        entries = value.values() if kind is dict else value
+        return tuple(filter(is_record, islice(entries, _MAX_VALUES)))
+
+    def follow(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handed | None:
+        """What to call in the place of `function(*args, **kwargs)`; None if it is given no record."""
+        return self._follow(function, args, kwargs, 0)
+
+    def _follow(
+        self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], depth: int
+    ) -> Handed | None:
+        if depth < _MAX_DEPTH:
+            if type(function) is functools.partial and not any(one is _PLACEHOLDER for one in function.args):
+                keywords = {**function.keywords, **kwargs}
+                return self._follow(function.func, (*function.args, *args), keywords, depth + 1)
+            if args and _is_run_of_context(function):
+                inner = self._follow(args[0], args[1:], kwargs, depth + 1)
+                return inner and (function, (inner[0], *inner[1]), inner[2])
+            cell = _cell_of_opentelemetry(function)
+            if cell is not None:
+                inner = self._follow(cell.cell_contents, args, kwargs, depth + 1)
+                return inner and (_rebuilt(function, cell, inner[0]), inner[1], inner[2])
+        if is_wrapped(function):
+            return None
+        records = self._records_among((*args, *kwargs.values()) or _enclosed(function))
+        return (HandedOver(self, function, records), args, kwargs) if records else None
+
+    def span_in_scope(self) -> RecordSpan | None:
+        """The span of the record in whose loop, or in a function that is given it, the caller is."""
+        current = self.calls.tracing.scope.current_span()
+        return (current.record or current) if isinstance(current, RecordSpan) else None
+
+    def follow_within(
+        self, span: RecordSpan, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Handed | None:
+        """Do what `follow` does for a call in the scope of a record's span: there the record may also be in
+        an attribute of an argument, alone or in a tuple, as in the context that nameko hands to its workers.
+        """
+        for value in (*args, *kwargs.values()):
+            # An object of the application's own, which does not refer to more than it has attributes.
+            if type(value).__flags__ & _IS_HEAP_TYPE and not issubclass(type(value), _CONTAINERS):
+                record = self._record_within(value, span)
+                if record is not None:
+                    return HandedOver(self, function, (record,)), args, kwargs
+        return None
+
+    def _record_within(self, value: Any, span: RecordSpan) -> Any:
+        # Not by its __dict__: some objects make that up, and making it slows all others down.
+        left = deque(gc.get_referents(value)[:_MAX_ATTRIBUTES])
+        for _ in range(_MAX_ATTRIBUTES):
+            if not left:
+                break
+            held = left.popleft()
+            if is_record(held):
+                if held.kaspan_span is span:
+                    return held
+            elif type(held) in (dict, list, tuple):
+                left.extend(islice(held.values() if type(held) is dict else held, _MAX_VALUES))
+        return None
+
+    def _records_among(self, values: Iterable[Any]) -> tuple[Any, ...]:
+        return tuple(record for value in values if is_one(types, value) for record in self.records_of(value))
+
+    def begin_task(self, coroutine: CoroutineType[Any, Any, Any], depth: int = 0) -> FunctionSpan | None:
+        """Start the span of a coroutine that is about to begin; None if it was not called with a record."""
+        if not refers_to(types_in_coroutines, coroutine):
+            return None
+        frame = coroutine.cr_frame
+        if frame is None or frame.f_globals is vars(decorators) or _has_begun(coroutine):
+            return None
+        if coroutine in self._awaited:
+            return None
+        values = _arguments(coroutine.cr_code, frame)
+        for value in values:
+            if type(value) is CoroutineType:
+                call = self.begin_task(value, depth + 1) if depth < _MAX_DEPTH else None
+                if call is not None:
+                    self._awaited.add(value)
+                    return call
+            elif is_one(types, value) and self.records_of(value):
+                site = self.site(frame.f_globals.get("__name__") or "", coroutine.__qualname__)
+                return self.calls.begin(site, self._records_among(values), {})
+        return None
+
+    def site(self, module: str, qualified: str) -> TracedFunction:
+        """The place in the application that spans are named after."""
+        site = self._sites.get((module, qualified))
+        if site is None:
+            if len(self._sites) >= _MAX_SITES:
+                self._sites.clear()
+            site = TracedFunction(qualified.rpartition("<locals>.")[2], f"{module}.{qualified}")
+            self._sites[module, qualified] = site
+        return site
+
+
+class HandedOver:
+    """A function that is called with records, in the first one's trace; to who looks at it, the function."""
+
+    __slots__ = ("__wrapped__", "_hand_overs", "_records")
+
+    def __init__(self, hand_overs: HandOvers, function: Any, records: tuple[Any, ...]) -> None:
+        self._hand_overs = hand_overs
+        self.__wrapped__ = function
+        self._records = records
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function within a span of its own."""
+        function = self.__wrapped__
+        call = self._begin(function)
+        if call is None:
+            return function(*args, **kwargs)
+        open_calls.add(call)
+        call.enter()
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            call.fail(error)
+            raise
+        finally:
+            call.leave()
+            call.end()
+            open_calls.discard(call)
+
+    def _begin(self, function: Any) -> FunctionSpan | None:
+        try:
+            named = function.func if isinstance(function, functools.partial) else function
+            qualified = getattr(named, "__qualname__", None) or type(named).__qualname__
+            module = getattr(named, "__module__", None) or ""
+            hand_overs = self._hand_overs
+            return hand_overs.calls.begin(hand_overs.site(module, str(qualified)), self._records, {})
+        except Exception as error:  # noqa: BLE001
+            record_failure("tracing a call that was handed over", error)
+            return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
+
+
+def _is_run_of_context(function: Any) -> bool:
+    return (
+        type(function) is BuiltinFunctionType
+        and type(function.__self__) is Context
+        and function.__name__ == "run"
+    )
+
+
+def _cell_of_opentelemetry(function: Any) -> CellType | None:
+    """Where its instrumentation for threads keeps the application's function, within its own around it."""
+    if type(function) is FunctionType and function.__module__ == _OF_OPENTELEMETRY:
+        names = function.__code__.co_freevars
+        if "original_func" in names and function.__closure__:
+            return function.__closure__[names.index("original_func")]
+    return None
+
+
+def _rebuilt(function: Any, cell: CellType, inner: Any) -> Any:
+    """The same function around another one, so that our span is within the context that it makes current."""
+    cells = tuple(CellType(inner) if one is cell else one for one in function.__closure__)
+    made = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def _enclosed(function: Any) -> Iterator[Any]:
+    """What a function without arguments, such as a lambda, has from where it was made."""
+    if type(function) is FunctionType:
+        yield from function.__defaults__ or ()
+        yield from map(_contents, function.__closure__ or ())
+
+
+def _contents(value: Any) -> Any:
+    try:
+        return value.cell_contents if type(value) is CellType else value
+    except ValueError:  # it is empty
+        return None
+
+
+def _arguments(code: CodeType, frame: FrameType) -> list[Any]:
+    count = code.co_argcount + code.co_kwonlyargcount
+    count += bool(code.co_flags & _VARARGS) + bool(code.co_flags & _VARKEYWORDS)
+    given = frame.f_locals
+    found = [given[name] for name in code.co_varnames[:count] if name in given]
+    if sys.version_info < (3, 13):
+        given.clear()  # a copy, which would keep the arguments for as long as there is the frame
+    return found
+
+
+def _locals(coroutine: CoroutineType[Any, Any, Any]) -> Iterable[Any]:
+    if coroutine.cr_frame is None:
+        return ()
+    given = coroutine.cr_frame.f_locals
+    found = tuple(given.values())
+    given.clear()  # as in _arguments
+    return found
+
+
+def _has_begun(coroutine: CoroutineType[Any, Any, Any]) -> bool:
+    if sys.version_info >= (3, 11):
+        return coroutine.cr_running or coroutine.cr_suspended
+    return coroutine.cr_frame is None or coroutine.cr_frame.f_lasti >= 0

@@ -1,0 +1,1 @@
+"""kafka-python's producer and consumer, patched, and the spans of their records."""

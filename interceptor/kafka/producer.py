@@ -1,0 +1,251 @@
+"""KafkaProducer.send: a PRODUCER span from the call to the broker's acknowledgement."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Mapping
+from sys import getrefcount
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from kaspan.interceptor.failures import record_failure
+from kaspan.interceptor.kafka.send_span import SendSpan, SendTemplates
+from kaspan.interceptor.tracing.span import RecordSpan
+from kaspan.interceptor.tracing.tracing import Tracing
+
+OrdinarySends: Any = None
+Sends: Any = None
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import OrdinarySends, Sends
+
+_STATE = "_kaspan"
+_PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
+_MAX_LANES = 10_000
+_MANY_PRODUCERS = 64
+_HEADERS_SINCE = (0, 11)
+
+# Positions in send(topic, value, key, headers, partition, timestamp_ms).
+_VALUE, _KEY, _HEADERS = 1, 2, 3
+
+
+# Not a WeakSet, whose callbacks are Python's code: what a signal handler raises in one is lost.
+_known: dict[int, weakref.ref[ProducerState]] = {}
+
+
+def known_producers() -> list[ProducerState]:
+    """Return every producer that has sent something and still exists."""
+    found = [reference() for reference in list(_known.values())]
+    return [state for state in found if state is not None]
+
+
+def _know(state: ProducerState) -> None:
+    if len(_known) >= _MANY_PRODUCERS:
+        for key, reference in list(_known.items()):
+            if reference() is None:
+                _known.pop(key, None)
+    _known[id(state)] = weakref.ref(state)
+
+
+class ProducerState:
+    """What is constant for one producer: whether its broker takes headers, and a lane per topic."""
+
+    __slots__ = (
+        "__weakref__",
+        "_client_id",
+        "_get_context",
+        "_is_answered",
+        "_is_ordinary",
+        "_lanes",
+        "_lanes_without_context",
+        "ordinary",
+        "takes_headers",
+        "tracing",
+    )
+
+    def __init__(self, producer: Any, tracing: Tracing) -> None:
+        api_version = producer.config.get("api_version")
+        self.takes_headers = api_version is None or api_version >= _HEADERS_SINCE
+        self._is_answered = producer.config.get("acks") != 0
+        self.tracing = tracing
+        self._get_context = tracing.scope.get
+        self._is_ordinary = self.takes_headers and tracing.propagation.only_b3
+        self._client_id = producer.config.get("client_id")
+        self._lanes: dict[str, SendTemplates] = {}
+        self._lanes_without_context: dict[str, SendTemplates] = {}
+        """Those of the topics into whose records nothing is injected: what is compiled does not know them."""
+        is_compiled = OrdinarySends is not None and self._is_ordinary
+        self.ordinary = OrdinarySends(tracing, self._lanes) if is_compiled else None
+        """Does what `begin` does for the ordinary sends, if it was compiled."""
+        _know(self)
+        if tracing.at_client is not None:
+            tracing.at_client()
+
+    def has_open_sends(self) -> bool:
+        """Whether spans of its sends are open: each holds its lane, so it shows in the references."""
+        lanes = (self._lanes, self._lanes_without_context)
+        return max(map(_most_references, lanes)) > _most_references({"": object()})
+
+    def _injects_into(self, topic: str) -> bool:
+        return self.takes_headers and topic not in self.tracing.propagation.excluded
+
+    def _lane(self, topic: str) -> SendTemplates:
+        lanes = self._lanes if self._injects_into(topic) else self._lanes_without_context
+        lane = lanes.get(topic)
+        if lane is None:
+            if len(lanes) >= _MAX_LANES:
+                lanes.clear()
+            lane = lanes[topic] = SendTemplates(self.tracing, topic, self._client_id, self._is_answered)
+            lane.takes_context = lanes is self._lanes
+        return lane
+
+    def begin(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], SendSpan | None, bool]:
+        """Open a send's span and put its context into the arguments, into `kwargs` in place.
+
+        Returns the positional arguments to call with, None in the span's place if it is not sampled, and
+        whether the headers are a list of ours.
+        """
+        given = len(args)
+        topic = args[0] if given else kwargs.get("topic")
+        headers = args[_HEADERS] if given > _HEADERS else kwargs.get("headers")
+        if not isinstance(topic, str) or not (headers is None or isinstance(headers, list)):
+            return args, None, False  # kafka-python refuses these, in words that the caller knows
+        tracing = self.tracing
+        parent = tracing.current() if self._get_context() else None
+        if tracing.excluded.known.get(topic) is not False and topic in tracing.excluded:
+            if parent is None or not self._injects_into(topic):
+                return args, None, False
+            return self._inject(args, kwargs, headers, RecordSpan.of(parent)), None, True
+        if parent is None and headers:
+            parent = tracing.propagation.extract(headers)
+        lane = self._lanes.get(topic) or self._lane(topic)
+        span = tracing.child_of(parent, "send", topic)
+        sending = None
+        if span.sampled:
+            if tracing.captured is not None and headers:
+                span.set_attributes(dict(tracing.captured.tags(headers)))
+            value = args[_VALUE] if given > _VALUE else kwargs.get("value")
+            key = args[_KEY] if given > _KEY else kwargs.get("key")
+            sending = SendSpan(
+                lane, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
+            )
+            is_ordinary = self._is_ordinary and lane.takes_context
+            if is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
+                # What _inject does for nearly everybody, without three calls.
+                kwargs["headers"] = [("b3", b"%b-%b-1" % (span.trace_id, span.span_id))]
+                return args, sending, True
+        if not lane.takes_context:
+            return args, sending, False
+        return self._inject(args, kwargs, headers, span), sending, True
+
+    def send_stripped(
+        self,
+        send: Any,
+        producer: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        sending: SendSpan | None,
+    ) -> Any:
+        """Call `send` once more without the context in the headers, which are a list of ours."""
+        headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]
+        headers[:] = self.tracing.propagation.without(headers)
+        try:
+            return send(producer, *args, **kwargs)
+        except BaseException as error:
+            if sending is not None:
+                sending(error)
+            raise
+
+    def _inject(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Any, span: RecordSpan
+    ) -> tuple[Any, ...]:
+        if self.tracing.propagation.writes_state:
+            span.headers = headers
+            span.carry_state(self.tracing.scope.current_span())
+        new = self.tracing.propagation.inject(headers, span)
+        if len(args) > _HEADERS:
+            return (*args[:_HEADERS], new, *args[_HEADERS + 1 :])
+        kwargs["headers"] = new
+        return args
+
+
+def _most_references(held: Mapping[str, object]) -> int:
+    # A list, since other threads may still send to new topics.
+    return max((getrefcount(one) for one in list(held.values())), default=0)
+
+
+def instrument(producer_class: type, future_class: type, tracing: Tracing) -> None:
+    """Patch `send` of kafka-python's KafkaProducer. Calling it again does nothing."""
+    original = producer_class.send  # type: ignore[attr-defined]
+    if getattr(original, _PATCHED, None) is True:  # a mock has every attribute
+        return
+    locked_futures = hasattr(future_class(), "_lock")
+    # One lock for both callbacks instead of two, where kafka-python has a way for that.
+    follow = getattr(future_class, "_add_cb_eb", None) or _both(future_class)
+
+    @functools.wraps(original)
+    def traced_send(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            # Not in its __dict__: who looks into that makes one, and all other attributes are slower.
+            state = getattr(self, _STATE, None)
+            if type(state) is not ProducerState:
+                state = ProducerState(self, tracing)
+                object.__setattr__(self, _STATE, state)
+            args, sending, injected = state.begin(args, kwargs)
+        except Exception as error:  # noqa: BLE001
+            record_failure("tracing a send", error)
+            return original(self, *args, **kwargs)
+        try:
+            future = original(self, *args, **kwargs)
+        except BaseException as error:
+            too_large = injected and _is_too_large(error)
+            if not too_large:
+                if sending is not None:
+                    sending(error)
+                raise
+        else:
+            # kafka-python 2 returns a future that has failed, where 3 raises.
+            too_large = injected and getattr(future, "is_done", False) and _is_too_large(future.exception)
+        if too_large:
+            # Perhaps it is only so by our header: without it, kafka-python has the last word.
+            future = state.send_stripped(original, self, args, kwargs, sending)
+        if sending is None:
+            return future
+        try:
+            sending.enqueued_ns = perf_counter_ns()
+            follow(future, sending, sending)
+            if not locked_futures:
+                sending.settle(future)
+        except Exception as error:  # noqa: BLE001
+            record_failure("following a send", error)
+        return future
+
+    patched = traced_send
+    if Sends is not None:
+        send = Sends(ProducerState, original, traced_send, follow, not locked_futures).send
+
+        @functools.wraps(original)
+        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return send(self, args, kwargs)
+
+    setattr(patched, _PATCHED, True)
+    producer_class._kaspan = None  # type: ignore[attr-defined]  # so that nobody's __getattr__ is asked
+    producer_class.send = patched  # type: ignore[attr-defined]
+
+
+def _is_too_large(error: BaseException) -> bool:
+    return type(error).__name__ == "MessageSizeTooLargeError"
+
+
+def _both(future_class: Any) -> Any:
+    add_callback, add_errback = future_class.add_callback, future_class.add_errback
+
+    def follow(future: Any, acknowledged: Any, failed: Any) -> None:
+        add_callback(future, acknowledged)
+        add_errback(future, failed)
+
+    return follow

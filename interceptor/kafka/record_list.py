@@ -1,0 +1,126 @@
+"""The lists of records that `poll()` returns."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from kaspan.interceptor.failures import finish, pass_on
+from kaspan.interceptor.kafka.record_scope import ListLoop
+
+if TYPE_CHECKING:
+    from kaspan.interceptor.kafka.process_span import ConsumerSpans
+
+
+class RecordList(list[Any]):
+    """The records of one partition from one poll; a span is open for each while it is looped over.
+
+    A record taken in another way (by index, by popping, or replaced) gets its span, of no length, when it is
+    taken; those never taken get theirs when the list goes away, is emptied, or the consumer polls again while
+    no loop is at it.
+    """
+
+    __slots__ = ("__weakref__", "loops", "owner", "processing")
+
+    processing: ConsumerSpans
+    loops: tuple[weakref.ref[ListLoop], ...]
+    owner: object
+    """What must live as long as the list does."""
+
+    @classmethod
+    def of(cls, records: list[Any], processing: ConsumerSpans) -> RecordList:
+        """Wrap what poll() returned; `processing` makes the spans."""
+        made = cls(records)
+        made.loops = ()
+        made.processing = processing
+        return made
+
+    def __iter__(self) -> Iterator[Any]:
+        loop = ListLoop(self.processing, self)
+        others = tuple([one for one in self.loops if one() is not None]) if self.loops else ()
+        self.loops = (weakref.ref(loop), *others)
+        return loop
+
+    def is_looped_over(self) -> bool:
+        """Whether a loop is at it that has not come to its end."""
+        loops = [loop() for loop in self.loops]
+        return any(loop is not None and loop.__length_hint__() for loop in loops)
+
+    def end(self) -> None:
+        """End the record that a loop is at, and give all others their spans."""
+        for reference in self.loops:
+            loop = reference()
+            if loop is not None:
+                loop.close()
+        self.settle()
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        self._receive(found if isinstance(index, slice) else [found])
+        return found
+
+    def pop(self, index: SupportsIndex = -1) -> Any:
+        """Remove and return the record at `index`."""
+        record = super().pop(index)
+        self._receive([record])
+        return record
+
+    def remove(self, record: Any) -> None:
+        """Remove the first record that equals `record`."""
+        removed = self._at(self.index(record)) if record in self else []
+        super().remove(record)
+        self._receive(removed)
+
+    def clear(self) -> None:
+        """Remove all records."""
+        self.settle()
+        super().clear()
+
+    def __delitem__(self, index: Any) -> None:
+        removed = self._at(index)
+        super().__delitem__(index)
+        self._receive(removed)
+
+    def __setitem__(self, index: Any, records: Any) -> None:
+        removed = self._at(index)
+        super().__setitem__(index, records)
+        self._receive(removed)
+
+    def _at(self, index: Any) -> list[Any]:
+        """The records at an index or in a slice; none for one that list itself is about to refuse."""
+        try:
+            found = super().__getitem__(index)
+        except (IndexError, TypeError):
+            return []
+        return found if isinstance(index, slice) else [found]
+
+    def _receive(self, records: Iterable[Any]) -> None:
+        for record in records:
+            if self.processing.is_plain(record):
+                self.processing.received(record)
+
+    def settle(self) -> None:
+        """Give every record that was never looked at its span."""
+        try:
+            if hasattr(self, "processing"):  # `of` may have been interrupted
+                self._receive(super().__iter__())
+        except BaseException as error:  # noqa: BLE001 (those after an interruption have their spans as well)
+            finish("recording what poll() returned", error, self.settle)
+
+    def __del__(self) -> None:
+        try:
+            self.settle()
+        except BaseException as error:  # noqa: BLE001 (Python would ignore it)
+            pass_on("recording what poll() returned", error)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return list, (list(super().__iter__()),)
+
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import end_list
+
+        RecordList.__del__ = end_list

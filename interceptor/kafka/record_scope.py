@@ -1,0 +1,210 @@
+"""The record that the application works on now, and the loops that move from one to the next."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+from kaspan.interceptor.failures import finish, is_from_outside, pass_on, watch_finalizers
+from kaspan.interceptor.kafka.unwinding import Place, is_unwinding, place
+from kaspan.interceptor.tracing.scope import SPAN_KEY
+
+if TYPE_CHECKING:
+    from kaspan.interceptor.kafka.process_span import ConsumerSpans
+
+
+class RecordScope:
+    """The one record that the application works on now, and its open span, current in its thread.
+
+    The span ends when the cursor moves on, is closed, or goes away because the loop did.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_asked",
+        "_before",
+        "_during",
+        "_is_mine",
+        "_processing",
+        "_record",
+        "_span",
+        "_started_ns",
+        "_timestamp_ns",
+        "_token",
+    )
+
+    def __init__(self, processing: ConsumerSpans) -> None:
+        self._processing = processing
+        self._span: Any = None
+        self._record: Any = None
+        self._asked: Place | None = None
+
+    def open(self, record: Any) -> Any:
+        """Make the record's span current; returns the record. Never raises.
+
+        A record that has a span already, because it was looked at before, gets no second one: the one it
+        has becomes current again.
+        """
+        processing = self._processing
+        try:
+            if type(record) is not processing.record_class:
+                return record
+            span, is_mine = record.kaspan_span, False
+            if span is None:
+                excluded = processing.excluded
+                if excluded.known.get(record.topic) is not False and record.topic in excluded:
+                    span = processing.pass_on(record)
+                    if span is None:
+                        return record
+                else:
+                    span, is_mine = processing.start(record)
+            self._is_mine = is_mine
+            before = processing.get_context()
+            if before or span.left:
+                self._before, self._during = processing.tracing.scope.enter(span, True)
+                self._token, span.token = span.token, None
+            else:
+                # What Scope.enter does outside of any span, without the call.
+                self._before = before
+                self._during = during = {SPAN_KEY: span}
+                self._token = processing.set_context(during)
+            self._record = record
+            self._timestamp_ns = time_ns()
+            if is_mine:
+                span.timestamp_ns = self._timestamp_ns
+            self._started_ns = perf_counter_ns()
+            self._span = span
+        except BaseException as error:  # noqa: BLE001 (a record that kafka-python has given must arrive)
+            self._recover(record, error)
+        return record
+
+    def _recover(self, record: Any, error: BaseException) -> None:
+        """Go on when `open` was interrupted: an exception from outside is raised in the loop's body."""
+        if is_from_outside(error):
+            span = record.kaspan_span
+            if self._processing.get_context().get(SPAN_KEY) is span is not None:
+                self._processing.set_context(span.outer or {})
+            self.open(record)
+            if span is not None and self._span is span:
+                self._is_mine = not span.ended
+        pass_on("starting a record's span", error)
+
+    def close(self) -> None:
+        """End the open span, if there is one. Never raises."""
+        span = self._span
+        if span is None:
+            return
+        # All that is needed is taken first: from `leave` on, another thread may close or open as well.
+        work = (span, self._record, self._before, self._during, self._token, self._is_mine)
+        started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
+        ended_ns = perf_counter_ns()
+        try:
+            self._span = self._record = self._token = None
+            self._end(*work, timestamp_ns, started_ns, ended_ns)
+        except BaseException as error:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+            finish("ending a record's span", error, self._end, *work, timestamp_ns, started_ns, ended_ns)
+
+    def _end(
+        self,
+        span: Any,
+        record: Any,
+        before: Any,
+        during: Any,
+        token: Any,
+        is_mine: bool,
+        timestamp_ns: int,
+        started_ns: int,
+        ended_ns: int,
+    ) -> None:
+        processing = self._processing
+        tracing = processing.tracing
+        tracing.scope.leave(before, during, span, token)
+        if is_mine and started_ns >= tracing.born_ns:
+            duration_us = (ended_ns - started_ns) // 1000 or 1
+            processing.report("process", record, span, timestamp_ns // 1000, duration_us)
+
+    def __del__(self) -> None:
+        try:
+            span = getattr(self, "_span", None)
+            if span is not None:  # __init__ may have been interrupted
+                caller = sys._getframe().f_back  # None: nobody called it, as at the end of the program
+                if self._is_mine and caller is not None and is_unwinding(caller, self._asked):
+                    span.fail(None)
+                self.close()
+        except BaseException as error:  # noqa: BLE001 (Python would ignore it)
+            pass_on("ending a record's span", error)
+
+
+class ConsumerLoop(RecordScope):
+    """What `iter(consumer)` returns: the consumer's own records, each with its span while it is worked on."""
+
+    __slots__ = ("_consumer", "_next_record", "_other")
+
+    def __init__(
+        self, processing: ConsumerSpans, consumer: Any, next_record: Any, other: RecordScope
+    ) -> None:
+        super().__init__(processing)
+        self._consumer = consumer
+        self._next_record = next_record
+        self._other = other
+        """The record that `next(consumer)` returned last, which going on with the loop ends."""
+
+    def __iter__(self) -> ConsumerLoop:
+        return self
+
+    def __next__(self) -> Any:
+        if self._span is None:  # the first
+            self._asked = place()
+        else:
+            self.close()
+        if self._other._span is not None:
+            self._other.close()
+        try:
+            record = self._next_record(self._consumer)
+        except Exception as error:
+            self._processing.refused(error)
+            raise
+        return self.open(record)
+
+    def __getattr__(self, name: str) -> Any:
+        # kafka-python returns the consumer itself here, and somebody may rely on it.
+        return getattr(object.__getattribute__(self, "_consumer"), name)
+
+
+class ListLoop(RecordScope):
+    """Iterates over a RecordList."""
+
+    __slots__ = ("_index", "_records")
+
+    def __init__(self, processing: ConsumerSpans, records: list[Any]) -> None:
+        super().__init__(processing)
+        self._records = records
+        self._index = 0
+
+    def __iter__(self) -> ListLoop:
+        return self
+
+    def __next__(self) -> Any:
+        if self._span is None:  # the first
+            self._asked = place()
+        else:
+            self.close()
+        index = self._index
+        try:
+            record = list.__getitem__(self._records, index)
+        except IndexError:
+            self._index = len(self._records)
+            raise StopIteration from None
+        self._index = index + 1
+        return self.open(record)
+
+    def __length_hint__(self) -> int:
+        return max(0, len(self._records) - self._index)
+
+
+if not TYPE_CHECKING:
+    try:
+        from kaspan.interceptor.compiled import ConsumerLoop, ListLoop, RecordScope
+    except ImportError:
+        watch_finalizers()

@@ -1,0 +1,206 @@
+"""The open span of a send, and the JSON that it becomes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
+
+from kaspan.interceptor.failures import finish, pass_on, record_failure
+from kaspan.interceptor.tracing.extras import Extras
+from kaspan.interceptor.tracing.tracing import Tracing
+from kaspan.interceptor.tracing.zipkin_json import (
+    error_part,
+    extras_parts,
+    key_part,
+    ordinary_template,
+    parent_part,
+    quote,
+    span_template,
+)
+
+_ENQUEUED = b',"annotations":[{"timestamp":%d,"value":"kafka.enqueued"}]'
+_PLACE = b',"messaging.destination.partition.id":"%d","messaging.kafka.offset":"%d"'
+
+
+class SendTemplates:
+    """The spans of the sends to one topic by one producer: their JSON but for what differs each time.
+
+    `ordinary` is for the record that nearly all are like, acknowledged with its offset: filled in at once,
+    where `general`, for all others, is put together from parts. It is None where the broker does not answer
+    with the offset (acks=0). `takes_context` says whether the context is injected into the topic's records.
+    """
+
+    __slots__ = ("general", "is_answered", "name", "ordinary", "takes_context", "tracing")
+
+    def __init__(self, tracing: Tracing, topic: str, client_id: str | None, is_answered: bool) -> None:
+        tags = [
+            ("kafka.topic", topic),
+            ("messaging.system", "kafka"),
+            ("messaging.operation.name", "send"),
+            ("messaging.destination.name", topic),
+        ]
+        if client_id:
+            tags.append(("messaging.client.id", str(client_id)))
+        self.tracing = tracing
+        self.is_answered = is_answered
+        self.takes_context = True
+        self.name = quote(f"send {topic}")
+        self.general = span_template(
+            "PRODUCER", tracing.service, tracing.remote_service, topic, tags, varying=b"%b"
+        )
+        ordinary = ordinary_template(self.general, b"%b", self.name, _ENQUEUED, _PLACE)
+        self.ordinary = ordinary if is_answered else None
+
+    def end(self, sending: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
+        """Report a span whatever became of its record; None and None when nobody knows. Never raises."""
+        if sending.started_ns < self.tracing.born_ns:
+            return
+        try:
+            self._write(sending, metadata, error, ended_ns)
+        except BaseException as failure:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+            finish("recording a send", failure, self._write, sending, metadata, error, ended_ns)
+
+    def _write(self, sending: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
+        started_ns, annotations = sending.started_ns, b""
+        if sending.enqueued_ns:
+            annotations = _ENQUEUED % ((sending.timestamp_ns + sending.enqueued_ns - started_ns) // 1000)
+        extras = sending.extras
+        self.tracing.report(
+            self.general
+            % (
+                sending.trace_id,
+                sending.span_id,
+                parent_part(sending.parent_id, extras is not None and extras.debug),
+                self.name,
+                sending.timestamp_ns // 1000,
+                (ended_ns - started_ns) // 1000 or 1,
+                annotations,
+                key_part(sending.key),
+                self._outcome(sending, metadata, error),
+            )
+        )
+
+    def _outcome(self, sending: SendSpan, metadata: Any, error: BaseException | None) -> bytes:
+        tags = extras_parts(sending.extras)[2]
+        if sending.is_tombstone:
+            tags += b',"messaging.kafka.message.tombstone":"true"'
+        if error is not None:
+            return tags + error_part(error)
+        if metadata is None:
+            return tags + b',"error":"timeout","error.type":"timeout"'
+        # With acks=0 there is no offset; kafka-python 3.0 calls it 0.
+        if self.is_answered and metadata.offset is not None and metadata.offset >= 0:
+            return tags + _PLACE % (metadata.partition, metadata.offset)
+        return tags + b',"messaging.destination.partition.id":"%d"' % metadata.partition
+
+
+class SendSpan:
+    """The open span of one send: its future calls it with the record's metadata, or with the error.
+
+    When the future goes away without either, the producer gave the record up: the span ends as a timeout.
+    `lane` is None once the span has ended.
+    """
+
+    __slots__ = (
+        "enqueued_ns",
+        "extras",
+        "is_tombstone",
+        "key",
+        "lane",
+        "parent_id",
+        "span_id",
+        "started_ns",
+        "timestamp_ns",
+        "trace_id",
+    )
+
+    def __init__(
+        self,
+        lane: SendTemplates,
+        trace_id: bytes,
+        span_id: bytes,
+        parent_id: bytes | None,
+        extras: Extras | None,
+        key: object,
+        is_tombstone: bool,
+    ) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.parent_id = parent_id
+        self.extras = extras
+        self.key = key
+        self.is_tombstone = is_tombstone
+        self.enqueued_ns = 0
+        """When send() returned to its caller, on the performance counter."""
+        self.timestamp_ns = time_ns()
+        self.started_ns = perf_counter_ns()
+        self.lane: SendTemplates | None = lane  # last, since a signal handler can end this at any line
+
+    def __call__(self, outcome: Any) -> None:
+        """End the span, if it is open. Never raises."""
+        ended_ns = perf_counter_ns()
+        lane, self.lane = self.lane, None
+        if lane is None:
+            return
+        if isinstance(outcome, BaseException):
+            lane.end(self, None, outcome, ended_ns)
+            return
+        try:
+            offset, template, started_ns = outcome.offset, lane.ordinary, self.started_ns
+            if (
+                template is None
+                or self.is_tombstone
+                or self.extras is not None
+                or offset is None
+                or offset < 0
+                or started_ns < lane.tracing.born_ns
+            ):
+                lane.end(self, outcome, None, ended_ns)
+                return
+            parent_id, timestamp_ns = self.parent_id, self.timestamp_ns
+            lane.tracing.report(
+                template
+                % (
+                    self.trace_id,
+                    self.span_id,
+                    b"" if parent_id is None else b',"parentId":"' + parent_id + b'"',
+                    timestamp_ns // 1000,
+                    (ended_ns - started_ns) // 1000 or 1,
+                    (timestamp_ns + self.enqueued_ns - started_ns) // 1000,
+                    key_part(self.key),
+                    outcome.partition,
+                    offset,
+                )
+            )
+        except Exception as failure:  # noqa: BLE001
+            record_failure("recording a send", failure)
+
+    def settle(self, future: Any) -> None:
+        """End the span if the future is done: before 2.2 its callbacks, unlocked, can miss that moment."""
+        if future.is_done:
+            self(future.value if future.exception is None else future.exception)
+
+    def give_up(self) -> None:
+        """End the span, if it is open, as that of a send to which no answer will come. Never raises."""
+        lane, self.lane = self.lane, None
+        if lane is not None:
+            lane.end(self, None, None, perf_counter_ns())
+
+    def __del__(self) -> None:
+        try:
+            if getattr(self, "lane", None) is not None:
+                self.give_up()
+        except BaseException as error:  # noqa: BLE001 (Python would ignore it)
+            pass_on("recording a send", error)
+
+
+def open_sends() -> list[SendSpan]:
+    """Find every open span of a send in this process."""
+    return [found for found in gc.get_objects() if type(found) is SendSpan and found.lane is not None]
+
+
+if not TYPE_CHECKING:
+    with contextlib.suppress(ImportError):
+        from kaspan.interceptor.compiled import SendSpan, open_sends  # noqa: F401 (stands in for the above)

@@ -1,0 +1,1 @@
+"""OpenTelemetry beside kaspan: its tracers, its SDK, its instrumentation of kafka-python."""

@@ -1,0 +1,1 @@
+"""The ways of a finished span out of the application: the ring, and HTTP."""

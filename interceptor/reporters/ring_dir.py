@@ -1,0 +1,100 @@
+"""The directory that applications and the agent share: made private, refused when it may not be ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+
+from kaspan.interceptor.reporters.room import NO_ROOM, NoRoomError
+from kaspan.wire.ring import READ_POS, SUFFIX
+
+MAX_UNREAD_ORPHANS = 64
+"""Rings of ended processes that no agent ever read; with more, no new ring is made (an agent is missing)."""
+
+
+class RingDirError(OSError):
+    """The ring directory cannot be used; the message says which rule it breaks and what to do."""
+
+
+def open_ring_dir(path: str) -> int:
+    """Open the directory, made with mode 0700 if it is missing, and return its descriptor.
+
+    Raises NoRoomError if there is no room for it, RingDirError if it cannot be made, is a symlink or not a
+    directory, belongs to another user, or may be written by others: whoever can write there could put files
+    of their own in a ring's place.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        said = f"interceptor.ring_dir {path} cannot be made: {error.strerror}"
+        if error.errno in NO_ROOM:
+            raise NoRoomError(said) from error
+        raise RingDirError(f"{said}; set it to a place where this user may write") from error
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        what = "is a symlink" if os.path.islink(path) else (error.strerror or str(error)).lower()
+        raise RingDirError(
+            f"interceptor.ring_dir {path}: {what}; it must be a directory of this user's"
+        ) from error
+    status = os.fstat(descriptor)
+    problem = None
+    if status.st_uid != os.geteuid():
+        problem = f"belongs to uid {status.st_uid}, and this process runs as uid {os.geteuid()}"
+    elif status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problem = f"has mode {stat.S_IMODE(status.st_mode):04o}, so others may write there; make it 0700"
+    if problem is not None:
+        os.close(descriptor)
+        raise RingDirError(f"interceptor.ring_dir {path} {problem}")
+    return descriptor
+
+
+def refuse_unread_orphans(directory: int, path: str) -> None:
+    """Raise RingDirError when ended processes have left too many rings that no agent ever read."""
+    orphans = 0
+    for name in os.listdir(directory):
+        if name.endswith(SUFFIX) and _is_unread_orphan(directory, name):
+            orphans += 1
+            if orphans >= MAX_UNREAD_ORPHANS:
+                raise RingDirError(
+                    f"{path} holds {orphans} span rings of ended processes that no agent has read; start "
+                    "`kaspan agent` with this ring directory, or set interceptor.enabled to false"
+                )
+
+
+def is_read(path: str) -> bool:
+    """Whether an agent reads the rings of a directory: it holds the directory's lock."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_unread_orphan(directory: int, name: str) -> bool:
+    try:
+        descriptor = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
+        )
+    except OSError:
+        return False  # gone since it was listed, or not ours to judge
+    try:
+        position = os.pread(descriptor, 8, READ_POS)
+        if len(position) < 8 or struct.unpack("<Q", position)[0] != 0:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False  # its owner lives and holds the lock
+    finally:
+        os.close(descriptor)
+    return True

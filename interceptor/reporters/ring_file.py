@@ -1,0 +1,159 @@
+"""The file of one span ring: made in a ring directory, whole and locked, and mapped into memory."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import sys
+
+from kaspan.interceptor.failures import is_from_outside
+from kaspan.interceptor.reporters.ring_dir import RingDirError, open_ring_dir, refuse_unread_orphans
+from kaspan.interceptor.reporters.room import NO_ROOM, NoRoomError, room, shortage
+from kaspan.wire import ring as layout
+
+
+def sizes(max_bytes: int) -> list[int]:
+    """Return how many bytes for spans a ring may have, the best first: all, a half, a quarter."""
+    wanted = max_bytes & ~7
+    return [wanted, *(size for size in (wanted // 2 & ~7, wanted // 4 & ~7) if size >= layout.MIN_DATA_BYTES)]
+
+
+class RingFile:
+    """A new ring in `directory` with `max_bytes` for spans, or a half or quarter of it where room is short.
+
+    `mapped` is the file, `data_bytes` of it are for spans, and `shortage` says why these are not all.
+    `process` describes the process. A directory that is a fallback, which nobody has chosen, must be on a
+    file system that keeps room which was allocated: on others a full disk would end the process that writes.
+    Raises RingDirError where a rule is broken, NoRoomError where there is no room.
+    """
+
+    def __init__(
+        self, directory: str, max_bytes: int, process: dict[str, object], is_fallback: bool = False
+    ) -> None:
+        self.directory = directory
+        self.shortage = ""
+        descriptor = open_ring_dir(directory)
+        try:
+            refuse_unread_orphans(descriptor, directory)
+            if is_fallback and not room(descriptor).keeps_room:
+                raise NoRoomError(f"the file system of {directory} may not have later what was allocated")
+            self._make(descriptor, max_bytes, process)
+        except (RingDirError, NoRoomError):
+            raise
+        except OSError as error:
+            if is_from_outside(error):
+                raise  # a signal handler's TimeoutError is one
+            kind = NoRoomError if error.errno in NO_ROOM else RingDirError
+            raise kind(f"no span ring can be made in {directory}: {error.strerror or error}") from error
+        finally:
+            os.close(descriptor)
+
+    def _make(self, directory: int, max_bytes: int, process: dict[str, object]) -> None:
+        """Make the file under a temporary name and rename it when it is whole and locked."""
+        name = f"{os.getpid()}-{os.urandom(8).hex()}"
+        temporary, final = f".{name}.tmp", name + layout.SUFFIX
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
+        try:
+            # The owner's lock for life: when it can be had, the owner is gone. The mapping keeps it, not the
+            # descriptor, which processes that turn into daemons close together with all others.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.data_bytes = self._allocate(directory, descriptor, max_bytes)
+            os.pwrite(descriptor, layout.pack_header(self.data_bytes, json.dumps(process).encode()), 0)
+            self._identity = _identity(descriptor)
+            self.mapped, self._map_descriptor = _map(descriptor, layout.HEADER_BYTES + self.data_bytes)
+            self._named, self._root = _named(temporary, directory), _named("/")
+            os.rename(temporary, final, src_dir_fd=directory, dst_dir_fd=directory)
+            self.path = f"{self.directory}/{final}"
+        except BaseException:
+            os.unlink(temporary, dir_fd=directory)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _allocate(self, directory: int, descriptor: int, max_bytes: int) -> int:
+        """Take room for spans, as much of `max_bytes` as there is, and return how much."""
+        for data_bytes in sizes(max_bytes):
+            # Announced to all that make a ring at this moment, before any of them looks how much is left.
+            os.ftruncate(descriptor, layout.HEADER_BYTES + data_bytes)
+            left = room(directory)
+            if left.spare_bytes >= 0:
+                try:
+                    # A sparse file on a full tmpfs would be a SIGBUS in the application later.
+                    os.posix_fallocate(descriptor, 0, layout.HEADER_BYTES + data_bytes)
+                except OSError as error:
+                    if error.errno not in NO_ROOM:
+                        raise
+                else:
+                    # Users of other directories have announced nothing here.
+                    left = room(directory)
+                    if left.spare_bytes >= 0:
+                        return data_bytes
+            if not self.shortage:
+                self.shortage = shortage(self.directory, layout.HEADER_BYTES + data_bytes, left)
+        raise NoRoomError(self.shortage)
+
+    def is_gone(self) -> bool:
+        """Whether the file is no longer where it was made, so that an agent that starts will not find it."""
+        try:
+            return _named(self.path) != self._named
+        except (FileNotFoundError, NotADirectoryError):
+            return _named("/") == self._root  # in another root, paths say nothing
+        except OSError as error:
+            if is_from_outside(error):
+                raise
+            return False
+
+    def unread(self) -> list[bytes]:
+        """Return the spans that no agent has taken."""
+        try:
+            header = layout.Header(self.mapped[: layout.HEADER_BYTES])
+        except layout.RingError:
+            return []  # somebody has written over it
+        payloads: list[bytes] = []
+        position, end = header.read_pos, header.write_pos
+        while position < end:
+            index = position % self.data_bytes
+            size, at = min(end - position, self.data_bytes - index), layout.HEADER_BYTES + index
+            found, after, _ = layout.read_frames(self.mapped[at : at + size], position, self.data_bytes)
+            payloads += found
+            if after == position:
+                break
+            position = after
+        return payloads
+
+    def abandon(self) -> None:
+        """Unmap the file; nothing may refer to `mapped` any more."""
+        if self._map_descriptor is None or _identity(self._map_descriptor) in (self._identity, None):
+            self.mapped.close()
+        else:
+            # Its descriptor was closed, and the number is somebody else's by now: to close the mapping, or
+            # to let Python free it, would close that one. What hooks hold is freed after all modules are.
+            os.register_at_fork(before=lambda _kept=self.mapped: None)
+
+
+def _map(descriptor: int, size: int) -> tuple[mmap.mmap, int | None]:
+    """Map a file, and tell which descriptor Python keeps for the mapping: None from 3.13 on."""
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(descriptor, size, trackfd=False), None
+    probe = os.dup(descriptor)
+    os.close(probe)
+    # The next one that is made has the same number; unless another thread was faster, which `abandon` sees.
+    return mmap.mmap(descriptor, size), probe
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is; None when it is closed."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _named(path: str, directory: int | None = None) -> tuple[int, int]:
+    """Which file a path names, which begins at a directory."""
+    status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+    return status.st_dev, status.st_ino

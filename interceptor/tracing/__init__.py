@@ -1,0 +1,1 @@
+"""Spans, their ids and contexts, sampling and propagation."""

@@ -1,0 +1,21 @@
+"""What few spans have: another name, tags and annotations of the application's, the debug flag."""
+
+from __future__ import annotations
+
+from opentelemetry.util.types import AttributeValue
+
+
+class Extras:
+    """What few spans have: another name, tags and annotations of the application's, the debug flag."""
+
+    __slots__ = ("annotations", "debug", "dropped_annotations", "dropped_tags", "name", "tags", "values")
+
+    def __init__(self, debug: bool = False) -> None:
+        self.debug = debug
+        self.name: str | None = None
+        self.tags: dict[str, str] = {}
+        self.values: dict[str, AttributeValue] = {}
+        """Tags as they were set, before they became text."""
+        self.annotations: list[tuple[int, str]] = []
+        """Pairs of timestamp in us and text."""
+        self.dropped_tags = self.dropped_annotations = 0

@@ -1,0 +1,1 @@
+"""What tests share: programs, servers that misbehave, fakes of the network, spans."""

@@ -1,0 +1,146 @@
+"""Switching tracing on: by the settings in force, once, and never to the application's harm."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from kaspan.interceptor.bootstrap.program import program_name
+from support.programs import SEND, TRACED, Desk, outcome
+from support.ring_reader import Reader
+
+PROGRAMS = {
+    "a script": ("/srv/shop/till.py", "till"),
+    "a command": ("/usr/bin/gunicorn", "gunicorn"),
+    "a package run by -m": ("/srv/shop/till/__main__.py", "till"),
+    "-c": ("-c", "python"),
+    "-m not yet resolved": ("-m", "python"),
+    "a prompt": ("", "python"),
+    "a name with points": ("/srv/till.v2.py", "till.v2"),
+}
+
+
+@pytest.mark.parametrize(("argument", "expected"), PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_service_is_called_like_the_program(
+    monkeypatch: pytest.MonkeyPatch, argument: str, expected: str
+) -> None:
+    """Without a name for the service it is the program's, without folders and .py."""
+    monkeypatch.setattr(sys, "argv", [argument, "--port", "80"])
+
+    assert program_name() == expected
+
+
+def test_service_has_a_name_where_there_is_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An embedded interpreter has no sys.argv, and still a service."""
+    monkeypatch.delattr(sys, "argv")
+
+    assert program_name() == "python"
+
+
+RARELY_NEEDED = (
+    *("kaspan.interceptor." + name for name in ("calls", "functions", "named", "peer", "reporter", "sdk")),
+    *("opentelemetry.sdk", "opentelemetry.instrumentation", "yaml"),
+)
+
+
+def test_import_of_kafka_does_not_bring_in_what_few_applications_need(desk: Desk) -> None:
+    """Functions as spans, the peer, OpenTelemetry's SDK, the HTTP reporter and YAML come when wanted."""
+    code = f"import kafka, sys; print([name for name in {RARELY_NEEDED!r} if name in sys.modules])"
+
+    assert outcome(desk.traced(code)) == (0, "[]\n", "")
+
+
+ORDERS = {
+    "before kafka": "from kaspan.interceptor import traced\nimport kafka\n",
+    "after kafka": "import kafka\nfrom kaspan.interceptor import traced\n",
+}
+
+
+@pytest.mark.parametrize("imports", ORDERS.values(), ids=ORDERS.keys())
+def test_decorated_function_is_traced_in_whatever_order_modules_come(desk: Desk, imports: str) -> None:
+    """A call of a decorated function is a span, wherever the application imports the decorator."""
+    code = f"{imports}@traced('parse')\ndef parse(): pass\nparse()"
+
+    assert outcome(desk.traced(code)) == (0, "", "")
+
+    assert [span.name for span in Reader(desk.ring_dir).take()] == ["parse"]
+
+
+NAMES = {
+    "ours": ({"KASPAN_SERVICE": "ours"}, "ours"),
+    "OpenTelemetry's": ({"KASPAN_SERVICE": None, "OTEL_SERVICE_NAME": "theirs"}, "theirs"),
+    "ours before OpenTelemetry's": ({"KASPAN_SERVICE": "ours", "OTEL_SERVICE_NAME": "theirs"}, "ours"),
+}
+
+
+@pytest.mark.parametrize(("variables", "expected"), NAMES.values(), ids=NAMES.keys())
+def test_service_is_named_by_the_environment(
+    desk: Desk, variables: dict[str, str | None], expected: str
+) -> None:
+    """KASPAN_SERVICE, else OTEL_SERVICE_NAME, is on every span."""
+    words = desk.kaspan_run()
+    done = desk.run(words[0], "run", words[-1], "-c", SEND, **variables)
+
+    assert outcome(done) == (0, "", "")
+    (span,) = Reader(desk.ring_dir).take()
+    assert span.local_endpoint is not None
+    assert span.local_endpoint.service_name == expected
+
+
+def test_settings_of_the_file_are_in_force(desk: Desk) -> None:
+    """What the YAML file says, read from where the user started, holds in the application."""
+    (desk.directory / "kaspan.yaml").write_text("interceptor: {remote_service: 'kafka/{topic}'}\n")
+    code = f"import os; os.chdir('/')\n{SEND}"
+
+    assert outcome(desk.traced(code, KASPAN_CONFIG="kaspan.yaml")) == (0, "", "")
+
+    (span,) = Reader(desk.ring_dir).take()
+    assert span.remote_endpoint is not None
+    assert span.remote_endpoint.service_name == "kafka/orders"
+
+
+BAD = {
+    "a missing file": ({"KASPAN_CONFIG": "/no/such/file.yaml"}, "/no/such/file.yaml"),
+    "a wrong value": ({"KASPAN_INTERCEPTOR__SAMPLING__RATE": "-1"}, "interceptor.sampling.rate"),
+}
+
+
+@pytest.mark.parametrize(("variables", "said"), BAD.values(), ids=BAD.keys())
+def test_bad_settings_are_one_warning_and_no_tracing(
+    desk: Desk, variables: dict[str, str], said: str
+) -> None:
+    """The application runs untraced, and one warning names the mistake."""
+    done = desk.traced(TRACED, **variables)
+
+    assert (done.returncode, done.stdout) == (0, "False\n")
+    assert done.stderr.count("kaspan:") == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+MISSING = {
+    "KafkaProducer": "import kafka.producer.kafka as k; del k.KafkaProducer",
+    "KafkaConsumer": "import kafka.consumer.group as g; del g.KafkaConsumer",
+    "the record": "import kafka.consumer.fetcher as f; del f.ConsumerRecord",
+}
+
+
+@pytest.mark.parametrize("change", MISSING.values(), ids=MISSING.keys())
+def test_kafka_python_of_another_shape_is_one_warning(desk: Desk, change: str) -> None:
+    """A kafka-python in which a patch point is missing runs on, with one warning and no traceback."""
+    twice = "from kaspan.interceptor.bootstrap.activation import activate; activate(); activate()"
+    code = f"import kafka; {change}\n{twice}"
+    done = desk.plain(code)
+
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("kaspan: ")
+
+
+@pytest.mark.parametrize("level", ["logging.ERROR", "logging.CRITICAL"])
+def test_warnings_go_the_way_of_the_applications_logging(desk: Desk, level: str) -> None:
+    """An application that wants to hear of errors only does not hear of ours."""
+    code = f"import logging; logging.basicConfig(level={level})\n{TRACED}"
+
+    assert outcome(desk.traced(code, KASPAN_INTERCEPTOR__ENABLED="x")) == (0, "False\n", "")
