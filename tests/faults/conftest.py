@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.demo.cluster import MockCluster
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
+def zipkin_stub() -> Iterator[ZipkinStub]:
     """Give a collector that takes everything."""
-    sink = Sink()
-    yield sink
-    sink.close()
+    zipkin_stub = ZipkinStub()
+    yield zipkin_stub
+    zipkin_stub.close()

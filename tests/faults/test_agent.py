@@ -17,7 +17,7 @@ from support.deployment import Deployment, Running
 from support.load import RingApplication
 from support.ring_writer import RingWriter, span
 from support.waiting import wait_until
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 
 def start_agent(deployment: Deployment, *arguments: str, **variables: str) -> Running:
@@ -35,24 +35,28 @@ def rings(deployment: Deployment) -> Path:
     return deployment.ring_dir
 
 
-def missing(sink: Sink, written: set[str]) -> set[str]:
-    return written - set(sink.stored)
+def missing(zipkin_stub: ZipkinStub, written: set[str]) -> set[str]:
+    return written - set(zipkin_stub.stored)
 
 
-def arrive(sink: Sink, written: set[str]) -> None:
+def arrive(zipkin_stub: ZipkinStub, written: set[str]) -> None:
     """Wait until everything that was written has been stored."""
-    wait_until(lambda: not missing(sink, written), f"{len(written)} spans at the collector", deadline_s=60.0)
+    wait_until(
+        lambda: not missing(zipkin_stub, written), f"{len(written)} spans at the collector", deadline_s=60.0
+    )
 
 
-def test_spans_of_a_collector_that_is_away_arrive_when_it_comes(deployment: Deployment, sink: Sink) -> None:
+def test_spans_of_a_collector_that_is_away_arrive_when_it_comes(
+    deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """The collector is down while the application runs and until it is gone; its spans come."""
-    sink.close()
-    agent = start_agent(deployment, "--zipkin", sink.url)
+    zipkin_stub.close()
+    agent = start_agent(deployment, "--zipkin", zipkin_stub.url)
     application = RingApplication(rings(deployment), "1.ring", 1)
     wait_until(lambda: len(application.written) > 500, "500 spans")
     written = application.end()
     wait_until(lambda: not os.listdir(deployment.ring_dir), "the ring to be taken")
-    again = Sink(port=sink.port)
+    again = ZipkinStub(port=zipkin_stub.port)
     arrive(again, written)
     again.close()
     assert max(again.stored.values()) == 1
@@ -60,7 +64,7 @@ def test_spans_of_a_collector_that_is_away_arrive_when_it_comes(deployment: Depl
     assert agent.stderr.count("works again") == 1
 
 
-def test_spans_of_a_process_that_kills_itself_arrive(deployment: Deployment, sink: Sink) -> None:
+def test_spans_of_a_process_that_kills_itself_arrive(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """What a process had put into its ring when SIGKILL came is delivered, without a flush of its own."""
     program = (
         "import os, signal, sys; from pathlib import Path; from support.ring_writer import RingWriter, span\n"
@@ -72,31 +76,33 @@ def test_spans_of_a_process_that_kills_itself_arrive(deployment: Deployment, sin
     command = [sys.executable, "-c", program, str(rings(deployment))]
     ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": tests}, check=False)
     assert ran.returncode == -signal.SIGKILL
-    start_agent(deployment, "--zipkin", sink.url)
-    arrive(sink, {f"{number:016x}" for number in range(1, 101)})
+    start_agent(deployment, "--zipkin", zipkin_stub.url)
+    arrive(zipkin_stub, {f"{number:016x}" for number in range(1, 101)})
 
 
-def test_sigterm_takes_and_delivers_what_there_is(deployment: Deployment, sink: Sink) -> None:
+def test_sigterm_takes_and_delivers_what_there_is(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """The agent ends with 0, and a span written just before is at the collector."""
-    agent = start_agent(deployment, "--zipkin", sink.url, KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S="3600")
+    agent = start_agent(deployment, "--zipkin", zipkin_stub.url, KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S="3600")
     application = RingApplication(rings(deployment), "1.ring", 1)
     wait_until(lambda: len(application.written) > 50, "50 spans")
     written = application.end()
     assert agent.terminate() == 0
-    assert missing(sink, written) == set()
+    assert missing(zipkin_stub, written) == set()
     assert f"stopped: {len(written)} spans taken" in agent.stderr
     assert "0 left in the spool" in agent.stderr
 
 
-def test_sigterm_with_the_collector_away_says_what_is_left(deployment: Deployment, sink: Sink) -> None:
+def test_sigterm_with_the_collector_away_says_what_is_left(
+    deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """Nobody waits for a collector that does not answer; the spans are counted and go with the next agent."""
-    sink.close()
+    zipkin_stub.close()
     writer = RingWriter(rings(deployment))
     writer.put(span(1))
-    agent = start_agent(deployment, "--zipkin", sink.url)
+    agent = start_agent(deployment, "--zipkin", zipkin_stub.url)
     assert agent.terminate() == 0
     assert "1 left in the spool" in agent.stderr
-    again = Sink(port=sink.port)
+    again = ZipkinStub(port=zipkin_stub.port)
     start_agent(deployment, "--zipkin", again.url)
     arrive(again, {f"{1:016x}"})
     again.close()
@@ -108,7 +114,7 @@ def test_sigterm_with_the_collector_away_says_what_is_left(deployment: Deploymen
     "moment", ["kaspan.cli.agent._load", "kaspan.agent.agent.Spool", "kaspan.agent.agent.Agent.start"]
 )
 def test_signal_during_the_start_is_heeded_when_it_is_done(
-    deployment: Deployment, sink: Sink, moment: str, number: signal.Signals
+    deployment: Deployment, zipkin_stub: ZipkinStub, moment: str, number: signal.Signals
 ) -> None:
     """A supervisor that changes its mind gets an agent that ends in order, and one that reloads a reload."""
     program = (
@@ -125,7 +131,7 @@ def test_signal_during_the_start_is_heeded_when_it_is_done(
     )
     writer = RingWriter(rings(deployment))
     writer.put(span(1))
-    command = (sys.executable, "-c", program, moment, str(int(number)), "--zipkin", sink.url)
+    command = (sys.executable, "-c", program, moment, str(int(number)), "--zipkin", zipkin_stub.url)
     agent = deployment.start("agent", *command)
     if number == signal.SIGHUP:
         wait_until(lambda: "SIGHUP: " in agent.stderr or agent.process.poll() is not None, "the reload")
@@ -161,19 +167,19 @@ def stop_again(agent: Running, stop: signal.Signals) -> bool:
     return agent.process.poll() is not None
 
 
-def test_second_agent_is_refused(deployment: Deployment, sink: Sink, tmp_path: Path) -> None:
+def test_second_agent_is_refused(deployment: Deployment, zipkin_stub: ZipkinStub, tmp_path: Path) -> None:
     """On the same spool it is told who holds it; on the same rings that they are read; the first goes on."""
-    first = start_agent(deployment, "--zipkin", sink.url)
-    same_spool = start_agent(deployment, "--zipkin", sink.url, "--ring-dir", str(tmp_path / "other"))
+    first = start_agent(deployment, "--zipkin", zipkin_stub.url)
+    same_spool = start_agent(deployment, "--zipkin", zipkin_stub.url, "--ring-dir", str(tmp_path / "other"))
     assert same_spool.wait() == 2
     assert f"in use by another agent, pid {first.process.pid}" in same_spool.stderr
-    same_rings = start_agent(deployment, "--zipkin", sink.url, "--spool", str(tmp_path / "other.db"))
+    same_rings = start_agent(deployment, "--zipkin", zipkin_stub.url, "--spool", str(tmp_path / "other.db"))
     assert same_rings.wait() == 2
     assert "is read by another agent" in same_rings.stderr
     assert first.process.poll() is None
 
 
-def test_damaged_rings_do_not_disturb_the_others(deployment: Deployment, sink: Sink) -> None:
+def test_damaged_rings_do_not_disturb_the_others(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """Among hundreds of garbage and cut off rings the good one is delivered, and each is named once."""
     rng = random.Random(5)
     directory = rings(deployment)
@@ -187,9 +193,9 @@ def test_damaged_rings_do_not_disturb_the_others(deployment: Deployment, sink: S
             raw[rng.randrange(24)] = rng.randrange(256)
         path.write_bytes(raw[: rng.choice((0, 100, 4096, 5000, len(raw) - 1))])
     good = RingApplication(directory, "good.ring", 1 << 32)
-    agent = start_agent(deployment, "--zipkin", sink.url)
+    agent = start_agent(deployment, "--zipkin", zipkin_stub.url)
     wait_until(lambda: len(good.written) > 200, "200 spans")
-    arrive(sink, good.end())
+    arrive(zipkin_stub, good.end())
     for number in range(200):
         assert agent.stderr.count(f"/bad-{number}.ring is not read: ") == 1
     assert agent.terminate() == 0
@@ -252,13 +258,13 @@ def fill(deployment: Deployment, agent: Running, said: str) -> tuple[RingWriter,
 
 
 def test_full_disk_holds_back_and_recovers_without_a_restart(
-    small_disk: Path, deployment: Deployment, sink: Sink
+    small_disk: Path, deployment: Deployment, zipkin_stub: ZipkinStub
 ) -> None:
     """Rings are left unread while the disk is full, said once; then everything that was in them arrives."""
-    sink.close()
-    agent = start_agent(deployment, "--zipkin", sink.url, "--spool", str(small_disk / "spool.db"))
+    zipkin_stub.close()
+    agent = start_agent(deployment, "--zipkin", zipkin_stub.url, "--spool", str(small_disk / "spool.db"))
     writer, written = fill(deployment, agent, "database or disk is full")
-    again = Sink(port=sink.port)
+    again = ZipkinStub(port=zipkin_stub.port)
     arrive(again, written)
     wait_until(lambda: "takes spans again" in agent.stderr, "the spool to recover")
     assert writer.put(span(1 << 32))
@@ -269,39 +275,41 @@ def test_full_disk_holds_back_and_recovers_without_a_restart(
     writer.die()
 
 
-def test_disk_that_others_filled_is_waited_for(small_disk: Path, deployment: Deployment, sink: Sink) -> None:
+def test_disk_that_others_filled_is_waited_for(
+    small_disk: Path, deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """With no byte left on the disk spans wait in the ring, and arrive when there is room."""
-    agent = start_agent(deployment, "--zipkin", sink.url, "--spool", str(small_disk / "spool.db"))
+    agent = start_agent(deployment, "--zipkin", zipkin_stub.url, "--spool", str(small_disk / "spool.db"))
     ballast = small_disk / "ballast"
     command = ["dd", "if=/dev/zero", f"of={ballast}", "bs=4096"]
     assert "No space left" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
     writer, written = fill(deployment, agent, "rings are left unread")
     ballast.unlink()
-    arrive(sink, written)
+    arrive(zipkin_stub, written)
     assert agent.terminate() == 0
     writer.die()
 
 
-def test_spool_limit_holds_back_and_recovers(deployment: Deployment, sink: Sink) -> None:
+def test_spool_limit_holds_back_and_recovers(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """agent.spool.max_bytes is kept; ring and spool together lose nothing that was written."""
-    sink.close()
-    agent = start_agent(deployment, "--zipkin", sink.url, KASPAN_AGENT__SPOOL__MAX_BYTES="1048576")
+    zipkin_stub.close()
+    agent = start_agent(deployment, "--zipkin", zipkin_stub.url, KASPAN_AGENT__SPOOL__MAX_BYTES="1048576")
     writer, written = fill(deployment, agent, "agent.spool.max_bytes is 1048576")
     assert deployment.spool_path.stat().st_size < 2 * 1048576
-    again = Sink(port=sink.port)
+    again = ZipkinStub(port=zipkin_stub.port)
     arrive(again, written)
     again.close()
     writer.die()
 
 
-def test_file_size_limit_of_the_process_holds_back(deployment: Deployment, sink: Sink) -> None:
+def test_file_size_limit_of_the_process_holds_back(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """`ulimit -f` is to the spool what a full disk is."""
-    sink.close()
+    zipkin_stub.close()
     limited = 'ulimit -f 1500; exec "$0" -m kaspan.cli.main agent --zipkin "$1"'
-    agent = deployment.start("agent", "sh", "-c", limited, sys.executable, sink.url)
+    agent = deployment.start("agent", "sh", "-c", limited, sys.executable, zipkin_stub.url)
     wait_until(lambda: "reads rings in" in agent.stderr, "the agent's start")
     writer, written = fill(deployment, agent, "rings are left unread")
-    again = Sink(port=sink.port)
+    again = ZipkinStub(port=zipkin_stub.port)
     arrive(again, written)
     again.close()
     assert agent.terminate() == 0

@@ -19,11 +19,11 @@ from kaspan.agent.codec.json_strict import json_batches
 from kaspan.wire import ring as layout
 from support.deployment import Deployment, Running
 from support.load import RingApplication
-from support.raw_http import Client
+from support.raw_http import RawHttpClient
 from support.ring_writer import RingWriter, span
 from support.span_bodies import mutated
 from support.waiting import wait_until
-from support.zipkin_stub import Report, Response, Sink
+from support.zipkin_stub import Report, Response, ZipkinStub
 
 DAMAGED_RINGS = int(os.environ.get("KASPAN_TEST_DAMAGED_RINGS", "600"))
 AT_ONCE = 200
@@ -89,10 +89,10 @@ def as_zipkin(report: Report) -> Response:
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink(as_zipkin)
-    yield sink
-    sink.close()
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    zipkin_stub = ZipkinStub(as_zipkin)
+    yield zipkin_stub
+    zipkin_stub.close()
 
 
 def peak_mb(agent: Running) -> float:
@@ -101,13 +101,13 @@ def peak_mb(agent: Running) -> float:
 
 
 def test_damaged_rings_are_counted_and_disturb_nobody(
-    deployment: Deployment, sink: Sink, tmp_path: Path
+    deployment: Deployment, zipkin_stub: ZipkinStub, tmp_path: Path
 ) -> None:
     """Each is taken as far as it is whole, or named once and counted; the spans of others all arrive."""
     rng = random.Random(12)
     deployment.ring_dir.mkdir(mode=0o700)
     socket_path = str(tmp_path / "agent.sock")
-    agent = deployment.start_agent("--zipkin", sink.url, KASPAN_AGENT__SOCKET=socket_path)
+    agent = deployment.start_agent("--zipkin", zipkin_stub.url, KASPAN_AGENT__SOCKET=socket_path)
     good = RingApplication(deployment.ring_dir, "good.ring", 1 << 40, pause_s=0.005)
     rejected: set[str] = set()
     expected: set[str] = set()
@@ -131,8 +131,8 @@ def test_damaged_rings_are_counted_and_disturb_nobody(
                 rejected.add(name)
                 (deployment.ring_dir / name).unlink()
     expected |= good.end()
-    wait_until(lambda: expected <= set(sink.stored), "the spans that are whole", 90.0)
-    numbers = Client(socket_path).get("/metrics").text
+    wait_until(lambda: expected <= set(zipkin_stub.stored), "the spans that are whole", 90.0)
+    numbers = RawHttpClient(socket_path).get("/metrics").text
     assert f"kaspan_agent_ring_rejected_total {len(rejected)}\n" in numbers
     assert sorted(REJECTED.findall(agent.stderr)) == sorted(rejected)
     assert peak_mb(agent) < PEAK_MB

@@ -15,11 +15,11 @@ from servers.process import free_port
 from support.deployment import KASPAN, Deployment, Running
 from support.hostile_requests import large_body, segments
 from support.load import LOST_ANSWER, HttpApplication
-from support.raw_http import Client, request
+from support.raw_http import RawHttpClient, request
 from support.ring_writer import span
 from support.span_bodies import BODIES, mutated
 from support.waiting import wait_until
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 FUZZED = int(os.environ.get("KASPAN_TEST_FUZZED_REQUESTS", "400"))
 """More on demand: the variable is for a long run by hand."""
@@ -36,7 +36,7 @@ LARGE_BODY_MB = 160
 class Agent:
     """An agent process with a TCP port for everybody and a unix socket for who may."""
 
-    def __init__(self, deployment: Deployment, sink: Sink, **variables: str) -> None:
+    def __init__(self, deployment: Deployment, zipkin_stub: ZipkinStub, **variables: str) -> None:
         self.address = ("127.0.0.1", free_port())
         self.socket = str(deployment.directory / "agent.sock")
         variables = {
@@ -44,7 +44,7 @@ class Agent:
             "KASPAN_AGENT__SOCKET": self.socket,
             **variables,
         }
-        self.process: Running = deployment.start_agent("--zipkin", sink.url, **variables)
+        self.process: Running = deployment.start_agent("--zipkin", zipkin_stub.url, **variables)
         wait_until(lambda: "listens on" in self.process.stderr, "the agent's start")
 
     def memory_mb(self, what: str) -> float:
@@ -60,10 +60,10 @@ class Agent:
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.close()
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    zipkin_stub = ZipkinStub()
+    yield zipkin_stub
+    zipkin_stub.close()
 
 
 def harass(agent: Agent, rng: random.Random) -> None:
@@ -87,7 +87,7 @@ def post_largest(agent: Agent, token: str) -> int:
     """Post a body of the largest size; if any room is still held by others there is none for it, 429."""
     body = b"[" + span(1) + b"]"
     headers = {"authorization": f"Bearer {token}"} if token else {}
-    client = Client(agent.address)
+    client = RawHttpClient(agent.address)
     status = client.post(body + b" " * (MAX_BODY_BYTES - len(body)), **headers).status
     client.close()
     return status
@@ -95,7 +95,7 @@ def post_largest(agent: Agent, token: str) -> int:
 
 @pytest.mark.parametrize("token", [TOKEN, ""], ids=["strangers", "everybody"])
 def test_hostile_requests_cost_little_and_nobody_is_refused_for_them(
-    deployment: Deployment, sink: Sink, token: str
+    deployment: Deployment, zipkin_stub: ZipkinStub, token: str
 ) -> None:
     """A client without a token raises the memory by a few MiB at most, and holds no room once it is gone.
 
@@ -103,7 +103,7 @@ def test_hostile_requests_cost_little_and_nobody_is_refused_for_them(
     it has sent may fill the room meanwhile.
     """
     agent = Agent(
-        deployment, sink, KASPAN_AGENT__TOKEN=token, KASPAN_AGENT__MAX_BODY_BYTES=str(MAX_BODY_BYTES)
+        deployment, zipkin_stub, KASPAN_AGENT__TOKEN=token, KASPAN_AGENT__MAX_BODY_BYTES=str(MAX_BODY_BYTES)
     )
     reporter = HttpApplication(agent.socket, 1 << 40, pause_s=0.02)
     wait_until(lambda: reporter.statuses[202] > 20, "202")
@@ -118,7 +118,7 @@ def test_hostile_requests_cost_little_and_nobody_is_refused_for_them(
     with contextlib.suppress(*LOST_ANSWER):
         wait_until(lambda: post_largest(agent, token) == 202, "the room is free again")
     # Twice as much as one body is there for all: half of it may not be missing.
-    halves = [Client(agent.address) for _ in range(2)]
+    halves = [RawHttpClient(agent.address) for _ in range(2)]
     headers = {"authorization": f"Bearer {token}"} if token else {}
     for client in halves:
         client.send(request(b"[" + b" " * (MAX_BODY_BYTES - 2) + b"]", **headers)[:-1])
@@ -129,17 +129,17 @@ def test_hostile_requests_cost_little_and_nobody_is_refused_for_them(
     agent.end()
 
 
-def test_hostile_bodies_are_read_within_bounds(deployment: Deployment, sink: Sink) -> None:
+def test_hostile_bodies_are_read_within_bounds(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """Bodies of up to 16 MiB of one thing over and over, packed small: each is answered, others served."""
     rng = random.Random(SEED)
-    agent = Agent(deployment, sink)
-    with contextlib.closing(Client(agent.socket)) as client:
+    agent = Agent(deployment, zipkin_stub)
+    with contextlib.closing(RawHttpClient(agent.socket)) as client:
         assert client.post(b"[" + span(1) + b"]").status == 202
     agent.forget_peak()
     before_mb = agent.memory_mb("VmRSS:")
     for number in range(max(10, FUZZED // 20)):
         body, content_type = large_body(rng, 16 << 20)
-        hostile, other = Client(agent.address), Client(agent.socket)
+        hostile, other = RawHttpClient(agent.address), RawHttpClient(agent.socket)
         hostile.send(request(body, content_encoding="gzip", content_type=content_type))
         assert other.post(b"[" + span(number + 2) + b"]").status == 202
         assert hostile.answer().status in (202, 400, 413, 429)
@@ -151,13 +151,15 @@ def test_hostile_bodies_are_read_within_bounds(deployment: Deployment, sink: Sin
     agent.end()
 
 
-def test_more_handshakes_than_descriptors_end_nothing(deployment: Deployment, sink: Sink) -> None:
+def test_more_handshakes_than_descriptors_end_nothing(
+    deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """At 100 open files 300 clients that begin no handshake are cut off one by one, and spans are taken."""
     port, path = free_port(), str(deployment.directory / "agent.sock")
     tls = Path(__file__).parents[1] / "tls"
     agent = deployment.start(
         "agent",
-        *("sh", "-c", 'ulimit -n 100; exec "$@"', "sh", KASPAN, "agent", "--zipkin", sink.url),
+        *("sh", "-c", 'ulimit -n 100; exec "$@"', "sh", KASPAN, "agent", "--zipkin", zipkin_stub.url),
         KASPAN_AGENT__LISTEN=f"127.0.0.1:{port}",
         KASPAN_AGENT__SOCKET=path,
         KASPAN_AGENT__TLS=f"{{cert: {tls / 'server.pem'}, key: {tls / 'server.key'}}}",
@@ -165,11 +167,11 @@ def test_more_handshakes_than_descriptors_end_nothing(deployment: Deployment, si
     wait_until(lambda: "listens on" in agent.stderr, "the agent's start")
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
     for number in range(5):
-        with contextlib.closing(Client(path)) as client:
+        with contextlib.closing(RawHttpClient(path)) as client:
             assert client.post(b"[" + span(number + 1) + b"]").status == 202
     for client in silent:
         client.close()
-    wait_until(lambda: len(sink.stored) == 5, "all spans are delivered")
+    wait_until(lambda: len(zipkin_stub.stored) == 5, "all spans are delivered")
     assert "LimitNOFILE" in agent.stderr
     assert agent.terminate() == 0, agent.stderr
     assert "Traceback" not in agent.stderr

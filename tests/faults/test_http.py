@@ -17,11 +17,11 @@ import pytest
 from support.deployment import Deployment, Running
 from support.full_disk import fill
 from support.load import LOST_ANSWER, HttpApplication
-from support.raw_http import Client, request
+from support.raw_http import RawHttpClient, request
 from support.ring_writer import span
 from support.span_bodies import BODIES, mutated
 from support.waiting import wait_until
-from support.zipkin_stub import Response, Sink
+from support.zipkin_stub import Response, ZipkinStub
 
 FUZZED_BODIES = int(os.environ.get("KASPAN_TEST_FUZZED_BODIES", "2000"))
 """More on demand: the variable is for a long run by hand."""
@@ -32,23 +32,25 @@ PEAK_MB = 128
 class Agent:
     """An agent process that listens on a unix socket, and can be started again where it was."""
 
-    def __init__(self, deployment: Deployment, sink: Sink, **variables: str) -> None:
+    def __init__(self, deployment: Deployment, zipkin_stub: ZipkinStub, **variables: str) -> None:
         self.socket = str(deployment.directory / "agent.sock")
         self._deployment = deployment
-        self._sink = sink
+        self._zipkin_stub = zipkin_stub
         self._variables = {"KASPAN_AGENT__SOCKET": self.socket, **variables}
         self.start()
 
     def start(self) -> None:
-        self.process: Running = self._deployment.start_agent("--zipkin", self._sink.url, **self._variables)
+        self.process: Running = self._deployment.start_agent(
+            "--zipkin", self._zipkin_stub.url, **self._variables
+        )
         wait_until(
             lambda: "listens on" in self.process.stderr or self.process.process.poll() is not None,
             "the agent's start",
         )
         assert self.process.process.poll() is None, self.process.stderr
 
-    def client(self) -> Client:
-        return Client(self.socket)
+    def client(self) -> RawHttpClient:
+        return RawHttpClient(self.socket)
 
     def peak_mb(self) -> float:
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
@@ -56,55 +58,59 @@ class Agent:
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.close()
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    zipkin_stub = ZipkinStub()
+    yield zipkin_stub
+    zipkin_stub.close()
 
 
-def arrive(sink: Sink, acknowledged: set[str]) -> None:
+def arrive(zipkin_stub: ZipkinStub, acknowledged: set[str]) -> None:
     """Wait until everything that was acknowledged has been stored."""
-    wait_until(lambda: acknowledged <= set(sink.stored), f"{len(acknowledged)} spans at the collector", 90.0)
+    wait_until(
+        lambda: acknowledged <= set(zipkin_stub.stored), f"{len(acknowledged)} spans at the collector", 90.0
+    )
 
 
-def test_full_spool_is_429_and_drains_when_the_collector_is_back(deployment: Deployment, sink: Sink) -> None:
+def test_full_spool_is_429_and_drains_when_the_collector_is_back(
+    deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """With the collector away the spool fills to its limit, clients are told, and nothing of it is lost."""
-    sink.answer = lambda report: Response(503)
-    agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__MAX_BYTES=str(1 << 20))
+    zipkin_stub.answer = lambda report: Response(503)
+    agent = Agent(deployment, zipkin_stub, KASPAN_AGENT__SPOOL__MAX_BYTES=str(1 << 20))
     reporter = HttpApplication(agent.socket, 1, in_body=50)
     wait_until(lambda: reporter.statuses[429], "429")
-    sink.answer = lambda report: Response()
+    zipkin_stub.answer = lambda report: Response()
     before = reporter.statuses[202]
     wait_until(lambda: reporter.statuses[202] > before + 10, "room again")
-    arrive(sink, reporter.end())
+    arrive(zipkin_stub, reporter.end())
     assert set(reporter.statuses) == {202, 429}
     assert "agent.spool.max_bytes" in agent.process.stderr
 
 
 def test_full_disk_is_429_and_taken_again_without_a_restart(
-    deployment: Deployment, sink: Sink, disk: Path
+    deployment: Deployment, zipkin_stub: ZipkinStub, disk: Path
 ) -> None:
     """A disk without room refuses clients for as long, and what was acknowledged before and after arrives."""
-    agent = Agent(deployment, sink, KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
+    agent = Agent(deployment, zipkin_stub, KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
     reporter = HttpApplication(agent.socket, 1)
     wait_until(lambda: reporter.statuses[202], "202")
-    sink.answer = lambda report: Response(503)
+    zipkin_stub.answer = lambda report: Response(503)
     fill(disk / "filler")
     wait_until(lambda: reporter.statuses[429], "429")
     (disk / "filler").unlink()
-    sink.answer = lambda report: Response()
+    zipkin_stub.answer = lambda report: Response()
     before = reporter.statuses[202]
     wait_until(lambda: reporter.statuses[202] > before + 10, "room again")
-    arrive(sink, reporter.end())
+    arrive(zipkin_stub, reporter.end())
     assert set(reporter.statuses) == {202, 429}
     assert agent.process.terminate() == 0, agent.process.stderr
     assert "Traceback" not in agent.process.stderr
 
 
-def test_fuzzed_bodies_and_requests_harm_nobody(deployment: Deployment, sink: Sink) -> None:
+def test_fuzzed_bodies_and_requests_harm_nobody(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """Thousands of damaged bodies and requests: each is answered or cut off, others are served."""
     rng = random.Random(7)
-    agent = Agent(deployment, sink)
+    agent = Agent(deployment, zipkin_stub)
     reporter = HttpApplication(agent.socket, 1 << 40)
     bodies = list(BODIES.values())
     statuses: Counter[int | str] = Counter()
@@ -126,7 +132,7 @@ def test_fuzzed_bodies_and_requests_harm_nobody(deployment: Deployment, sink: Si
             client = agent.client()
     client.close()
     print(f"{FUZZED_BODIES} fuzzed: {dict(statuses)}; peak {agent.peak_mb():.0f} MB")
-    arrive(sink, reporter.end())
+    arrive(zipkin_stub, reporter.end())
     assert set(reporter.statuses) == {202}
     assert statuses[202] > 0
     assert statuses[400] > 0
@@ -142,9 +148,11 @@ def test_fuzzed_bodies_and_requests_harm_nobody(deployment: Deployment, sink: Si
     assert "Traceback" not in agent.process.stderr
 
 
-def test_slow_clients_in_any_number_do_not_hold_the_agent(deployment: Deployment, sink: Sink) -> None:
+def test_slow_clients_in_any_number_do_not_hold_the_agent(
+    deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """Hundreds of connections that send a byte of a request now and then: others are served as ever."""
-    agent = Agent(deployment, sink, KASPAN_AGENT__MAX_CONNECTIONS="50")
+    agent = Agent(deployment, zipkin_stub, KASPAN_AGENT__MAX_CONNECTIONS="50")
     slow = []
     for number in range(300):
         client = agent.client()
@@ -157,14 +165,16 @@ def test_slow_clients_in_any_number_do_not_hold_the_agent(deployment: Deployment
             assert agent.client().post(b"[" + span(number + 1) + b"]").status == 202
     for client in slow:
         client.close()
-    arrive(sink, {f"{number + 1:016x}" for number in range(0, 300, 30)})
+    arrive(zipkin_stub, {f"{number + 1:016x}" for number in range(0, 300, 30)})
     assert "more than 50 connections" in agent.process.stderr
 
 
-def test_decompression_bombs_are_refused_within_bounds(deployment: Deployment, sink: Sink) -> None:
+def test_decompression_bombs_are_refused_within_bounds(
+    deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """Bodies that unpack to 256 MiB, from many clients at once, cost no more memory than a large body."""
     bomb = gzip.compress(b"[" + b" " * (1 << 28), 6)
-    agent = Agent(deployment, sink)
+    agent = Agent(deployment, zipkin_stub)
     clients = [agent.client() for _ in range(10)]
     for client in clients:
         client.send(request(bomb, content_encoding="gzip"))
@@ -188,9 +198,11 @@ LARGEST = {
 
 
 @pytest.mark.parametrize("body", LARGEST.values(), ids=LARGEST.keys())
-def test_largest_bodies_are_read_within_bounds(deployment: Deployment, sink: Sink, body: bytes) -> None:
+def test_largest_bodies_are_read_within_bounds(
+    deployment: Deployment, zipkin_stub: ZipkinStub, body: bytes
+) -> None:
     """Bodies of the largest size from many clients at once, or a few KiB of gzip, do not burst the memory."""
-    agent = Agent(deployment, sink)
+    agent = Agent(deployment, zipkin_stub)
     packed = gzip.compress(body, 1)
     clients = [agent.client() for _ in range(8)]
     for client in clients:
@@ -205,11 +217,11 @@ def test_largest_bodies_are_read_within_bounds(deployment: Deployment, sink: Sin
     assert "Traceback" not in agent.process.stderr
 
 
-def test_agent_whose_address_is_taken_does_not_start(deployment: Deployment, sink: Sink) -> None:
+def test_agent_whose_address_is_taken_does_not_start(deployment: Deployment, zipkin_stub: ZipkinStub) -> None:
     """It ends with 2 and one line that names the setting, the address and the way out."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        agent = deployment.start_agent("--zipkin", sink.url, "--listen", address)
+        agent = deployment.start_agent("--zipkin", zipkin_stub.url, "--listen", address)
         assert agent.wait() == 2
     assert agent.stderr.startswith(f"kaspan agent: agent.listen: {address} cannot be listened on: Address ")
     assert agent.stderr.count("\n") == 1

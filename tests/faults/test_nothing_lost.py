@@ -14,33 +14,33 @@ from urllib.parse import urlsplit
 from servers import KafkaServer, ZipkinServer
 from support.deployment import Deployment
 from support.full_disk import fill
-from support.killed_agent import ARRIVAL_S, KILLS, Agent, finish, span_of, tell, zipkin_sender
+from support.killed_agent import ARRIVAL_S, KILLS, KilledAgent, finish, print_outcome, span_of, zipkin_sender
 from support.load import Applications
-from support.lossy_proxy import LOST, Unreliable
+from support.lossy_proxy import LOST, LossyProxy
 from support.ring_writer import span
 from support.waiting import wait_until
-from support.zipkin_stub import Report, Response, Sink
+from support.zipkin_stub import Report, Response, ZipkinStub
 
 
 def test_nothing_is_lost_between_a_killed_agent_and_a_collector_at_its_worst(
-    deployment: Deployment, sink: Sink
+    deployment: Deployment, zipkin_stub: ZipkinStub
 ) -> None:
     """SIGKILLs at random moments; reports are refused, failed, held up or cut off, some spans for ever."""
     rng = random.Random(4)
-    sink.answer = unreliable = Unreliable(
+    zipkin_stub.answer = proxy = LossyProxy(
         random.Random(5), 0.4, is_poison=lambda span_id: int(span_id, 16) % 1999 == 0
     )
-    agent = Agent(deployment, zipkin_sender(sink.url))
+    agent = KilledAgent(deployment, zipkin_sender(zipkin_stub.url))
     applications = Applications(deployment.ring_dir, agent.socket)
     for _ in range(KILLS):
         agent.kill(rng)
         applications.replace_one(rng)
     promised = applications.end()
-    unreliable.rate = 0.0
-    dead = finish(agent, promised, lambda: set(sink.stored), unreliable.refused)
+    proxy.rate = 0.0
+    dead = finish(agent, promised, lambda: set(zipkin_stub.stored), proxy.refused)
     assert os.listdir(deployment.ring_dir) == []
     assert len(promised) > 100 * KILLS
-    tell(promised, sink.stored, dead, f"{KILLS} kills; {dict(unreliable.faults)}")
+    print_outcome(promised, zipkin_stub.stored, dead, f"{KILLS} kills; {dict(proxy.faults)}")
 
 
 class BeforeZipkin:
@@ -69,14 +69,14 @@ class BeforeZipkin:
 
 
 def test_nothing_is_lost_when_zipkin_and_the_agent_are_killed(
-    zipkin: ZipkinServer, deployment: Deployment, sink: Sink
+    zipkin: ZipkinServer, deployment: Deployment, zipkin_stub: ZipkinStub
 ) -> None:
     """A real Zipkin, killed too: it answered 202 for each span, and has all since its last start."""
     rng = random.Random(6)
     service = f"shop-{uuid.uuid4().hex}"
     passed = BeforeZipkin(zipkin)
-    sink.answer = unreliable = Unreliable(random.Random(7), 0.2, passed)
-    agent = Agent(deployment, zipkin_sender(sink.url))
+    zipkin_stub.answer = proxy = LossyProxy(random.Random(7), 0.2, passed)
+    agent = KilledAgent(deployment, zipkin_sender(zipkin_stub.url))
     applications = Applications(deployment.ring_dir, agent.socket, make=span_of(service), pause_s=0.03)
     lives = max(1, KILLS // 15)
     for _ in range(lives):
@@ -90,11 +90,11 @@ def test_nothing_is_lost_when_zipkin_and_the_agent_are_killed(
         zipkin.wait_until_ready()
         agent.kill(rng)
     promised = applications.end()
-    unreliable.rate = 0.0
-    dead = finish(agent, promised, lambda: set(sink.stored), unreliable.refused)
+    proxy.rate = 0.0
+    dead = finish(agent, promised, lambda: set(zipkin_stub.stored), proxy.refused)
     in_zipkin = {span["id"] for span in zipkin.wait_for_spans(service, len(passed.taken), ARRIVAL_S)}
     assert passed.taken - in_zipkin == set()
-    tell(promised, sink.stored, dead, f"{lives} kills of Zipkin, {3 * lives} of the agent")
+    print_outcome(promised, zipkin_stub.stored, dead, f"{lives} kills of Zipkin, {3 * lives} of the agent")
 
 
 def test_nothing_is_lost_when_the_broker_and_the_agent_are_killed(
@@ -104,7 +104,7 @@ def test_nothing_is_lost_when_the_broker_and_the_agent_are_killed(
     rng = random.Random(8)
     service = f"shop-{uuid.uuid4().hex}"
     sender = {"type": "kafka", "bootstrap_servers": [kafka.bootstrap_servers], "timeout_s": 2.0}
-    agent = Agent(deployment, sender)
+    agent = KilledAgent(deployment, sender)
     applications = Applications(deployment.ring_dir, agent.socket, make=span_of(service), pause_s=0.03)
     lives = max(1, KILLS // 30)
     for _ in range(lives):
@@ -125,16 +125,18 @@ def test_nothing_is_lost_when_the_broker_and_the_agent_are_killed(
         return set(found)
 
     dead = finish(agent, promised, arrived, set())
-    tell(promised, found, dead, f"{lives} kills of the broker, {4 * lives} of the agent")
+    print_outcome(promised, found, dead, f"{lives} kills of the broker, {4 * lives} of the agent")
 
 
 def test_nothing_is_lost_when_the_agent_is_killed_on_a_full_disk(
-    disk: Path, deployment: Deployment, sink: Sink
+    disk: Path, deployment: Deployment, zipkin_stub: ZipkinStub
 ) -> None:
     """With the collector away, the disk full, and SIGKILLs on top: what was promised arrives afterwards."""
     rng = random.Random(10)
-    sink.answer = lambda report: Response(503)
-    agent = Agent(deployment, zipkin_sender(sink.url), KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db"))
+    zipkin_stub.answer = lambda report: Response(503)
+    agent = KilledAgent(
+        deployment, zipkin_sender(zipkin_stub.url), KASPAN_AGENT__SPOOL__PATH=str(disk / "spool.db")
+    )
     applications = Applications(
         deployment.ring_dir, agent.socket, make=lambda number: span(number, extra_bytes=500)
     )
@@ -145,10 +147,10 @@ def test_nothing_is_lost_when_the_agent_is_killed_on_a_full_disk(
         agent.kill(rng)
         applications.replace_one(rng)
     (disk / "filler").unlink()
-    sink.answer = lambda report: Response()
+    zipkin_stub.answer = lambda report: Response()
     for _ in range(2):
         agent.kill(rng)
     promised = applications.end()
-    dead = finish(agent, promised, lambda: set(sink.stored), set())
+    dead = finish(agent, promised, lambda: set(zipkin_stub.stored), set())
     assert {status for client in applications.clients for status in client.statuses} == {202, 429}
-    tell(promised, sink.stored, dead, "on a full disk")
+    print_outcome(promised, zipkin_stub.stored, dead, "on a full disk")

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from support.deployment import Deployment
-from support.killed_agent import KILLS, Agent, finish, tell, zipkin_sender
+from support.killed_agent import KILLS, KilledAgent, finish, print_outcome, zipkin_sender
 from support.load import Applications, RingApplication
 from support.ring_writer import RingWriter, span
 from support.slow_disk import slow_disk
 from support.waiting import wait_until
-from support.zipkin_stub import Response, Sink
+from support.zipkin_stub import Response, ZipkinStub
 
 LARGE_BYTES = 200_000
 LARGE_SPANS = 400
@@ -30,12 +30,12 @@ HOUR_US = 3600 * 1_000_000
 
 @pytest.mark.parametrize("removed", [("",), ("-journal",), ("", "-journal"), ("", "-journal", ".lock")])
 def test_nothing_is_lost_when_the_spool_is_removed_under_the_agent(
-    deployment: Deployment, sink: Sink, removed: tuple[str, ...]
+    deployment: Deployment, zipkin_stub: ZipkinStub, removed: tuple[str, ...]
 ) -> None:
     """Somebody cleans up: what was acknowledged before and after is in the file that the next agent opens."""
     rng = random.Random(16)
-    sink.answer = lambda report: Response(503)
-    agent = Agent(deployment, zipkin_sender(sink.url))
+    zipkin_stub.answer = lambda report: Response(503)
+    agent = KilledAgent(deployment, zipkin_sender(zipkin_stub.url))
     applications = Applications(deployment.ring_dir, agent.socket)
     for _ in range(max(2, KILLS // 5)):
         wait_until(agent.is_up, "the agent's start")
@@ -53,20 +53,20 @@ def test_nothing_is_lost_when_the_spool_is_removed_under_the_agent(
             wait_until(lambda: "it is written again" in agent.running.stderr, "a whole file", every_s=0.01)
         agent.kill(rng)
         applications.replace_one(rng)
-    sink.answer = lambda report: Response()
+    zipkin_stub.answer = lambda report: Response()
     promised = applications.end()
-    dead = finish(agent, promised, lambda: set(sink.stored), set())
-    tell(promised, sink.stored, dead, "removed spools")
+    dead = finish(agent, promised, lambda: set(zipkin_stub.stored), set())
+    print_outcome(promised, zipkin_stub.stored, dead, "removed spools")
 
 
 def test_nothing_younger_is_lost_when_spans_expire_and_the_spool_is_compacted_under_kills(
-    deployment: Deployment, sink: Sink
+    deployment: Deployment, zipkin_stub: ZipkinStub
 ) -> None:
     """Killed while it deletes 80 MB and gives them back, it keeps what is new, and dead letters."""
     rng = random.Random(18)
-    agent = Agent(
+    agent = KilledAgent(
         deployment,
-        zipkin_sender(sink.url),
+        zipkin_sender(zipkin_stub.url),
         KASPAN_AGENT__SPOOL__MAX_AGE_S="600",
         **slow_disk(deployment.directory),
     )
@@ -74,7 +74,7 @@ def test_nothing_younger_is_lost_when_spans_expire_and_the_spool_is_compacted_un
     promised: set[str] = set()
     expired: set[str] = set()
     for life in range(max(1, KILLS // 15)):
-        sink.answer = lambda report: Response(503)
+        zipkin_stub.answer = lambda report: Response(503)
         wait_until(agent.is_up, "the agent's start")
         application = RingApplication(deployment.ring_dir, f"{life}-young.ring", (life + 1) << 32, 0.005)
         fill(deployment.ring_dir, f"{life}-old.ring", old)
@@ -89,7 +89,7 @@ def test_nothing_younger_is_lost_when_spans_expire_and_the_spool_is_compacted_un
             )
             agent.kill(rng)
         promised |= application.end()
-        sink.answer = lambda report: Response()
+        zipkin_stub.answer = lambda report: Response()
         writer = RingWriter(deployment.ring_dir, f"{life}-last.ring")
         first = (1 << 40) + 10 * life
         for number in range(first, first + 3):
@@ -104,10 +104,10 @@ def test_nothing_younger_is_lost_when_spans_expire_and_the_spool_is_compacted_un
         writer.die()
     promised -= expired
     assert len(promised) > 100
-    dead = finish(agent, promised, lambda: set(sink.stored), ids(letters))
+    dead = finish(agent, promised, lambda: set(zipkin_stub.stored), ids(letters))
     assert dead == ids(letters)
-    assert not ids(old) & set(sink.stored)
-    tell(promised, sink.stored, dead, f"{len(expired)} expired")
+    assert not ids(old) & set(zipkin_stub.stored)
+    print_outcome(promised, zipkin_stub.stored, dead, f"{len(expired)} expired")
 
 
 def ids(numbers: Iterable[int]) -> set[str]:
@@ -147,7 +147,7 @@ def rows_older_than_an_hour(path: Path) -> int:
     return count
 
 
-def is_compacting(agent: Agent) -> bool:
+def is_compacting(agent: KilledAgent) -> bool:
     """Whether the journal has more than its reserve, or all is done."""
     assert agent.running.process.poll() is None, agent.running.stderr
     journal = Path(f"{agent.spool_path}-journal")

@@ -11,11 +11,11 @@ import pytest
 
 from servers import KafkaServer, ZipkinServer
 from support.deployment import Deployment
-from support.killed_agent import KILLS, Agent, finish, span_of, tell, zipkin_sender
+from support.killed_agent import KILLS, KilledAgent, finish, print_outcome, span_of, zipkin_sender
 from support.load import Applications, MakeSpan
 from support.lossy_proxy import DRIP_S
 from support.waiting import wait_until
-from support.zipkin_stub import Response, Sink
+from support.zipkin_stub import Response, ZipkinStub
 
 EVERY_POISONED = 53
 BROKEN: dict[str, Response] = {
@@ -29,23 +29,23 @@ BROKEN: dict[str, Response] = {
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
 def test_nothing_is_given_up_for_a_target_that_is_broken(
-    deployment: Deployment, sink: Sink, answer: Response
+    deployment: Deployment, zipkin_stub: ZipkinStub, answer: Response
 ) -> None:
     """While it takes nothing nothing is a dead letter, and the log says so; when it works all arrive."""
     rng = random.Random(12)
-    sink.answer = lambda report: answer
-    agent = Agent(deployment, zipkin_sender(sink.url))
+    zipkin_stub.answer = lambda report: answer
+    agent = KilledAgent(deployment, zipkin_sender(zipkin_stub.url))
     applications = Applications(deployment.ring_dir, agent.socket)
     for _ in range(max(2, KILLS // 5)):
         wait_until(lambda: "spans wait in the spool" in agent.running.stderr, "the log", every_s=0.01)
         agent.kill(rng)
         applications.replace_one(rng)
-    assert not sink.stored
-    sink.answer = lambda report: Response()
+    assert not zipkin_stub.stored
+    zipkin_stub.answer = lambda report: Response()
     agent.kill(rng)
     promised = applications.end()
-    assert finish(agent, promised, lambda: set(sink.stored), set()) == set()
-    tell(promised, sink.stored, set(), "broken target")
+    assert finish(agent, promised, lambda: set(zipkin_stub.stored), set()) == set()
+    print_outcome(promised, zipkin_stub.stored, set(), "broken target")
 
 
 def key_twice(span: bytes) -> bytes:
@@ -86,7 +86,7 @@ def test_poisoned_spans_harm_no_others_on_the_way_through_kafka(
     rng = random.Random(14)
     service = f"shop-{uuid.uuid4().hex}"
     sender = {"type": "kafka", "bootstrap_servers": [kafka.bootstrap_servers], "timeout_s": 10.0}
-    agent = Agent(deployment, sender)
+    agent = KilledAgent(deployment, sender)
     applications = Applications(
         deployment.ring_dir, agent.socket, make=poisoned(span_of(service)), pause_s=0.02
     )
@@ -111,4 +111,4 @@ def test_poisoned_spans_harm_no_others_on_the_way_through_kafka(
     dead = finish(agent, promised, arrived, bad)
     assert {poison_of(int(span_id, 16)) for span_id in dead} == set(POISONS)
     assert dead == bad
-    tell(promised, found, dead, f"{len(bad)} poisoned")
+    print_outcome(promised, found, dead, f"{len(bad)} poisoned")

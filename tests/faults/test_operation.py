@@ -18,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.certificates import CLIENT, CLIENT_KEY, FOLDER, SERVER
 from support.deployment import Deployment, Running
-from support.raw_http import Client, request
+from support.raw_http import RawHttpClient, request
 from support.raw_http import Response as HttpAnswer
 from support.ring_writer import RingWriter, span
 from support.waiting import wait_until
-from support.zipkin_stub import Report, Response, Sink
+from support.zipkin_stub import Report, Response, ZipkinStub
 
 SECRET = "hunter2-hunter2"
 SERVER_KEY = FOLDER / "server.key"
@@ -34,14 +34,14 @@ class Operated:
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
-        self.sink = Sink()
+        self.zipkin_stub = ZipkinStub()
         self.file = deployment.directory / "kaspan.yaml"
         self.socket = str(deployment.directory / "agent.sock")
         self.rings = deployment.ring_dir
         self.rings.mkdir(mode=0o700, exist_ok=True)
         self.settings: dict[str, Any] = {
             "socket": self.socket,
-            "senders": [{"type": "zipkin", "url": self.sink.url}],
+            "senders": [{"type": "zipkin", "url": self.zipkin_stub.url}],
         }
         # What this test class sets is in the file, where a reload can change it.
         for variable in ("KASPAN_AGENT__SOCKET", "KASPAN_AGENT__LISTEN", "KASPAN_AGENT__RING_DIRS"):
@@ -77,14 +77,14 @@ class Operated:
         self.agent.process.send_signal(signal.SIGHUP)
 
     def get(self, path: str) -> HttpAnswer:
-        client = Client(self.socket)
+        client = RawHttpClient(self.socket)
         try:
             return client.get(path)
         finally:
             client.close()
 
     def post(self, body: bytes) -> int:
-        client = Client(self.socket)
+        client = RawHttpClient(self.socket)
         try:
             return client.post(body).status
         finally:
@@ -120,7 +120,7 @@ class Operated:
 def operated(deployment: Deployment) -> Iterator[Operated]:
     operated = Operated(deployment)
     yield operated
-    operated.sink.close()
+    operated.zipkin_stub.close()
 
 
 def hanging() -> tuple[socket.socket, str]:
@@ -139,16 +139,16 @@ def test_scrape_tells_where_every_span_came_from_and_went(operated: Operated) ->
     assert operated.post(b"[%b,%b]" % (span(10), span(11))) == 202
     assert operated.agent is not None
     port = re.findall(r"http://127\.0\.0\.1:(\d+), unix", operated.agent.stderr)[0]
-    client = Client(("127.0.0.1", int(port)))
+    client = RawHttpClient(("127.0.0.1", int(port)))
     assert client.post(b"[%b]" % span(12)).status == 202
     assert client.post(b"[{}]").status == 400
     client.close()
-    operated.becomes(6, "sender_sent_spans_total", sender=f"zipkin {operated.sink.url}/api/v2/spans")
+    operated.becomes(6, "sender_sent_spans_total", sender=f"zipkin {operated.zipkin_stub.url}/api/v2/spans")
     accepted = {way: operated.metric("receiver_accepted_spans_total", receiver=way) for way in WAYS}
     assert accepted == {"ring": 3, "unix": 2, "http": 1}
     assert operated.metric("receiver_refused_requests_total", reason="invalid") == 1
     assert operated.metric("batch_spans_sum") == 6
-    assert operated.metric("send_duration_seconds_count") == len(operated.sink.reports)
+    assert operated.metric("send_duration_seconds_count") == len(operated.zipkin_stub.reports)
     operated.becomes(0, "spool_spans")
     assert operated.metric("spool_oldest_age_seconds") == 0
     writer.die()
@@ -156,7 +156,7 @@ def test_scrape_tells_where_every_span_came_from_and_went(operated: Operated) ->
 
 def test_every_way_to_drop_a_span_is_counted(operated: Operated) -> None:
     """No span that was accepted goes without a counter that says why."""
-    operated.sink.answer = lambda report: Response(400 if b"refused" in report.body else 202)
+    operated.zipkin_stub.answer = lambda report: Response(400 if b"refused" in report.body else 202)
     operated.start(
         spool={"max_bytes": 1 << 20},
         processors=[{"type": "drop", "topics": ["audit"]}, {"type": "redact", "tags": ["card"]}],
@@ -165,7 +165,7 @@ def test_every_way_to_drop_a_span_is_counted(operated: Operated) -> None:
     writer.put(b'{"traceId":"1","id":"1","tags":{"kafka.topic":"audit"}}')
     writer.put(b"{no span, but its checksum is right}")
     writer.put(b'{"traceId":"1","id":"2","name":"refused"}')
-    writer.put(span(5))  # the sink takes it: it is the other span's fault that that one is refused
+    writer.put(span(5))  # the stub takes it: the other span was refused for its own fault
     operated.becomes(1, "dropped_spans_total", reason="processor_drop")
     operated.becomes(1, "dropped_spans_total", reason="unreadable")
     operated.becomes(1, "sender_dead_lettered_spans_total")
@@ -192,7 +192,7 @@ def test_every_way_to_drop_a_span_is_counted(operated: Operated) -> None:
 
 def test_full_spool_is_503_and_ready_again_when_there_is_room(operated: Operated) -> None:
     """A probe sees that nothing is taken, why, and when it is over."""
-    operated.sink.answer = lambda report: Response(503)
+    operated.zipkin_stub.answer = lambda report: Response(503)
     operated.start(spool={"max_bytes": 1 << 20})
     assert operated.health() == (200, {"status": "ready", "reasons": []})
     body = b"[%b]" % span(1, 100_000)
@@ -202,7 +202,7 @@ def test_full_spool_is_503_and_ready_again_when_there_is_room(operated: Operated
     status = operated.status()
     assert status.process.returncode == 1
     assert "! nothing is taken: the spool holds" in status.stdout
-    operated.sink.answer = lambda report: Response()
+    operated.zipkin_stub.answer = lambda report: Response()
     wait_until(lambda: operated.health()[0] == 200, "there is room again")
 
 
@@ -210,15 +210,15 @@ def test_token_guards_everything_but_health(operated: Operated) -> None:
     """A kubelet has no token, and what it is told names nothing; names and addresses are for who has it."""
     agent = operated.start(listen="127.0.0.1:0", token=SECRET)
     port = int(re.findall(r"http://127\.0\.0\.1:(\d+), unix", agent.stderr)[0])
-    client = Client(("127.0.0.1", port))
+    client = RawHttpClient(("127.0.0.1", port))
     assert client.get("/health").status == 200
     assert client.get("/health/live").status == 200
     client.close()
     for path in ("/metrics", "/status"):
-        client = Client(("127.0.0.1", port))
+        client = RawHttpClient(("127.0.0.1", port))
         assert client.get(path).status == 401
         client.close()
-        client = Client(("127.0.0.1", port))
+        client = RawHttpClient(("127.0.0.1", port))
         client.send(request(b"", path, "GET", authorization=f"Bearer {SECRET}"))
         assert client.answer().status == 200
         client.close()
@@ -239,8 +239,8 @@ def test_reload_takes_over_what_it_can_and_says_the_rest(operated: Operated, tmp
     writer = RingWriter(more)
     writer.put(span(1))
     assert operated.post(b"[%b]" % span(2)) == 202
-    wait_until(lambda: len(operated.sink.stored) == 2, "both have arrived")
-    arrived = [sent for report in operated.sink.reports for sent in json.loads(report.body)]
+    wait_until(lambda: len(operated.zipkin_stub.stored) == 2, "both have arrived")
+    arrived = [sent for report in operated.zipkin_stub.reports for sent in json.loads(report.body)]
     assert [sent["tags"]["host"] for sent in arrived] == ["h1", "h1"]
     assert agent.terminate() == 0
     last = json.loads(agent.stderr.splitlines()[-1])
@@ -257,7 +257,7 @@ def test_rings_of_a_directory_that_is_left_out_are_emptied_and_left_alone(
     writer.put(span(1))
     operated.becomes(1, "rings")
     operated.reload(ring_dirs=[str(tmp_path / "others")])
-    wait_until(lambda: operated.sink.stored, "the span has arrived")
+    wait_until(lambda: operated.zipkin_stub.stored, "the span has arrived")
     operated.becomes(0, "rings")
     assert writer.path.exists()
     assert writer.read_pos == writer.write_pos
@@ -272,7 +272,7 @@ def test_counts_of_processors_outlive_a_reload(operated: Operated) -> None:
     operated.said("SIGHUP: taken over: agent.processors")
     assert operated.metric("dropped_spans_total", reason="processor_drop") == 1
     assert operated.post(b"[%b]" % span(2)) == 202
-    wait_until(lambda: operated.sink.stored, "the other has arrived")
+    wait_until(lambda: operated.zipkin_stub.stored, "the other has arrived")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_reload_of_a_bad_file_changes_nothing(
     operated.said("the old settings stay in force")
     operated.said(said)
     assert operated.post(b"[%b]" % span(1)) == 202
-    wait_until(lambda: operated.sink.stored, "the span has arrived")
+    wait_until(lambda: operated.zipkin_stub.stored, "the span has arrived")
     operated.settings = before
     operated.reload(shutdown_timeout_s=9)
     operated.said("SIGHUP: taken over: agent.shutdown_timeout_s")
@@ -368,16 +368,16 @@ def test_service_manager_is_told_of_start_reload_health_and_end(operated: Operat
 
 def test_stop_does_not_wait_for_a_target_that_is_away(operated: Operated) -> None:
     """SIGTERM with Zipkin down: what is accepted is on disk, the exit code 0, and the next agent sends it."""
-    operated.sink.answer = lambda report: Response(503)
+    operated.zipkin_stub.answer = lambda report: Response(503)
     agent = operated.start(shutdown_timeout_s=3600)
     assert operated.post(b"[%b]" % span(1)) == 202
     writer = RingWriter(operated.rings)
     writer.put(span(2))
     assert agent.terminate() == 0
     assert agent.stderr.rstrip().endswith("2 left in the spool")
-    operated.sink.answer = lambda report: Response()
+    operated.zipkin_stub.answer = lambda report: Response()
     operated.start()
-    wait_until(lambda: len(operated.sink.stored) == 2, "both have arrived")
+    wait_until(lambda: len(operated.zipkin_stub.stored) == 2, "both have arrived")
     writer.die()
 
 
@@ -393,8 +393,8 @@ def test_stop_waits_no_longer_than_its_timeout_for_a_target_that_hangs(operated:
     assert agent.stderr.rstrip().endswith("1 left in the spool")
     connection.close()
     listening.close()
-    operated.start(senders=[{"type": "zipkin", "url": operated.sink.url}])
-    wait_until(lambda: operated.sink.stored, "the span has arrived")
+    operated.start(senders=[{"type": "zipkin", "url": operated.zipkin_stub.url}])
+    wait_until(lambda: operated.zipkin_stub.stored, "the span has arrived")
 
 
 def test_status_shows_people_what_they_ask_for(operated: Operated) -> None:
@@ -409,7 +409,9 @@ def test_status_shows_people_what_they_ask_for(operated: Operated) -> None:
     assert re.match(r"ready: kaspan agent [0-9.]+, pid \d+, up \d+ s", lines[0])
     assert re.search(r"^ring +1$", status.stdout, re.M)
     assert re.search(r"^orders +1 +0% +1 +0 +0$", status.stdout, re.M)
-    assert re.search(rf"^zipkin {operated.sink.url}\S+ +1 +0 +- +sent \d+ s ago +-$", status.stdout, re.M)
+    assert re.search(
+        rf"^zipkin {operated.zipkin_stub.url}\S+ +1 +0 +- +sent \d+ s ago +-$", status.stdout, re.M
+    )
     assert "\x1b" not in status.stdout
     assert json.loads(operated.status("--format", "json").stdout)["senders"][0]["sent_spans"] == 1
     writer.die()
@@ -430,7 +432,7 @@ def test_status_without_an_agent_is_3_and_says_where_it_was_asked(operated: Oper
 
 def test_status_of_something_else_is_3(operated: Operated) -> None:
     """What answers there need not be an agent."""
-    operated.write(socket="", listen=operated.sink.url.removeprefix("http://"))
+    operated.write(socket="", listen=operated.zipkin_stub.url.removeprefix("http://"))
     status = operated.status()
     assert status.process.returncode == 3
     assert "is no kaspan agent" in status.stderr
@@ -451,12 +453,12 @@ def test_status_does_not_drive_the_terminal(operated: Operated) -> None:
 
 def test_no_secret_is_in_what_an_agent_says(operated: Operated) -> None:
     """Passwords and tokens are in no log line, metric, health or status, whatever goes wrong."""
-    port = operated.sink.port
+    port = operated.zipkin_stub.port
 
     def refuse(report: Report) -> Response:
         return Response(401, f"you sent {report.headers}")
 
-    operated.sink.answer = refuse
+    operated.zipkin_stub.answer = refuse
     agent = operated.start(
         listen="127.0.0.1:0",
         token=SECRET,
@@ -467,7 +469,7 @@ def test_no_secret_is_in_what_an_agent_says(operated: Operated) -> None:
         ],
     )
     assert operated.post(b"[%b]" % span(1)) == 202
-    wait_until(lambda: len(operated.sink.reports) >= 4, "both were tried")
+    wait_until(lambda: len(operated.zipkin_stub.reports) >= 4, "both were tried")
     said = [operated.get(path).text for path in ("/metrics", "/status", "/health")]
     said.append(operated.status().stdout)
     operated.reload(token="another-token")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from support.deployment import KASPAN, Deployment, python
-from support.ring_reader import Reader, Span, offsets
+from support.ring_reader import RingReader, Span, offsets
 from support.waiting import wait_until
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 PRODUCER = """
 import os, sys
@@ -59,15 +59,15 @@ def topic() -> str:
 
 
 @pytest.fixture
-def zipkin() -> Iterator[Sink]:
+def zipkin() -> Iterator[ZipkinStub]:
     """Give what the agent delivers to."""
-    made = Sink()
+    made = ZipkinStub()
     yield made
     made.close()
 
 
 def spans_of(deployment: Deployment, kind: str) -> list[Span]:
-    return [span for span in Reader(deployment.ring_dir).take() if span.kind == kind]
+    return [span for span in RingReader(deployment.ring_dir).take() if span.kind == kind]
 
 
 def test_sends_in_flight_at_the_end_are_recorded(deployment: Deployment, broker: str, topic: str) -> None:
@@ -145,7 +145,10 @@ def application(deployment: Deployment, ways: tuple[dict[str, str], str]) -> Ite
 
 
 def test_spans_by_http_outlast_an_agent_that_comes_late_and_is_killed(
-    deployment: Deployment, zipkin: Sink, ways: tuple[dict[str, str], str], application: subprocess.Popen[str]
+    deployment: Deployment,
+    zipkin: ZipkinStub,
+    ways: tuple[dict[str, str], str],
+    application: subprocess.Popen[str],
 ) -> None:
     """Spans reported to an agent that is not there yet, to one that is killed, and at the end arrive."""
     assert application.stdin is not None

@@ -10,7 +10,7 @@ import pytest
 
 from support.deployment import Deployment, python
 from support.waiting import wait_until
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 SENDS = 300
 APPLICATION = f"""
@@ -27,15 +27,15 @@ time.sleep(600)
 
 
 @pytest.fixture
-def zipkin() -> Iterator[Sink]:
+def zipkin() -> Iterator[ZipkinStub]:
     """Give what the agent delivers to."""
-    made = Sink()
+    made = ZipkinStub()
     yield made
     made.close()
 
 
 def test_spans_from_before_and_after_a_removal_reach_the_next_agent(
-    deployment: Deployment, zipkin: Sink
+    deployment: Deployment, zipkin: ZipkinStub
 ) -> None:
     """The directory goes while no agent runs: all that the application has sent, and sends, is delivered."""
     tests = str(Path(__file__).parent.parent)

@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 
 from support.deployment import Deployment, Running
-from support.raw_http import Client
+from support.raw_http import RawHttpClient
 from support.ring_writer import RingWriter, span
 from support.waiting import wait_until
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories to other users")
 NOBODY_UID = 65534
 
 
-def started(deployment: Deployment, sink: Sink, **variables: str) -> Running:
-    command = (sys.executable, "-m", "kaspan.cli.main", "agent", "--zipkin", sink.url)
+def started(deployment: Deployment, zipkin_stub: ZipkinStub, **variables: str) -> Running:
+    command = (sys.executable, "-m", "kaspan.cli.main", "agent", "--zipkin", zipkin_stub.url)
     agent = deployment.start("agent", *command, **variables)
     wait_until(lambda: "reads rings in" in agent.stderr or agent.process.poll() is not None, "the start")
     return agent
 
 
 def health(address: str) -> tuple[int, list[str]]:
-    client = Client(address)
+    client = RawHttpClient(address)
     answer = client.get("/health")
     client.close()
     return answer.status, json.loads(answer.body)["reasons"]
@@ -52,9 +52,9 @@ def test_what_others_put_in_the_place_of_a_ring_directory_stops_nothing_else(
     assert callable(squat)
     squat(deployment.ring_dir)
     address = str(deployment.directory / "agent.sock")
-    sink = Sink()
-    agent = started(deployment, sink, KASPAN_AGENT__SOCKET=address)
-    client = Client(address)
+    zipkin_stub = ZipkinStub()
+    agent = started(deployment, zipkin_stub, KASPAN_AGENT__SOCKET=address)
+    client = RawHttpClient(address)
     assert client.post(b"[%b]" % span(1)).status == 202
     client.close()
     wait_until(lambda: health(address) == (200, ["ring_dir_refused"]), "the first look at the directory")
@@ -63,10 +63,10 @@ def test_what_others_put_in_the_place_of_a_ring_directory_stops_nothing_else(
     wait_until(lambda: health(address) == (200, []), "the agent's own directory")
     writer = RingWriter(deployment.ring_dir)
     writer.put(span(2))
-    wait_until(lambda: len(sink.stored) == 2, "both spans")
+    wait_until(lambda: len(zipkin_stub.stored) == 2, "both spans")
     assert agent.terminate() == 0
     writer.die()
-    sink.close()
+    zipkin_stub.close()
 
 
 @as_root
@@ -77,20 +77,20 @@ def test_other_ring_directories_are_read_beside_one_that_is_refused(deployment: 
     ours.mkdir(mode=0o700)
     writer = RingWriter(ours)
     writer.put(span(1))
-    sink = Sink()
-    agent = started(deployment, sink, KASPAN_AGENT__RING_DIRS=f"[{deployment.ring_dir}, {ours}]")
-    wait_until(lambda: len(sink.stored) == 1, "the span")
+    zipkin_stub = ZipkinStub()
+    agent = started(deployment, zipkin_stub, KASPAN_AGENT__RING_DIRS=f"[{deployment.ring_dir}, {ours}]")
+    wait_until(lambda: len(zipkin_stub.stored) == 1, "the span")
     assert agent.terminate() == 0
     writer.die()
-    sink.close()
+    zipkin_stub.close()
 
 
 @as_root
 def test_agent_that_could_take_nothing_does_not_start(deployment: Deployment) -> None:
     """Without HTTP and with somebody else's directory alone it ends with 2, and names the directory."""
     theirs_as_a_directory(deployment.ring_dir)
-    sink = Sink()
-    agent = started(deployment, sink)
+    zipkin_stub = ZipkinStub()
+    agent = started(deployment, zipkin_stub)
     assert agent.wait() == 2
     assert f"agent.ring_dirs: {deployment.ring_dir} belongs to uid {NOBODY_UID}" in agent.stderr
-    sink.close()
+    zipkin_stub.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.programs import SEND, Desk
+from support.programs import SEND, ProgramRunner
 
 WORKERS = 15
 WORKER = f"""{SEND}
@@ -40,7 +40,9 @@ mount -t tmpfs -o size=64m none /dev/shm && mount --bind "$1" /var/tmp && shift 
 """
 
 
-def run_in_container(desk: Desk, disk: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+def run_in_container(
+    programs: ProgramRunner, disk: Path, *command: str | Path
+) -> subprocess.CompletedProcess[str]:
     """Run a command with 64 MiB at /dev/shm, as a container has, and `disk` for its /var/tmp."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("only root can make namespaces, with unshare of util-linux")
@@ -48,17 +50,17 @@ def run_in_container(desk: Desk, disk: Path, *command: str | Path) -> subprocess
     unshare = ("unshare", "--mount", "--propagation", "private")
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no namespaces can be made here")
-    return desk.run(
+    return programs.run(
         *(*unshare, "sh", "-c", IN_CONTAINER, "sh", disk, *command), KASPAN_INTERCEPTOR__RING_DIR=None
     )
 
 
 def test_fifteen_workers_leave_the_application_its_shared_memory(tmp_path: Path) -> None:
     """An application uses 30 of 64 MiB beside fifteen traced workers, whose spans all are in rings."""
-    desk = Desk(tmp_path)
-    worker = [*desk.kaspan_run(), "-c", WORKER]
+    programs = ProgramRunner(tmp_path)
+    worker = [*programs.kaspan_run(), "-c", WORKER]
     done = run_in_container(
-        desk, tmp_path / "var-tmp", sys.executable, "-c", APPLICATION, str(WORKERS), *worker
+        programs, tmp_path / "var-tmp", sys.executable, "-c", APPLICATION, str(WORKERS), *worker
     )
 
     assert (done.returncode, done.stdout) == (0, "written\n"), done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 from servers import KafkaServer, ZipkinServer
 from servers.zipkin import Span
 from support.deployment import Deployment, python
-from support.order_flow import Shop, trace_context
+from support.order_flow import OrderFlow, trace_context
 
 RECORDS = 5_000
 KILLED_AFTER = (1_000, 2_500, 4_000)
@@ -34,7 +34,7 @@ for record in consumer:
 """
 
 
-def missing_spans(shop: Shop, orders: list[Span], shipping: list[Span], mailer: list[Span]) -> list[str]:
+def missing_spans(shop: OrderFlow, orders: list[Span], shipping: list[Span], mailer: list[Span]) -> list[str]:
     """Compare what the records in Kafka say was traced with what arrived, and name what did not.
 
     Each record carries the id of the span that sent it, and that span must have one child that processed it.
@@ -50,7 +50,7 @@ def missing_spans(shop: Shop, orders: list[Span], shipping: list[Span], mailer: 
     return missing
 
 
-def wait_for_shop(shop: Shop, zipkin: ZipkinServer) -> tuple[list[Span], list[Span], list[Span]]:
+def wait_for_shop(shop: OrderFlow, zipkin: ZipkinServer) -> tuple[list[Span], list[Span], list[Span]]:
     """Block until as many spans are in Zipkin as the shop made, and return them by service."""
     return (
         zipkin.wait_for_spans(shop.services.orders, shop.count, ARRIVAL_DEADLINE_S),
@@ -63,7 +63,7 @@ def test_agent_killed_three_times_during_5000_records_loses_no_span(
     kafka: KafkaServer, zipkin: ZipkinServer, deployment: Deployment
 ) -> None:
     """With the agent killed by SIGKILL three times in a run, each record's send and process span arrives."""
-    shop = Shop(kafka, RECORDS)
+    shop = OrderFlow(kafka, RECORDS)
     agent = deployment.start_agent("--zipkin", zipkin.url)
     orders, shipping, mailer = shop.open(deployment)
     for lines in KILLED_AFTER:
@@ -136,7 +136,7 @@ def test_zipkin_down_for_the_whole_run_gets_every_span_when_it_is_back(
     kafka: KafkaServer, zipkin: ZipkinServer, deployment: Deployment
 ) -> None:
     """With no Zipkin during the run the applications do all they did, and each span arrives once it is up."""
-    shop = Shop(kafka, DOWN_ORDERS)
+    shop = OrderFlow(kafka, DOWN_ORDERS)
     zipkin.stop()
     agent = deployment.start_agent("--zipkin", zipkin.url)
     outputs = [application.finish() for application in shop.open(deployment)]
@@ -153,7 +153,7 @@ def test_spans_survive_an_agent_that_stops_while_zipkin_is_down(
     kafka: KafkaServer, zipkin: ZipkinServer, deployment: Deployment
 ) -> None:
     """An agent ended by SIGTERM while Zipkin is down keeps its spans, and the next agent delivers them."""
-    shop = Shop(kafka, DOWN_ORDERS)
+    shop = OrderFlow(kafka, DOWN_ORDERS)
     zipkin.stop()
     agent = deployment.start_agent("--zipkin", zipkin.url, KASPAN_AGENT__SHUTDOWN_TIMEOUT_S="0.5")
     for application in shop.open(deployment):

@@ -28,7 +28,7 @@ from kaspan.interceptor.kafka import producer as producer_tracing
 from kaspan.interceptor.kafka.too_large_batch import retry_without_context
 from servers import KafkaServer
 from support.kafka_clients import make_tracing
-from support.ring_reader import Reader, Span, current, offsets
+from support.ring_reader import RingReader, Span, current, offsets
 from support.waiting import wait_until
 
 TIMEOUT_S = 30
@@ -41,7 +41,7 @@ class Application:
     def __init__(self, kafka: KafkaServer, directory: Path) -> None:
         self._servers = kafka.bootstrap_servers
         tracing = self.tracing = make_tracing(directory / "rings")
-        self.take = Reader(directory / "rings").take
+        self.take = RingReader(directory / "rings").take
         self._producer_class: Any = type("Producer", (KafkaProducer,), {})
         self._consumer_class: Any = type("Consumer", (KafkaConsumer,), {})
         producer_tracing.instrument(self._producer_class, Future, tracing)

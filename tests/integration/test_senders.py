@@ -24,7 +24,7 @@ from support.ring_writer import RingWriter
 from support.ring_writer import span as ring_span
 from support.span_bodies import BODIES, TRACE_ID
 from support.waiting import wait_until
-from support.zipkin_stub import Report, Response, Sink
+from support.zipkin_stub import Report, Response, ZipkinStub
 
 SPANS_PATH = "/api/v2/spans"
 TOKEN = "let-me-in-please"
@@ -104,7 +104,7 @@ def assert_same(zipkin: ZipkinServer, agent: Agent) -> None:
 
 
 @pytest.fixture
-def https(zipkin: ZipkinServer) -> Iterator[Sink]:
+def https(zipkin: ZipkinServer) -> Iterator[ZipkinStub]:
     """Give a proxy before Zipkin that speaks HTTPS and wants a token."""
 
     def forward(report: Report) -> Response:
@@ -113,14 +113,14 @@ def https(zipkin: ZipkinServer) -> Iterator[Sink]:
         headers = {k: v for k, v in report.headers.items() if k.startswith("Content-")}
         return Response(*post(urlsplit(zipkin.url).netloc, report.body, headers))
 
-    proxy = Sink(forward, tls=server_context())
+    proxy = ZipkinStub(forward, tls=server_context())
     yield proxy
     proxy.close()
 
 
 @pytest.mark.parametrize(("format_", "gzip"), [("json", True), ("proto3", False)])
 def test_zipkin_has_through_https_what_it_would_have_been_sent(
-    zipkin: ZipkinServer, https: Sink, deployment: Deployment, format_: str, gzip: bool
+    zipkin: ZipkinServer, https: ZipkinStub, deployment: Deployment, format_: str, gzip: bool
 ) -> None:
     """In either format, packed or not, over TLS with a token."""
     sender: dict[str, object] = {"type": "zipkin", "url": https.url, "ca_file": str(CA), "token": TOKEN}
@@ -131,7 +131,7 @@ def test_zipkin_has_through_https_what_it_would_have_been_sent(
     assert {report.headers.get("Content-Encoding") for report in https.reports} == {"gzip" if gzip else None}
 
 
-def test_wrong_token_loses_nothing(zipkin: ZipkinServer, https: Sink, deployment: Deployment) -> None:
+def test_wrong_token_loses_nothing(zipkin: ZipkinServer, https: ZipkinStub, deployment: Deployment) -> None:
     """A mistake in the settings is said, and the next start delivers what was taken."""
     wrong = {"type": "zipkin", "url": https.url, "ca_file": str(CA), "token": "something-else"}
     agent = Agent(deployment, [wrong])
@@ -315,20 +315,20 @@ def test_proxy_that_refuses_everything_costs_no_span(zipkin: ZipkinServer, deplo
         headers = {k: v for k, v in report.headers.items() if k.startswith("Content-")}
         return Response(*post(urlsplit(zipkin.url).netloc, report.body, headers))
 
-    sink = Sink(proxy)
-    agent = Agent(deployment, [{"type": "zipkin", "url": sink.url}])
+    zipkin_stub = ZipkinStub(proxy)
+    agent = Agent(deployment, [{"type": "zipkin", "url": zipkin_stub.url}])
     service = f"service-{uuid.uuid4().hex}"
     span = {"timestamp": time.time_ns() // 1000, "localEndpoint": {"serviceName": service}}
     for _ in range(30):
         report(agent.address, *({**span, "traceId": uuid.uuid4().hex, "id": "1"} for _ in range(10)))
     wait_until(lambda: "spans wait in the spool" in agent.running.stderr, "the failure is said")
-    wait_until(lambda: len(sink.reports) > 30, "some more attempts")
+    wait_until(lambda: len(zipkin_stub.reports) > 30, "some more attempts")
     broken = False
     assert len(zipkin.wait_for_spans(service, 300)) == 300
     assert agent.command("dead-letter", "list") == ""
     assert agent.running.stderr.count("WARNING") == 1
     assert agent.running.terminate() == 0, agent.running.stderr
-    sink.close()
+    zipkin_stub.close()
 
 
 def test_span_that_zipkin_refuses_is_a_dead_letter_to_look_at_and_to_replay(

@@ -9,7 +9,7 @@ import pytest
 from servers import Servers, ZipkinServer
 from servers.zipkin import Span
 from support.deployment import Deployment
-from support.order_flow import Shop, order_number, trace_context
+from support.order_flow import OrderFlow, order_number, trace_context
 
 ORDERS = 10
 SPANS_PER_ORDER = 4
@@ -18,7 +18,7 @@ SPANS_PER_ORDER = 4
 class Traced:
     """A finished run: the shop, its records by order, and for each order its spans by name."""
 
-    def __init__(self, shop: Shop, zipkin: ZipkinServer) -> None:
+    def __init__(self, shop: OrderFlow, zipkin: ZipkinServer) -> None:
         self.shop = shop
         self.zipkin = zipkin
         self.orders = {order_number(record): record for record in shop.orders()}
@@ -44,7 +44,7 @@ def traced(started_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -
     """Run the shop once, with the agent beside it, until every span is in Zipkin."""
     started_servers.start({"kafka", "zipkin"})
     zipkin = started_servers.zipkin()
-    shop = Shop(started_servers.kafka(), ORDERS, partitions=2)
+    shop = OrderFlow(started_servers.kafka(), ORDERS, partitions=2)
     deployment = Deployment(tmp_path_factory.mktemp("traced"))
     try:
         deployment.start_agent("--zipkin", zipkin.url)

@@ -6,7 +6,7 @@ from typing import Any
 
 from servers import KafkaServer
 from support.deployment import Deployment
-from support.order_flow import Shop
+from support.order_flow import OrderFlow
 
 ORDERS = 10
 
@@ -19,7 +19,7 @@ def test_applications_write_the_same_output_and_the_same_records_without_kaspan(
     kafka: KafkaServer, deployment: Deployment
 ) -> None:
     """The three applications print the same and write the same records, but for one b3 header in each."""
-    plain, traced = Shop(kafka, ORDERS), Shop(kafka, ORDERS)
+    plain, traced = OrderFlow(kafka, ORDERS), OrderFlow(kafka, ORDERS)
     plain_run = plain.open(deployment, traced=False)
     plain_output = [application.finish() for application in plain_run]
     traced_run = traced.open(deployment)

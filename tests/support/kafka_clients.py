@@ -269,7 +269,7 @@ def _is_required(parameter: inspect.Parameter | None) -> bool:
     return parameter is not None and parameter.default is parameter.empty
 
 
-class Traced:
+class TracedClients:
     """kafka-python's classes traced as in an application, on throwaway subclasses: nothing leaks."""
 
     def __init__(self, tracing: Tracing) -> None:

@@ -26,7 +26,7 @@ ARRIVAL_S = 120.0
 SENDER_TIMEOUT_S = 0.5
 
 
-class Agent:
+class KilledAgent:
     """An agent that is killed and started again where it was, over and over."""
 
     def __init__(self, deployment: Deployment, sender: dict[str, Any], **variables: str) -> None:
@@ -71,7 +71,9 @@ def zipkin_sender(url: str) -> dict[str, Any]:
     return {"type": "zipkin", "url": url, "timeout_s": SENDER_TIMEOUT_S}
 
 
-def finish(agent: Agent, promised: set[str], arrived: Callable[[], set[str]], refused: set[str]) -> set[str]:
+def finish(
+    agent: KilledAgent, promised: set[str], arrived: Callable[[], set[str]], refused: set[str]
+) -> set[str]:
     """Wait until every promised span has arrived or was refused, and end the agent; the dead letters."""
     wait_until(
         lambda: promised <= arrived() | refused, f"the last of {len(promised)} spans", ARRIVAL_S, every_s=0.2
@@ -87,7 +89,7 @@ def finish(agent: Agent, promised: set[str], arrived: Callable[[], set[str]], re
     return dead
 
 
-def tell(promised: set[str], stored: Counter[str], dead: set[str], more: str) -> None:
+def print_outcome(promised: set[str], stored: Counter[str], dead: set[str], more: str) -> None:
     repeated = sum(stored[span_id] - 1 for span_id in promised if span_id in stored)
     print(
         f"{len(promised)} spans promised, 0 lost, {repeated} repeated, "

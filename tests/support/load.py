@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from support.raw_http import Client
+from support.raw_http import RawHttpClient
 from support.ring_writer import RingWriter, span
 
 RECONNECT_S = 0.02
@@ -63,7 +63,7 @@ class RingApplication:
 class HttpApplication:
     """A thread that posts bodies of spans numbered from `first` on, and connects again while it runs.
 
-    `address` is what `Client` wants. `acknowledged` are the ids of those answered 202.
+    `address` is what `RawHttpClient` wants. `acknowledged` are the ids of those answered 202.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class HttpApplication:
         while not self._ending.is_set():
             # A connection that the agent's death has closed, or none because it is not up again yet.
             with contextlib.suppress(*LOST_ANSWER):
-                client = Client(self._address)
+                client = RawHttpClient(self._address)
                 try:
                     self._post(client)
                 finally:
                     client.close()
             self._ending.wait(RECONNECT_S)
 
-    def _post(self, client: Client) -> None:
+    def _post(self, client: RawHttpClient) -> None:
         while not self._ending.wait(self._pause_s):
             numbers = range(self._first, self._first + self._in_body)
             self._first += self._in_body

@@ -16,11 +16,11 @@ DRIP_S = 0.1
 LOST = Response(503, is_lost=True)
 
 Target = Callable[[Report], Response]
-Fault = Callable[["Unreliable", Report], Response]
+Fault = Callable[["LossyProxy", Report], Response]
 
 
 def _refused(status: int) -> Fault:
-    def answer(proxy: Unreliable, report: Report) -> Response:
+    def answer(proxy: LossyProxy, report: Report) -> Response:
         proxy.note_refusal(report)
         return Response(status, "no")
 
@@ -48,8 +48,8 @@ FAULTS: dict[str, Fault] = {
 """By name. What comes "after" has been stored, and the agent does not know it."""
 
 
-class Unreliable:
-    """The `answer` of a Sink that stands before `target`: of all reports it harms a share of `rate`.
+class LossyProxy:
+    """The `answer` of a ZipkinStub in front of `target`: it harms a share `rate` of all reports.
 
     One with a span that `is_poison` says of is always refused. `refused` are the ids of spans that were
     refused alone, which an agent may give up for that; `faults` counts what was done. With `rate` 0 and no

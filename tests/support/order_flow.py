@@ -14,7 +14,7 @@ from support.deployment import Deployment, Running, demo
 READ_TIMEOUT_MS = 30_000
 
 
-class Names(NamedTuple):
+class ServiceNames(NamedTuple):
     """The services of one shop; Zipkin keeps the spans of every test, and these tell them apart."""
 
     orders: str
@@ -22,7 +22,7 @@ class Names(NamedTuple):
     mailer: str
 
 
-class Shop:
+class OrderFlow:
     """One flow orders -> topic -> shipping -> topic -> mailer of `count` orders; makes its topics.
 
     With one partition every application sees the orders in one order, with more Kafka promises none.
@@ -31,7 +31,7 @@ class Shop:
     def __init__(self, kafka: KafkaServer, count: int, partitions: int = 1) -> None:
         run = uuid.uuid4().hex[:8]
         self.count = count
-        self.services = Names(f"orders-{run}", f"shipping-{run}", f"mailer-{run}")
+        self.services = ServiceNames(f"orders-{run}", f"shipping-{run}", f"mailer-{run}")
         self.orders_topic = f"orders.{run}"
         self.shipments_topic = f"shipments.{run}"
         self._kafka = kafka

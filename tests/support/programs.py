@@ -26,7 +26,7 @@ producer.last.acknowledge()
 """Makes one span."""
 
 
-class Desk:
+class ProgramRunner:
     """A directory with rings in it, from which programs are started in a clean environment."""
 
     def __init__(self, directory: Path) -> None:

@@ -20,7 +20,7 @@ class Response(NamedTuple):
         return self.body.decode()
 
 
-class Client:
+class RawHttpClient:
     """One connection, kept until it is closed; `address` is a host and port, or a socket's path."""
 
     def __init__(self, address: tuple[str, int] | str) -> None:

@@ -53,7 +53,7 @@ class FakeSpool:
         return [taken for batch in self.batches for taken in split(batch.body)]
 
 
-class Agent:
+class RingAgent:
     """A receiver on one directory with a clock that tests turn."""
 
     def __init__(self, path: Path) -> None:

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from kaspan.wire import ring as layout
 from kaspan.wire.span import Span
 
-__all__ = ["Reader", "Span", "current", "decode", "offsets", "read_header", "rings"]
+__all__ = ["RingReader", "Span", "current", "decode", "offsets", "read_header", "rings"]
 
 
 def rings(directory: Path) -> list[Path]:
@@ -49,7 +49,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-class Reader:
+class RingReader:
     """Reads the rings of `directory`, each span once, and lets their writers go on."""
 
     def __init__(self, directory: Path) -> None:

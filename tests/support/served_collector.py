@@ -9,7 +9,7 @@ from kaspan.agent.batch import Batch, split
 from kaspan.agent.receivers.collector import Collector
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.config import schema
-from support.raw_http import Client
+from support.raw_http import RawHttpClient
 
 
 class FakeSpool:
@@ -42,7 +42,7 @@ class FakeSpool:
         return [span for batches in self.transactions for batch in batches for span in split(batch.body)]
 
 
-class Served:
+class ServedCollector:
     """A collector that serves in a thread, over a fake spool, on a free port and a unix socket."""
 
     def __init__(self, directory: Path, settings: dict[str, object]) -> None:
@@ -54,7 +54,7 @@ class Served:
         self.port = int(self.server.names[0].rpartition(":")[2])
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._clients: list[Client] = []
+        self._clients: list[RawHttpClient] = []
 
     def start(self) -> None:
         self._thread.start()
@@ -65,8 +65,8 @@ class Served:
         except Exception as failure:  # noqa: BLE001 (tests look at it)
             self.failure = failure
 
-    def client(self, unix: bool = False) -> Client:
-        client = Client(self.socket if unix else ("127.0.0.1", self.port))
+    def client(self, unix: bool = False) -> RawHttpClient:
+        client = RawHttpClient(self.socket if unix else ("127.0.0.1", self.port))
         self._clients.append(client)
         return client
 

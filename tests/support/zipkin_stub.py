@@ -50,7 +50,7 @@ class Report(NamedTuple):
         return spans
 
 
-class Sink:
+class ZipkinStub:
     """Listens on a free port of the loopback until `close`; `port` starts it again where one has been.
 
     `answer` decides on each report; the spans of those answered 202 count as stored, by id, if they are JSON.
@@ -68,7 +68,7 @@ class Sink:
         self.stored: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        sink = self
+        zipkin_stub = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -77,8 +77,8 @@ class Sink:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                answer = sink._take(Report(self.path, dict(self.headers), body))
-                sink._closing.wait(answer.delay_s)
+                answer = zipkin_stub._take(Report(self.path, dict(self.headers), body))
+                zipkin_stub._closing.wait(answer.delay_s)
                 if answer.is_lost:
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                     self.close_connection = True
@@ -98,7 +98,7 @@ class Sink:
                     f"HTTP/1.1 {answer.status} ?\r\nContent-Length: {len(answer.text)}\r\n\r\n{answer.text}"
                 )
                 for byte in said.encode():
-                    if sink._closing.wait(answer.drip_s):
+                    if zipkin_stub._closing.wait(answer.drip_s):
                         break
                     self.connection.sendall(bytes([byte]))
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from kaspan.config import load
-from support.programs import SEND, Desk
-from support.ring_reader import Reader
+from support.programs import SEND, ProgramRunner
+from support.ring_reader import RingReader
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -32,9 +32,9 @@ def test_settings_of_readme_warn_of_nothing_in_an_application(tmp_path: Path) ->
     """An application that is started with that file is traced without a word."""
     (block,) = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
     path = settings_file(tmp_path, block.replace("rate: 0.1", "rate: 1.0"))
-    desk = Desk(tmp_path)
-    done = desk.traced(SEND, KASPAN_CONFIG=str(path))
+    programs = ProgramRunner(tmp_path)
+    done = programs.traced(SEND, KASPAN_CONFIG=str(path))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    (span,) = Reader(desk.ring_dir).take()
+    (span,) = RingReader(programs.ring_dir).take()
     assert span.name == "send orders"

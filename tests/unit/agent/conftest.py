@@ -5,32 +5,32 @@ from pathlib import Path
 
 import pytest
 
-from support.ring_agent import Agent
+from support.ring_agent import RingAgent
 from support.ring_writer import RingWriter
-from support.served_collector import Served
+from support.served_collector import ServedCollector
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
+def agent(tmp_path: Path) -> Iterator[RingAgent]:
     (tmp_path / "rings").mkdir(mode=0o700)
-    agent = Agent(tmp_path / "rings")
+    agent = RingAgent(tmp_path / "rings")
     agent.tick()  # the first look flushes; tests begin with a full interval ahead
     yield agent
     agent.directory.close()
 
 
 @pytest.fixture
-def writer(agent: Agent) -> RingWriter:
+def writer(agent: RingAgent) -> RingWriter:
     return RingWriter(agent.path, process=b'{"service":"orders"}')
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., ServedCollector]]:
     """Give a function that starts a collector with these settings."""
-    started: list[Served] = []
+    started: list[ServedCollector] = []
 
-    def start(**settings: object) -> Served:
-        served = Served(tmp_path, settings)
+    def start(**settings: object) -> ServedCollector:
+        served = ServedCollector(tmp_path, settings)
         served.start()
         started.append(served)
         return served
@@ -41,6 +41,6 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 
 @pytest.fixture
-def served(serve: Callable[..., Served]) -> Served:
+def served(serve: Callable[..., ServedCollector]) -> ServedCollector:
     """Give a collector with the default limits."""
     return serve()

@@ -23,18 +23,18 @@ from kaspan.wire import VERSION
 from kaspan.wire import ring as layout
 from support.deployment import KASPAN, Deployment
 from support.full_disk import fill, shared_memory
-from support.programs import SEND, Desk
+from support.programs import SEND, ProgramRunner
 from support.ring_writer import DATA_BYTES, RingWriter, span
 from support.waiting import wait_until
-from support.zipkin_stub import Response, Sink
+from support.zipkin_stub import Response, ZipkinStub
 
 TESTS = str(Path(__file__).parents[2])
 PROCESS = {"service": "shop", "pid": 77, "kaspan": VERSION, "kafka_python": "3.0.12", "python": "3.11.7"}
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    made = Desk(tmp_path)
+def programs(tmp_path: Path) -> ProgramRunner:
+    made = ProgramRunner(tmp_path)
     made.environment["KASPAN_AGENT__RING_DIRS"] = f"[{made.ring_dir}]"
     # No agent of the tests' user is asked.
     made.environment["KASPAN_AGENT__LISTEN"] = made.environment["KASPAN_AGENT__SOCKET"] = ""
@@ -42,10 +42,10 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.fixture
-def reading(desk: Desk) -> Iterator[None]:
+def reading(programs: ProgramRunner) -> Iterator[None]:
     """Hold the ring directory as an agent does that reads it."""
-    desk.ring_dir.mkdir(mode=0o700)
-    descriptor = os.open(desk.ring_dir, os.O_RDONLY)
+    programs.ring_dir.mkdir(mode=0o700)
+    descriptor = os.open(programs.ring_dir, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
     os.close(descriptor)
@@ -56,13 +56,13 @@ def without(*modules: str) -> str:
     return f"import sys; sys.modules.update(dict.fromkeys({modules!r}))"
 
 
-def ring(desk: Desk, name: str = "1-a.ring", **process: Any) -> RingWriter:
-    desk.ring_dir.mkdir(mode=0o700, exist_ok=True)
-    return RingWriter(desk.ring_dir, name, process=json.dumps({**PROCESS, **process}).encode())
+def ring(programs: ProgramRunner, name: str = "1-a.ring", **process: Any) -> RingWriter:
+    programs.ring_dir.mkdir(mode=0o700, exist_ok=True)
+    return RingWriter(programs.ring_dir, name, process=json.dumps({**PROCESS, **process}).encode())
 
 
-def doctor(desk: Desk, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return desk.run(sys.executable, *flags, "-m", "kaspan.cli.main", "doctor", **variables)
+def doctor(programs: ProgramRunner, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return programs.run(sys.executable, *flags, "-m", "kaspan.cli.main", "doctor", **variables)
 
 
 def wrong(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -75,13 +75,13 @@ def wrong(done: subprocess.CompletedProcess[str]) -> list[str]:
     return lines
 
 
-def test_healthy_deployment_has_nothing_wrong(desk: Desk, reading: None) -> None:
+def test_healthy_deployment_has_nothing_wrong(programs: ProgramRunner, reading: None) -> None:
     """With a traced program's ring and an agent at it, each is named and nothing else."""
-    desk.traced(SEND)
-    done = doctor(desk)
+    programs.traced(SEND)
+    done = doctor(programs)
 
     assert wrong(done) == []
-    assert f"spans go into rings in {desk.ring_dir}\nan agent reads it\n" in done.stdout
+    assert f"spans go into rings in {programs.ring_dir}\nan agent reads it\n" in done.stdout
     (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("shop ")]
     assert (row[2:5], VERSION in row) == (["gone", "1", "spans"], True)
     assert "\n\nwhether its spans reach their targets is not known" in done.stdout  # apart from the table
@@ -98,25 +98,25 @@ def test_doctor_says_when_nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) 
     assert any("not compiled" in line for line in said)
 
 
-def test_machine_without_an_agent_is_told_to_start_one(desk: Desk) -> None:
+def test_machine_without_an_agent_is_told_to_start_one(programs: ProgramRunner) -> None:
     """Without an agent no trace is seen, before the first span as after it. Looking makes no directory."""
-    said = f"no agent reads {desk.ring_dir}, so no trace is seen: start `kaspan agent`"
-    done = doctor(desk)
+    said = f"no agent reads {programs.ring_dir}, so no trace is seen: start `kaspan agent`"
+    done = doctor(programs)
 
     assert wrong(done) == [said]
     assert "does not exist yet" in done.stdout
-    assert not desk.ring_dir.exists()
-    ring(desk)
-    assert wrong(doctor(desk)) == [said]
+    assert not programs.ring_dir.exists()
+    ring(programs)
+    assert wrong(doctor(programs)) == [said]
 
 
-def test_ring_says_whose_it_is_and_what_is_in_it(desk: Desk, reading: None) -> None:
+def test_ring_says_whose_it_is_and_what_is_in_it(programs: ProgramRunner, reading: None) -> None:
     """Each ring is a line: service, pid, whether the process lives, and its counters and versions."""
-    living, dead = ring(desk, "1-a.ring"), ring(desk, "2-b.ring", service="depot", pid=78)
+    living, dead = ring(programs, "1-a.ring"), ring(programs, "2-b.ring", service="depot", pid=78)
     living.put(span(1))
     living.set_header(layout.WRITTEN_SPANS, 1)
     dead.die()
-    lines = [line.split() for line in doctor(desk).stdout.splitlines()]
+    lines = [line.split() for line in doctor(programs).stdout.splitlines()]
 
     unread = str(layout.frame_bytes(len(span(1))))
     versions = [VERSION, "3.0.12", "3.11.7"]
@@ -124,148 +124,154 @@ def test_ring_says_whose_it_is_and_what_is_in_it(desk: Desk, reading: None) -> N
     assert ["depot", "78", "gone", "0", "spans", "0", "0", "B", "0", *versions] in lines
 
 
-def test_spans_that_nobody_reads_are_wrong(desk: Desk) -> None:
+def test_spans_that_nobody_reads_are_wrong(programs: ProgramRunner) -> None:
     """Without an agent, waiting spans are pointed out with what to do."""
-    ring(desk).put(span(1))
+    ring(programs).put(span(1))
 
-    assert wrong(doctor(desk)) == [
-        f"spans wait in {desk.ring_dir} and no agent reads them: start `kaspan agent`"
+    assert wrong(doctor(programs)) == [
+        f"spans wait in {programs.ring_dir} and no agent reads them: start `kaspan agent`"
     ]
 
 
-def test_dropped_spans_are_wrong(desk: Desk, reading: None) -> None:
+def test_dropped_spans_are_wrong(programs: ProgramRunner, reading: None) -> None:
     """A ring that was full is named with how many spans it dropped."""
-    ring(desk).set_header(layout.DROPPED_SPANS, 9)
+    ring(programs).set_header(layout.DROPPED_SPANS, 9)
 
-    (said,) = wrong(doctor(desk))
+    (said,) = wrong(doctor(programs))
     assert said.startswith("shop (pid 77) has dropped 9 spans, since its ring was full")
 
 
-def test_suppressed_failures_are_wrong(desk: Desk, reading: None) -> None:
+def test_suppressed_failures_are_wrong(programs: ProgramRunner, reading: None) -> None:
     """Failures of kaspan's own that the application never saw are counted, and where to read of them."""
-    ring(desk).set_header(layout.SUPPRESSED_ERRORS, 3)
+    ring(programs).set_header(layout.SUPPRESSED_ERRORS, 3)
 
-    (said,) = wrong(doctor(desk))
+    (said,) = wrong(doctor(programs))
     assert said.startswith("kaspan has failed 3 times in shop (pid 77)")
     assert "log" in said
 
 
-def test_ring_that_fills_up_under_an_agent_is_wrong(desk: Desk, reading: None) -> None:
+def test_ring_that_fills_up_under_an_agent_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """More than half full while an agent reads: it does not keep up."""
-    writer = ring(desk)
+    writer = ring(programs)
     while writer.write_pos <= DATA_BYTES // 2:
         writer.put(span(1, 1000))
 
-    assert wrong(doctor(desk)) == [
+    assert wrong(doctor(programs)) == [
         "the ring of shop (pid 77) is more than half full: the agent does not keep up"
     ]
 
 
-def test_limit_of_unread_rings_is_wrong(desk: Desk, reading: None) -> None:
+def test_limit_of_unread_rings_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """With as many unread rings as stop new ones from being made, it says that new processes are untraced."""
     for number in range(MAX_UNREAD_ORPHANS):
-        ring(desk, f"{number}-a.ring").die()
+        ring(programs, f"{number}-a.ring").die()
 
-    assert wrong(doctor(desk)) == [
+    assert wrong(doctor(programs)) == [
         f"{MAX_UNREAD_ORPHANS} rings of ended processes were never read: new processes are not traced"
     ]
 
 
-def test_program_with_another_kaspan_is_wrong(desk: Desk, reading: None) -> None:
+def test_program_with_another_kaspan_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """A program that still runs with an older kaspan is named."""
-    ring(desk, kaspan="0.0.9")
+    ring(programs, kaspan="0.0.9")
 
-    assert wrong(doctor(desk)) == [f"shop (pid 77) runs with kaspan 0.0.9, and this is {VERSION}"]
+    assert wrong(doctor(programs)) == [f"shop (pid 77) runs with kaspan 0.0.9, and this is {VERSION}"]
 
 
-def test_file_that_is_no_ring_is_wrong(desk: Desk, reading: None) -> None:
+def test_file_that_is_no_ring_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """Garbage, and headers with garbage in them, are named and stop nothing."""
-    (desk.ring_dir / "1-\x1b\u202ea.ring").write_bytes(b"garbage")
-    ring(desk, "2-b.ring", service="sh\x1b[2J\u202eop\n").put(span(1))
-    done = doctor(desk)
+    (programs.ring_dir / "1-\x1b\u202ea.ring").write_bytes(b"garbage")
+    ring(programs, "2-b.ring", service="sh\x1b[2J\u202eop\n").put(span(1))
+    done = doctor(programs)
 
     (said,) = wrong(done)
-    assert said.startswith(f"{desk.ring_dir}/1-\\x1b\\u202ea.ring: ")
+    assert said.startswith(f"{programs.ring_dir}/1-\\x1b\\u202ea.ring: ")
     assert done.stdout.replace("\n", "").isprintable()
 
 
-def test_directory_that_programs_would_refuse_is_wrong(desk: Desk) -> None:
+def test_directory_that_programs_would_refuse_is_wrong(programs: ProgramRunner) -> None:
     """The same words that a program would log are said of a ring directory that it may not use."""
-    desk.ring_dir.mkdir(mode=0o700)
-    desk.ring_dir.chmod(0o777)
+    programs.ring_dir.mkdir(mode=0o700)
+    programs.ring_dir.chmod(0o777)
 
-    (said,) = wrong(doctor(desk))
+    (said,) = wrong(doctor(programs))
     assert "has mode 0777, so others may write there" in said
 
 
-def test_directory_that_the_agent_does_not_read_is_wrong(desk: Desk, reading: None) -> None:
+def test_directory_that_the_agent_does_not_read_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """Settings under which application and agent miss each other are pointed out."""
-    (said,) = wrong(doctor(desk, KASPAN_AGENT__RING_DIRS="[/elsewhere]"))
+    (said,) = wrong(doctor(programs, KASPAN_AGENT__RING_DIRS="[/elsewhere]"))
 
-    assert str(desk.ring_dir) in said
+    assert str(programs.ring_dir) in said
     assert "/elsewhere" in said
 
 
-def test_directory_that_the_agent_of_another_container_reads_is_right(desk: Desk, reading: None) -> None:
+def test_directory_that_the_agent_of_another_container_reads_is_right(
+    programs: ProgramRunner, reading: None
+) -> None:
     """Where only the application's settings are known, that an agent reads its directory is enough."""
-    del desk.environment["KASPAN_AGENT__RING_DIRS"]
+    del programs.environment["KASPAN_AGENT__RING_DIRS"]
 
-    assert wrong(doctor(desk)) == []
+    assert wrong(doctor(programs)) == []
 
 
-def test_disabled_tracing_is_wrong(desk: Desk, reading: None) -> None:
+def test_disabled_tracing_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """With interceptor.enabled false nothing is traced, and it says who said so."""
-    (said,) = wrong(doctor(desk, OTEL_SDK_DISABLED="true"))
+    (said,) = wrong(doctor(programs, OTEL_SDK_DISABLED="true"))
 
     assert said == "interceptor.enabled is false (environment OTEL_SDK_DISABLED): nothing is traced"
 
 
 @pytest.fixture
-def memory(desk: Desk, tmp_path: Path) -> Iterator[Path]:
+def memory(programs: ProgramRunner, tmp_path: Path) -> Iterator[Path]:
     """Make 64 MiB of shared memory the place for rings; an agent reads them."""
     with shared_memory(tmp_path / "shm", "64m") as directory:
-        desk.ring_dir = directory / "rings"
-        desk.environment["KASPAN_INTERCEPTOR__RING_DIR"] = str(desk.ring_dir)
-        desk.environment["KASPAN_AGENT__RING_DIRS"] = f"[{desk.ring_dir}]"
-        desk.ring_dir.mkdir(mode=0o700)
-        descriptor = os.open(desk.ring_dir, os.O_RDONLY)
+        programs.ring_dir = directory / "rings"
+        programs.environment["KASPAN_INTERCEPTOR__RING_DIR"] = str(programs.ring_dir)
+        programs.environment["KASPAN_AGENT__RING_DIRS"] = f"[{programs.ring_dir}]"
+        programs.ring_dir.mkdir(mode=0o700)
+        descriptor = os.open(programs.ring_dir, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield directory
         os.close(descriptor)
 
 
-def test_room_for_rings_is_told(desk: Desk, memory: Path) -> None:
+def test_room_for_rings_is_told(programs: ProgramRunner, memory: Path) -> None:
     """While there is room, it says how much, and nothing is wrong."""
-    done = doctor(desk)
+    done = doctor(programs)
 
     assert wrong(done) == []
-    there = f"there is room for rings in {desk.ring_dir}"
+    there = f"there is room for rings in {programs.ring_dir}"
     assert f"{there}: 64 of 64 MiB are free, and half stays free\n" in done.stdout
 
 
-def test_shared_memory_that_is_short_is_wrong(desk: Desk, memory: Path) -> None:
+def test_shared_memory_that_is_short_is_wrong(programs: ProgramRunner, memory: Path) -> None:
     """It says what processes get that start now: smaller rings, or none."""
     (memory / "theirs").write_bytes(b"x" * (29 << 20))
-    (said,) = wrong(doctor(desk))
-    assert said.startswith(f"{desk.ring_dir} has no room for a span ring of 4.0 MiB: 35 of 64 MiB are free, ")
+    (said,) = wrong(doctor(programs))
+    assert said.startswith(
+        f"{programs.ring_dir} has no room for a span ring of 4.0 MiB: 35 of 64 MiB are free, "
+    )
     assert "processes that start now keep their spans in smaller rings there, of 2.0 MiB" in said
     assert "--shm-size" in said
 
     fill(memory / "more")
-    (said,) = wrong(doctor(desk))
+    (said,) = wrong(doctor(programs))
     assert "0.0 of 64 MiB are free" in said
     assert "in their own memory and report them to " in said
 
 
-def test_shared_memory_that_is_read_only_is_wrong(desk: Desk, memory: Path) -> None:
+def test_shared_memory_that_is_read_only_is_wrong(programs: ProgramRunner, memory: Path) -> None:
     """Nothing can be made there, and it says so."""
     subprocess.run(["mount", "-o", "remount,ro", str(memory)], check=True)
-    (said,) = wrong(doctor(desk))
+    (said,) = wrong(doctor(programs))
 
-    assert said.startswith(f"the file system of {desk.ring_dir} is read-only: processes that start now")
+    assert said.startswith(f"the file system of {programs.ring_dir} is read-only: processes that start now")
 
 
-def test_rings_on_disk_are_seen(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rings_on_disk_are_seen(
+    programs: ProgramRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing is set, what lies on disk for want of shared memory is told and judged as well."""
     for name in ("default_ring_dir", "default_fallback_dir"):
         monkeypatch.setattr(schema, name, lambda name=name: str(tmp_path / name))
@@ -282,18 +288,18 @@ def test_rings_on_disk_are_seen(desk: Desk, tmp_path: Path, monkeypatch: pytest.
     assert f"spans wait in {disk} and no agent reads them: start `kaspan agent`" in found
 
 
-def test_wrong_settings_are_said_with_exit_code_2(desk: Desk) -> None:
+def test_wrong_settings_are_said_with_exit_code_2(programs: ProgramRunner) -> None:
     """Settings that no application would run with are named as everywhere."""
-    done = doctor(desk, KASPAN_INTERCEPTOR__SAMPLING__RATE="7")
+    done = doctor(programs, KASPAN_INTERCEPTOR__SAMPLING__RATE="7")
 
     assert done.returncode == 2
     assert "interceptor.sampling.rate is 7" in done.stderr
 
 
-def test_python_without_kafka_python_is_wrong(desk: Desk, reading: None) -> None:
+def test_python_without_kafka_python_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """Where kafka cannot be imported there is nothing to trace."""
-    desk.module("sitecustomize.py", without("kafka", "confluent_kafka", "aiokafka", "pykafka"))
-    (said,) = wrong(doctor(desk))
+    programs.module("sitecustomize.py", without("kafka", "confluent_kafka", "aiokafka", "pykafka"))
+    (said,) = wrong(doctor(programs))
 
     assert said == "kafka-python is not installed for this Python: there is nothing to trace"
 
@@ -303,41 +309,41 @@ def test_python_without_kafka_python_is_wrong(desk: Desk, reading: None) -> None
     [("confluent_kafka", "confluent-kafka"), ("aiokafka", "aiokafka"), ("pykafka", "pykafka")],
 )
 def test_python_with_another_client_alone_is_wrong(
-    desk: Desk, reading: None, module: str, client: str
+    programs: ProgramRunner, reading: None, module: str, client: str
 ) -> None:
     """Another client of Kafka is named as one that is not traced: without a word that is looked for long."""
     others = {"kafka", "confluent_kafka", "aiokafka", "pykafka"} - {module}
-    desk.module(f"{module}.py", "")
-    desk.module("sitecustomize.py", without(*others))
-    (said,) = wrong(doctor(desk))
+    programs.module(f"{module}.py", "")
+    programs.module("sitecustomize.py", without(*others))
+    (said,) = wrong(doctor(programs))
 
     assert f"only {client}, which kaspan does not trace" in said
 
 
-def test_other_client_beside_kafka_python_is_said(desk: Desk, reading: None) -> None:
+def test_other_client_beside_kafka_python_is_said(programs: ProgramRunner, reading: None) -> None:
     """An application may use both, and half of its traffic is not seen then."""
-    desk.module("aiokafka.py", "")
-    done = doctor(desk)
+    programs.module("aiokafka.py", "")
+    done = doctor(programs)
 
     assert wrong(done) == []
     assert "aiokafka: installed too, and not traced" in done.stdout
 
 
-def test_module_that_is_called_kafka_and_no_package_is_wrong(desk: Desk, reading: None) -> None:
+def test_module_that_is_called_kafka_and_no_package_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """A folder of the application's own that hides kafka-python is named."""
-    desk.module("kafka/__init__.py", "")
-    desk.module(
+    programs.module("kafka/__init__.py", "")
+    programs.module(
         "sitecustomize.py",
         "import importlib.metadata as m; of = m.packages_distributions\n"
         "m.packages_distributions = lambda: {k: v for k, v in of().items() if k != 'kafka'}",
     )
-    (said,) = wrong(doctor(desk))
+    (said,) = wrong(doctor(programs))
 
     assert "no package that pip knows" in said
 
 
 def test_two_packages_that_overwrite_each_other_are_wrong(
-    monkeypatch: pytest.MonkeyPatch, desk: Desk
+    monkeypatch: pytest.MonkeyPatch, programs: ProgramRunner
 ) -> None:
     """kafka-python and its fork in one Python are files of both under one name."""
     monkeypatch.setattr(
@@ -350,22 +356,24 @@ def test_two_packages_that_overwrite_each_other_are_wrong(
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_checksums_in_python_are_said(desk: Desk, reading: None, is_there: bool) -> None:
+def test_checksums_in_python_are_said(programs: ProgramRunner, reading: None, is_there: bool) -> None:
     """Without the package crc32c, kafka-python's own work is the larger part of a record's cost."""
     if is_there:
-        desk.module("crc32c.py", "")
+        programs.module("crc32c.py", "")
     else:
-        desk.module("sitecustomize.py", without("crc32c"))
+        programs.module("sitecustomize.py", without("crc32c"))
 
-    assert ("each record's checksum" in doctor(desk).stdout) == (not is_there)
+    assert ("each record's checksum" in doctor(programs).stdout) == (not is_there)
 
 
 @pytest.mark.parametrize("missing", [[], ["opentelemetry.sdk"], ["opentelemetry.exporter"]])
-def test_instrumentations_without_their_sdk_are_said(desk: Desk, reading: None, missing: list[str]) -> None:
+def test_instrumentations_without_their_sdk_are_said(
+    programs: ProgramRunner, reading: None, missing: list[str]
+) -> None:
     """Where OpenTelemetry's instrumentations are installed and their spans not recorded, it says why."""
-    desk.module("sitecustomize.py", without(*missing))
+    programs.module("sitecustomize.py", without(*missing))
 
-    assert ("that takes kaspan[opentelemetry]" in doctor(desk).stdout) == bool(missing)
+    assert ("that takes kaspan[opentelemetry]" in doctor(programs).stdout) == bool(missing)
 
 
 SILENCE = {
@@ -396,17 +404,17 @@ SILENCE = {
 
 @pytest.mark.parametrize(("variables", "said"), SILENCE.values(), ids=SILENCE.keys())
 def test_setting_under_which_no_trace_is_seen_is_wrong(
-    desk: Desk, reading: None, variables: dict[str, str], said: str
+    programs: ProgramRunner, reading: None, variables: dict[str, str], said: str
 ) -> None:
     """What silences tracing is named with its value and where it was set."""
-    (line,) = wrong(doctor(desk, **variables))
+    (line,) = wrong(doctor(programs, **variables))
 
     assert line.startswith(said)
 
 
-def test_variable_of_another_program_is_said_and_not_wrong(desk: Desk, reading: None) -> None:
+def test_variable_of_another_program_is_said_and_not_wrong(programs: ProgramRunner, reading: None) -> None:
     """What a Dockerfile sets for itself is no reason to fail a check."""
-    done = doctor(desk, KASPAN_VERSION="1", OTEL_PROPAGATORS="jaeger")
+    done = doctor(programs, KASPAN_VERSION="1", OTEL_PROPAGATORS="jaeger")
 
     assert wrong(done) == []
     assert "settings: environment KASPAN_VERSION: " in done.stdout
@@ -429,23 +437,23 @@ HEARD = {
 
 @pytest.mark.parametrize("variables", HEARD.values(), ids=HEARD.keys())
 def test_setting_under_which_some_traces_are_seen_is_not_wrong(
-    desk: Desk, reading: None, variables: dict[str, str]
+    programs: ProgramRunner, reading: None, variables: dict[str, str]
 ) -> None:
     """What leaves some traces is somebody's choice."""
-    assert wrong(doctor(desk, **variables)) == []
+    assert wrong(doctor(programs, **variables)) == []
 
 
 @pytest.fixture
-def agent(deployment: Deployment) -> Iterator[tuple[Deployment, Sink]]:
+def agent(deployment: Deployment) -> Iterator[tuple[Deployment, ZipkinStub]]:
     """Run an agent that listens on a unix socket and sends to a collector of the test's."""
-    sink = Sink()
+    zipkin_stub = ZipkinStub()
     deployment.environment["KASPAN_AGENT__SOCKET"] = str(deployment.directory / "agent.sock")
-    deployment.environment["KASPAN_AGENT__SENDERS"] = f"[{{type: zipkin, url: '{sink.url}'}}]"
+    deployment.environment["KASPAN_AGENT__SENDERS"] = f"[{{type: zipkin, url: '{zipkin_stub.url}'}}]"
     deployment.start_agent()
     socket = deployment.directory / "agent.sock"
     wait_until(socket.exists, "the agent listens")
-    yield deployment, sink
-    sink.close()
+    yield deployment, zipkin_stub
+    zipkin_stub.close()
 
 
 def ask_doctor(deployment: Deployment, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -459,25 +467,25 @@ def ask_doctor(deployment: Deployment, **variables: str) -> subprocess.Completed
     )
 
 
-def test_agent_that_reaches_its_target_is_said(agent: tuple[Deployment, Sink]) -> None:
+def test_agent_that_reaches_its_target_is_said(agent: tuple[Deployment, ZipkinStub]) -> None:
     """It asks the agent, and only then nothing at all is wrong."""
-    deployment, sink = agent
+    deployment, zipkin_stub = agent
     deployment.start("shop", KASPAN, "run", "--", sys.executable, "-c", SEND, PYTHONPATH=TESTS).finish()
-    wait_until(lambda: sink.stored, "the span is delivered")
+    wait_until(lambda: zipkin_stub.stored, "the span is delivered")
     done = ask_doctor(deployment)
 
     assert "\nNothing is wrong.\n" in done.stdout
-    assert f"the agent has sent to zipkin {sink.url}" in done.stdout
+    assert f"the agent has sent to zipkin {zipkin_stub.url}" in done.stdout
     assert done.returncode == 0
 
 
 @pytest.mark.parametrize("by", ["ring", "socket"])
-def test_agent_that_does_not_reach_its_target_is_wrong(agent: tuple[Deployment, Sink], by: str) -> None:
+def test_agent_that_does_not_reach_its_target_is_wrong(agent: tuple[Deployment, ZipkinStub], by: str) -> None:
     """From the first failure on it says which target is not reached and why, by whatever way spans go."""
-    deployment, sink = agent
-    sink.answer = lambda report: Response(503, "out of order")
+    deployment, zipkin_stub = agent
+    zipkin_stub.answer = lambda report: Response(503, "out of order")
     deployment.start("shop", KASPAN, "run", "--", sys.executable, "-c", SEND, PYTHONPATH=TESTS).finish()
-    wait_until(lambda: sink.reports, "the agent tries")
+    wait_until(lambda: zipkin_stub.reports, "the agent tries")
     way = {} if by == "ring" else {"KASPAN_INTERCEPTOR__AGENT": f"unix://{deployment.directory}/agent.sock"}
 
     def found() -> str:
@@ -486,33 +494,33 @@ def test_agent_that_does_not_reach_its_target_is_wrong(agent: tuple[Deployment, 
 
     said = wait_until(found, "doctor sees it")
     (line,) = [line for line in said.splitlines() if line.startswith("- ")]
-    assert line.startswith(f"- the agent does not reach zipkin {sink.url}")
+    assert line.startswith(f"- the agent does not reach zipkin {zipkin_stub.url}")
     assert "HTTP 503" in line
     assert "out of order" in line
 
 
-def test_python_is_traced_under_kaspan_run_only(desk: Desk) -> None:
+def test_python_is_traced_under_kaspan_run_only(programs: ProgramRunner) -> None:
     """It says whether a program started here and now is traced, and by what."""
-    assert "under `kaspan run`, and not otherwise" in doctor(desk).stdout
+    assert "under `kaspan run`, and not otherwise" in doctor(programs).stdout
 
-    run = desk.run(*desk.kaspan_run(), "-m", "kaspan.cli.main", "doctor")
+    run = programs.run(*programs.kaspan_run(), "-m", "kaspan.cli.main", "doctor")
     assert "its programs are traced here, by `kaspan run`" in run.stdout
 
 
-def test_agent_by_http_is_asked_whether_it_takes_spans(desk: Desk) -> None:
+def test_agent_by_http_is_asked_whether_it_takes_spans(programs: ProgramRunner) -> None:
     """With an address in interceptor.agent an empty report goes there, and no ring is looked for."""
-    sink = Sink()
+    zipkin_stub = ZipkinStub()
     try:
-        done = doctor(desk, KASPAN_INTERCEPTOR__AGENT=sink.url)
-        # The sink answers as a collector does, and not as an agent.
+        done = doctor(programs, KASPAN_INTERCEPTOR__AGENT=zipkin_stub.url)
+        # The stub answers as a collector does, and not as an agent.
         assert wrong(done) == []
-        assert [report.body for report in sink.reports] == [b"[]"]
+        assert [report.body for report in zipkin_stub.reports] == [b"[]"]
         assert "into rings" not in done.stdout
-        sink.answer = lambda report: Response(401, "no token")
-        (refused,) = wrong(doctor(desk, KASPAN_INTERCEPTOR__AGENT=sink.url))
+        zipkin_stub.answer = lambda report: Response(401, "no token")
+        (refused,) = wrong(doctor(programs, KASPAN_INTERCEPTOR__AGENT=zipkin_stub.url))
         assert "HTTP 401 Unauthorized no token" in refused
     finally:
-        sink.close()
+        zipkin_stub.close()
 
-    (gone,) = wrong(doctor(desk, KASPAN_INTERCEPTOR__AGENT=sink.url))
-    assert gone.startswith(f"{sink.url} cannot be reached: ConnectionRefusedError")
+    (gone,) = wrong(doctor(programs, KASPAN_INTERCEPTOR__AGENT=zipkin_stub.url))
+    assert gone.startswith(f"{zipkin_stub.url} cannot be reached: ConnectionRefusedError")

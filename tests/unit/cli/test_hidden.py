@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from support.programs import INJECT, KASPAN, Desk
+from support.programs import INJECT, KASPAN, ProgramRunner
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def programs(tmp_path: Path) -> ProgramRunner:
+    return ProgramRunner(tmp_path)
 
 
 @contextmanager
-def running(desk: Desk, script: str) -> Iterator[int]:
+def running(programs: ProgramRunner, script: str) -> Iterator[int]:
     """Run a Python by a shell script under `kaspan run`; yields its process id."""
-    (desk.directory / "start.sh").write_text(script)
-    command = [KASPAN, "run", "--", "sh", desk.directory / "start.sh", sys.executable, WAIT]
+    (programs.directory / "start.sh").write_text(script)
+    command = [KASPAN, "run", "--", "sh", programs.directory / "start.sh", sys.executable, WAIT]
     with subprocess.Popen(
         [str(word) for word in command],
-        env=desk.environment,
+        env=programs.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -40,9 +40,9 @@ def running(desk: Desk, script: str) -> Iterator[int]:
         process.stdin.close()
 
 
-def said(desk: Desk, pid: int) -> list[str]:
+def said(programs: ProgramRunner, pid: int) -> list[str]:
     """Return what doctor says of a process, without how it begins."""
-    done = desk.run(sys.executable, "-m", "kaspan.cli.main", "doctor")
+    done = programs.run(sys.executable, "-m", "kaspan.cli.main", "doctor")
     lines = [line for line in done.stdout.splitlines() if f"(pid {pid})" in line]
     assert all(line.startswith(f"- python{VERSION} -c ... (pid {pid}) ") for line in lines)
     return [line.partition("was started under `kaspan run`, ")[2] for line in lines]
@@ -72,25 +72,25 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize(("script", "expected"), HIDDEN.values(), ids=HIDDEN.keys())
-def test_process_whose_hook_is_hidden_is_named(desk: Desk, script: str, expected: str) -> None:
+def test_process_whose_hook_is_hidden_is_named(programs: ProgramRunner, script: str, expected: str) -> None:
     """Doctor says which process it is, what hides the hook, and what to do."""
-    other = desk.directory / "other"
+    other = programs.directory / "other"
     other.mkdir()
     (other / "sitecustomize.py").write_text("")
-    with running(desk, script.replace("{other}", str(other))) as pid:
-        assert said(desk, pid) == [expected.format(inject=INJECT, other=other)]
+    with running(programs, script.replace("{other}", str(other))) as pid:
+        assert said(programs, pid) == [expected.format(inject=INJECT, other=other)]
 
 
 @pytest.mark.parametrize("script", ['exec "$1" -c "$2"', 'PYTHONPATH=/app:$PYTHONPATH exec "$1" -c "$2"'])
-def test_process_with_its_hook_is_not_named(desk: Desk, script: str) -> None:
+def test_process_with_its_hook_is_not_named(programs: ProgramRunner, script: str) -> None:
     """Of a process that is traced doctor says nothing."""
-    with running(desk, script) as pid:
-        assert said(desk, pid) == []
+    with running(programs, script) as pid:
+        assert said(programs, pid) == []
 
 
-def test_process_with_other_rings_is_not_named(desk: Desk, tmp_path: Path) -> None:
+def test_process_with_other_rings_is_not_named(programs: ProgramRunner, tmp_path: Path) -> None:
     """What writes its spans elsewhere is not what doctor was asked about."""
-    with running(desk, 'PYTHONPATH= exec "$1" -c "$2"') as pid:
-        assert said(desk, pid) != []
-        desk.environment["KASPAN_INTERCEPTOR__RING_DIR"] = str(tmp_path / "others")
-        assert said(desk, pid) == []
+    with running(programs, 'PYTHONPATH= exec "$1" -c "$2"') as pid:
+        assert said(programs, pid) != []
+        programs.environment["KASPAN_INTERCEPTOR__RING_DIR"] = str(tmp_path / "others")
+        assert said(programs, pid) == []

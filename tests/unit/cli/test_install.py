@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from kaspan.cli.install import HOOK, find_hook
-from support.programs import INJECT, SEND, TRACED, Desk, outcome
-from support.ring_reader import Reader
+from support.programs import INJECT, SEND, TRACED, ProgramRunner, outcome
+from support.ring_reader import RingReader
 
 TRACED_OUTPUT = (0, "True\n", "")
 UNTRACED_OUTPUT = (0, "False\n", "")
 
 
-class Environment(Desk):
+class Environment(ProgramRunner):
     """A virtual environment in which kaspan and all that these tests have is installed."""
 
     def __init__(self, directory: Path) -> None:
@@ -44,7 +44,7 @@ class Environment(Desk):
     def service(self, **variables: str) -> str:
         """Run a program that makes one span, and return whose it says it is."""
         assert outcome(self.program(SEND, **variables)) == (0, "", "")
-        (span,) = Reader(self.ring_dir).take()
+        (span,) = RingReader(self.ring_dir).take()
         assert span.local_endpoint is not None
         return span.local_endpoint.service_name or ""
 
@@ -121,7 +121,7 @@ def test_settings_file_is_found_from_anywhere(environment: Environment) -> None:
     assert environment.service() == "from-the-file"
     done = environment.run(environment.python, "-c", SEND, cwd=environment.site_packages)
     assert outcome(done) == (0, "", "")
-    (span,) = Reader(environment.ring_dir).take()
+    (span,) = RingReader(environment.ring_dir).take()
     assert span.local_endpoint is not None
     assert span.local_endpoint.service_name == "from-the-file"
 
@@ -188,7 +188,7 @@ def test_installed_program_under_kaspan_run_is_traced_once(environment: Environm
     done = environment.run(kaspan, "run", "--service", "run", "--", environment.python, "-c", SEND)
 
     assert outcome(done) == (0, "", "")
-    (span,) = Reader(environment.ring_dir).take()
+    (span,) = RingReader(environment.ring_dir).take()
     assert span.local_endpoint is not None
     assert span.local_endpoint.service_name == "run"
 

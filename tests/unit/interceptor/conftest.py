@@ -11,24 +11,24 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 
-from support.kafka_clients import Traced, make_tracing
-from support.programs import Desk
-from support.ring_reader import Reader
+from support.kafka_clients import TracedClients, make_tracing
+from support.programs import ProgramRunner
+from support.ring_reader import RingReader
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests that start programs: most of the time, for what hardly depends on kafka-python."""
-    if "desk" in getattr(item, "fixturenames", ()):
+    if "programs" in getattr(item, "fixturenames", ()):
         item.add_marker(pytest.mark.processes)
 
 
-class Application(Traced):
+class Application(TracedClients):
     """A traced application: its clients, and `take()` for the spans it has made since the last call."""
 
     def __init__(self, ring_dir: Path, tracing: Any) -> None:
         super().__init__(tracing)
         self.ring_dir = ring_dir
-        self.take = Reader(ring_dir).take
+        self.take = RingReader(ring_dir).take
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +69,6 @@ def no_span_outside() -> Iterator[None]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def programs(tmp_path: Path) -> ProgramRunner:
     """Give a directory from which programs are started, plain or under `kaspan run`."""
-    return Desk(tmp_path)
+    return ProgramRunner(tmp_path)

@@ -16,7 +16,7 @@ from opentelemetry import context
 from kaspan.config.schema import Sampling
 from kaspan.interceptor.kafka import producer as producer_tracing
 from support.kafka_clients import UnconnectedProducer
-from support.programs import Desk
+from support.programs import ProgramRunner
 from support.ring_reader import current, offsets
 
 ORDERS = TopicPartition("orders", 0)
@@ -124,17 +124,19 @@ MISSING = {
 
 
 @pytest.mark.parametrize(("change", "expected"), MISSING.values(), ids=MISSING.keys())
-def test_missing_patch_point_disables_only_its_feature(desk: Desk, change: str, expected: str) -> None:
+def test_missing_patch_point_disables_only_its_feature(
+    programs: ProgramRunner, change: str, expected: str
+) -> None:
     """A kafka-python without a consumer that we know is traced as a producer, and the other way round."""
     code = (
         f"import kafka; {change}\nfrom kaspan.interceptor.bootstrap.activation import activate\nactivate()\n"
         "print(*(hasattr(m, '__wrapped__') for m in (kafka.KafkaProducer.send, kafka.KafkaConsumer.poll)))"
     )
 
-    assert desk.plain(code).stdout == f"{expected}\n"
+    assert programs.plain(code).stdout == f"{expected}\n"
 
 
-def test_class_that_another_agent_has_patched_is_traced_all_the_same(desk: Desk) -> None:
+def test_class_that_another_agent_has_patched_is_traced_all_the_same(programs: ProgramRunner) -> None:
     """A wrapper of somebody else's around send() is not taken for ours, and stays below ours."""
     code = """
 import functools, kafka
@@ -147,4 +149,4 @@ activate()
 print(kafka.KafkaProducer.send is not theirs, kafka.KafkaProducer.send.__wrapped__ is theirs)
 """
 
-    assert desk.plain(code).stdout == "True True\n"
+    assert programs.plain(code).stdout == "True True\n"

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from support.programs import SEND, Desk, outcome
-from support.ring_reader import Reader, Span, read_header, rings
+from support.programs import SEND, ProgramRunner, outcome
+from support.ring_reader import RingReader, Span, read_header, rings
 from support.waiting import wait_until
 
 pytest.importorskip("gunicorn")
@@ -41,18 +41,18 @@ def application(environ, start_response):
 
 
 @pytest.fixture
-def start(desk: Desk) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def start(programs: ProgramRunner) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Give a way to start a traced server, and end each with all its workers."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*command: str | Path, **variables: str) -> subprocess.Popen[bytes]:
-        with open(desk.directory / "log", "wb") as log:
+        with open(programs.directory / "log", "wb") as log:
             started.append(
                 subprocess.Popen(
-                    [*map(str, desk.kaspan_run()[:-1]), *map(str, command)],
+                    [*map(str, programs.kaspan_run()[:-1]), *map(str, command)],
                     # gunicorn keeps a control socket in the home directory.
-                    env={**desk.environment, "HOME": str(desk.directory), **variables},
-                    cwd=desk.directory,
+                    env={**programs.environment, "HOME": str(programs.directory), **variables},
+                    cwd=programs.directory,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -85,10 +85,10 @@ def get(port: int) -> str:
         connection.close()
 
 
-def spans_by_pid(desk: Desk) -> dict[int, list[Span]]:
-    reader = Reader(desk.ring_dir)
+def spans_by_pid(programs: ProgramRunner) -> dict[int, list[Span]]:
+    reader = RingReader(programs.ring_dir)
     found: dict[int, list[Span]] = {}
-    for path in rings(desk.ring_dir):
+    for path in rings(programs.ring_dir):
         found[int(json.loads(read_header(path).process_json)["pid"])] = reader.take_from(path)
     return found
 
@@ -104,16 +104,16 @@ def assert_each_once(spans: list[Span], count: int) -> None:
     ids=["sync", "sync preloaded", "gthread preloaded", "gevent"],
 )
 def test_every_request_to_gunicorn_is_traced(
-    worker: str, options: list[str], desk: Desk, start: Callable[..., Any]
+    worker: str, options: list[str], programs: ProgramRunner, start: Callable[..., Any]
 ) -> None:
     """Each worker has its own ring, also where the application was loaded, and has sent, before the fork."""
-    desk.module("web.py", WEB)
+    programs.module("web.py", WEB)
     port = free_port()
     gunicorn = start(
         *(BIN / "gunicorn", "web:application", "--workers", "2", "--bind", f"127.0.0.1:{port}"),
         # A worker of gevent's that has just been started may miss SIGTERM, traced or not.
         *("--worker-class", worker, "--graceful-timeout", "3"),
-        *("--worker-tmp-dir", desk.directory, *options),
+        *("--worker-tmp-dir", programs.directory, *options),
         **({"SPAN_AT_IMPORT": "yes"} if options else {}),
     )
     served = [wait_until(lambda: get(port), "gunicorn answers")]
@@ -121,7 +121,7 @@ def test_every_request_to_gunicorn_is_traced(
     gunicorn.terminate()
     assert gunicorn.wait(30) == 0
 
-    spans = spans_by_pid(desk)
+    spans = spans_by_pid(programs)
     at_import = spans.pop(gunicorn.pid, [])
     assert {pid: len(each) for pid, each in spans.items()} == {
         int(pid): served.count(pid) for pid in set(served)
@@ -130,16 +130,16 @@ def test_every_request_to_gunicorn_is_traced(
     assert_each_once([*sum(spans.values(), []), *at_import], 21 + len(options))  # noqa: RUF017
 
 
-def test_killed_gunicorn_worker_leaves_its_spans(desk: Desk, start: Callable[..., Any]) -> None:
+def test_killed_gunicorn_worker_leaves_its_spans(programs: ProgramRunner, start: Callable[..., Any]) -> None:
     """A worker that was killed, as after a timeout, has lost nothing, and the next one is traced too."""
-    desk.module("web.py", WEB)
+    programs.module("web.py", WEB)
     port = free_port()
     start(BIN / "gunicorn", "web:application", "--bind", f"127.0.0.1:{port}")
     first = int(wait_until(lambda: get(port), "gunicorn answers"))
     os.kill(first, signal.SIGKILL)
     second = int(wait_until(lambda: get(port), "the next worker answers"))
 
-    assert {pid: len(spans) for pid, spans in spans_by_pid(desk).items()} == {first: 1, second: 1}
+    assert {pid: len(spans) for pid, spans in spans_by_pid(programs).items()} == {first: 1, second: 1}
 
 
 CELERY = """
@@ -163,17 +163,17 @@ def ready(**_):
 """
 
 
-def test_every_task_of_celery_is_traced(desk: Desk, start: Callable[..., Any]) -> None:
+def test_every_task_of_celery_is_traced(programs: ProgramRunner, start: Callable[..., Any]) -> None:
     """With Celery's prefork pool each process has its own ring, and a warm shutdown loses no span."""
-    desk.module("tasks.py", CELERY)
+    programs.module("tasks.py", CELERY)
     worker = start(BIN / "celery", "--app", "tasks", "worker", "--pool", "prefork", "--concurrency", "2")
-    done = desk.directory / "done"
+    done = programs.directory / "done"
     wait_until(lambda: done.exists() and len(done.read_text().split()) == 20, "all tasks are done")
     worker.terminate()
     worker.wait(30)
     pids = done.read_text().split()
 
-    spans = spans_by_pid(desk)
+    spans = spans_by_pid(programs)
     assert {pid: len(each) for pid, each in spans.items()} == {int(pid): pids.count(pid) for pid in set(pids)}
     assert_each_once(sum(spans.values(), []), 20)  # noqa: RUF017
 
@@ -201,11 +201,11 @@ gevent.joinall([gevent.spawn(work, f"topic-{number}") for number in range(4)], r
     [PATCHED + GREENLETS, "import kafka\n" + PATCHED + GREENLETS, SEND + PATCHED + GREENLETS],
     ids=["patched first", "kafka imported first", "a span first"],
 )
-def test_greenlets_are_traced_like_threads(code: str, desk: Desk) -> None:
+def test_greenlets_are_traced_like_threads(code: str, programs: ProgramRunner) -> None:
     """Loops that gevent interleaves in one thread each have their own current span, whoever came first."""
-    assert outcome(desk.traced(code)) == (0, "", "")
+    assert outcome(programs.traced(code)) == (0, "", "")
 
-    spans = Reader(desk.ring_dir).take()
+    spans = RingReader(programs.ring_dir).take()
     processed = {span.id: span for span in spans if span.kind == "CONSUMER"}
     sent = [span for span in spans if span.kind == "PRODUCER" and span.name != "send orders"]
     assert (len(processed), len(sent)) == (20, 20)
@@ -215,7 +215,7 @@ def test_greenlets_are_traced_like_threads(code: str, desk: Desk) -> None:
         assert f"{parent.name}-out".removeprefix("process ") == (span.name or "").removeprefix("send ")
 
 
-def test_gevent_may_fork(desk: Desk) -> None:
+def test_gevent_may_fork(programs: ProgramRunner) -> None:
     """A child that gevent forks has its own ring."""
     # Not gevent's waitpid: it waits for ever for a child that has ended before it was called, kaspan or not.
     code = (
@@ -223,7 +223,7 @@ def test_gevent_may_fork(desk: Desk) -> None:
         'if pid == 0:\n    producer.send("children", b"v"); producer.last.acknowledge(); os._exit(0)\n'
         'monkey.get_original("os", "waitpid")(pid, 0)'
     )
-    assert outcome(desk.traced(code)) == (0, "", "")
+    assert outcome(programs.traced(code)) == (0, "", "")
 
-    names = [[span.name for span in spans] for spans in spans_by_pid(desk).values()]
+    names = [[span.name for span in spans] for spans in spans_by_pid(programs).values()]
     assert sorted(names) == [["send children"], ["send orders"]]

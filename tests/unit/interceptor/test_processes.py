@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from support.programs import SEND, Desk, outcome
-from support.ring_reader import Reader, Span, offsets, read_header, rings
+from support.programs import SEND, ProgramRunner, outcome
+from support.ring_reader import RingReader, Span, offsets, read_header, rings
 
 
-def spans_by_pid(desk: Desk) -> dict[int, list[Span]]:
+def spans_by_pid(programs: ProgramRunner) -> dict[int, list[Span]]:
     """Return the spans of each process; one process has one ring."""
-    reader = Reader(desk.ring_dir)
+    reader = RingReader(programs.ring_dir)
     found: dict[int, list[Span]] = {}
-    for path in rings(desk.ring_dir):
+    for path in rings(programs.ring_dir):
         pid = int(json.loads(read_header(path).process_json)["pid"])
         assert pid not in found
         found[pid] = reader.take_from(path)
@@ -36,37 +36,37 @@ print(pid, os.waitpid(pid, 0)[1])
 """
 
 
-def test_child_of_fork_has_a_ring_of_its_own(desk: Desk) -> None:
+def test_child_of_fork_has_a_ring_of_its_own(programs: ProgramRunner) -> None:
     """Parent and child write each into its own ring, and the child's first span makes it."""
-    done = desk.traced(FORK)
+    done = programs.traced(FORK)
     assert done.stderr == ""
     parent, child, status = map(int, done.stdout.split())
 
-    spans = spans_by_pid(desk)
+    spans = spans_by_pid(programs)
 
     assert status == 0
     assert [span.name for span in spans[parent]] == ["send orders"] * 4
     assert [span.name for span in spans[child]] == ["send children"] * 2
 
 
-def test_ids_after_fork_are_different(desk: Desk) -> None:
+def test_ids_after_fork_are_different(programs: ProgramRunner) -> None:
     """Parent and child, who had the same ids at hand when they parted, use none of them twice."""
-    desk.traced(FORK)
+    programs.traced(FORK)
 
-    spans = [span for each in spans_by_pid(desk).values() for span in each]
+    spans = [span for each in spans_by_pid(programs).values() for span in each]
 
     assert len(spans) == 6
     assert len({span.id for span in spans}) == len({span.trace_id for span in spans}) == 6
 
 
-def test_child_that_never_uses_kafka_makes_no_ring(desk: Desk) -> None:
+def test_child_that_never_uses_kafka_makes_no_ring(programs: ProgramRunner) -> None:
     """A forked child without a span leaves the parent's ring alone and makes none."""
     code = f"{SEND}\nimport os\npid = os.fork()\nif pid == 0: os._exit(0)\nos.waitpid(pid, 0)\n" + (
         "producer.send('orders', b'value'); producer.last.acknowledge()"
     )
 
-    assert outcome(desk.traced(code)) == (0, "", "")
-    (spans,) = spans_by_pid(desk).values()
+    assert outcome(programs.traced(code)) == (0, "", "")
+    (spans,) = spans_by_pid(programs).values()
     assert len(spans) == 2
 
 
@@ -93,11 +93,11 @@ os.waitpid(pid, 0)
 """
 
 
-def test_span_open_at_fork_is_the_parents_alone(desk: Desk) -> None:
+def test_span_open_at_fork_is_the_parents_alone(programs: ProgramRunner) -> None:
     """A record in work and a send under way when a process forks are reported once, by the parent."""
-    assert outcome(desk.traced(OPEN_AT_FORK)) == (0, "", "")
+    assert outcome(programs.traced(OPEN_AT_FORK)) == (0, "", "")
 
-    (spans,) = spans_by_pid(desk).values()
+    (spans,) = spans_by_pid(programs).values()
     assert sorted(span.name or "" for span in spans) == ["process orders", "process orders", "send orders"]
 
 
@@ -119,14 +119,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_of_a_pool_are_traced(desk: Desk, method: str) -> None:
+def test_workers_of_a_pool_are_traced(programs: ProgramRunner, method: str) -> None:
     """However multiprocessing starts a worker, and however the pool ends it, its spans are in its ring."""
-    script = desk.module("pool.py", POOL)
-    done = desk.run(*desk.kaspan_run(), script, method)
+    script = programs.module("pool.py", POOL)
+    done = programs.run(*programs.kaspan_run(), script, method)
     assert (done.returncode, done.stderr) == (0, "")
     pids = [int(pid) for pid in done.stdout.split()]
 
-    spans = spans_by_pid(desk)
+    spans = spans_by_pid(programs)
 
     assert {pid: len(each) for pid, each in spans.items()} == {pid: pids.count(pid) for pid in set(pids)}
 
@@ -143,11 +143,11 @@ CHILDREN = {
 
 
 @pytest.mark.parametrize("start", CHILDREN.values(), ids=CHILDREN.keys())
-def test_python_started_by_an_application_is_traced(desk: Desk, start: str) -> None:
+def test_python_started_by_an_application_is_traced(programs: ProgramRunner, start: str) -> None:
     """What a traced process starts is traced too, as the same service."""
-    assert outcome(desk.traced(start, SEND)) == (0, "", "")
+    assert outcome(programs.traced(start, SEND)) == (0, "", "")
 
-    (span,) = Reader(desk.ring_dir).take()
+    (span,) = RingReader(programs.ring_dir).take()
     assert span.local_endpoint is not None
     assert span.local_endpoint.service_name == "shop"
 
@@ -164,12 +164,12 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("end", "code"), ENDS.values(), ids=ENDS.keys())
-def test_spans_are_there_however_a_process_ends(desk: Desk, end: str, code: int) -> None:
+def test_spans_are_there_however_a_process_ends(programs: ProgramRunner, end: str, code: int) -> None:
     """Nothing is flushed at exit, so nothing is lost by an exit that leaves no time for it."""
-    done = desk.run(*desk.kaspan_run(), "-c", f"import os, signal, sys\n{SEND}\n{end}")
+    done = programs.run(*programs.kaspan_run(), "-c", f"import os, signal, sys\n{SEND}\n{end}")
 
     assert done.returncode == code
-    (spans,) = spans_by_pid(desk).values()
+    (spans,) = spans_by_pid(programs).values()
     assert len(spans) == 1
 
 
@@ -187,29 +187,29 @@ gc.collect()  # what has waited for long is no young object
 """
 
 
-def test_send_that_is_not_answered_when_the_process_ends_is_a_timeout(desk: Desk) -> None:
+def test_send_that_is_not_answered_when_the_process_ends_is_a_timeout(programs: ProgramRunner) -> None:
     """Of two sends, one is answered before the process ends; the other's span is there too, as an error."""
-    assert outcome(desk.traced(UNANSWERED)) == (0, "", "")
+    assert outcome(programs.traced(UNANSWERED)) == (0, "", "")
 
-    spans = Reader(desk.ring_dir).take()
+    spans = RingReader(programs.ring_dir).take()
 
     assert [span.tags.get("error") for span in spans] == [None, "timeout"]
 
 
-def test_fork_does_not_report_what_its_parent_has_under_way(desk: Desk) -> None:
+def test_fork_does_not_report_what_its_parent_has_under_way(programs: ProgramRunner) -> None:
     """A send that is open in the parent is open in its fork as well, and has still one span, the parent's."""
-    desk.traced(f"import os\n{UNANSWERED}\nif os.fork(): os.wait()")
+    programs.traced(f"import os\n{UNANSWERED}\nif os.fork(): os.wait()")
 
-    spans = Reader(desk.ring_dir).take()
+    spans = RingReader(programs.ring_dir).take()
 
     assert [span.tags.get("error") for span in spans] == [None, "timeout"]
 
 
-def test_end_with_no_send_under_way_is_not_slowed(desk: Desk) -> None:
+def test_end_with_no_send_under_way_is_not_slowed(programs: ProgramRunner) -> None:
     """Where every send was answered, no objects are looked through when the process ends."""
     code = f"{SEND}\nimport gc; gc.get_objects = lambda *generation: print('looked')"
 
-    assert outcome(desk.traced(code)) == (0, "", "")
+    assert outcome(programs.traced(code)) == (0, "", "")
 
 
 SHUTDOWN = {
@@ -253,7 +253,7 @@ SHUTDOWN = {
 
 
 @pytest.mark.parametrize(("use", "delivered"), SHUTDOWN.values(), ids=SHUTDOWN.keys())
-def test_interpreter_ends_without_a_word(desk: Desk, use: str, delivered: int) -> None:
+def test_interpreter_ends_without_a_word(programs: ProgramRunner, use: str, delivered: int) -> None:
     """Whatever is open when the interpreter shuts down: exit code 0, not a word, each record its span."""
     code = (
         "from support.kafka_clients import UnconnectedConsumer, make_record\n"
@@ -261,8 +261,8 @@ def test_interpreter_ends_without_a_word(desk: Desk, use: str, delivered: int) -
         "consumer = UnconnectedConsumer([make_record(fetcher.ConsumerRecord, at) for at in range(3)])\n"
     )
 
-    assert outcome(desk.traced(code + use)) == (0, "", "")
-    received = [span for span in Reader(desk.ring_dir).take() if span.kind == "CONSUMER"]
+    assert outcome(programs.traced(code + use)) == (0, "", "")
+    received = [span for span in RingReader(programs.ring_dir).take() if span.kind == "CONSUMER"]
     assert sorted(offsets(received)) == [*range(delivered)]
 
 
@@ -281,11 +281,11 @@ sys.stdout.buffer.write(pickle.dumps((delivered, polled)))
 """
 
 
-def test_records_can_be_pickled_to_a_process_without_kaspan(desk: Desk) -> None:
+def test_records_can_be_pickled_to_a_process_without_kaspan(programs: ProgramRunner) -> None:
     """What is pickled under kaspan is read by a process without it, as the plain records in plain lists."""
     code = PICKLE.replace("sys.stdout.buffer.write", "open(sys.argv[1], 'wb').write")
-    path = desk.directory / "records.pickle"
-    assert outcome(desk.traced(code, str(path))) == (0, "", "")
+    path = programs.directory / "records.pickle"
+    assert outcome(programs.traced(code, str(path))) == (0, "", "")
     read = (
         "import pickle, sys; found = pickle.load(open(sys.argv[1], 'rb'))\n"
         "from support.kafka_clients import plain_record\n"
@@ -294,12 +294,12 @@ def test_records_can_be_pickled_to_a_process_without_kaspan(desk: Desk) -> None:
         " {type(r) is type(expected[0]) for one in found for r in one})"
     )
 
-    assert desk.plain(read, str(path)).stdout == "True {<class 'list'>} {True}\n"
+    assert programs.plain(read, str(path)).stdout == "True {<class 'list'>} {True}\n"
 
 
-def test_records_of_a_process_without_kaspan_can_be_read_under_it(desk: Desk) -> None:
+def test_records_of_a_process_without_kaspan_can_be_read_under_it(programs: ProgramRunner) -> None:
     """What was pickled without kaspan is read under it, and equals what was written."""
-    path = desk.directory / "records.pickle"
+    path = programs.directory / "records.pickle"
     write = (
         "import pickle, sys; from support.kafka_clients import plain_record\n"
         "pickle.dump([plain_record(at, timestamp=1) for at in range(2)], open(sys.argv[1], 'wb'))"
@@ -308,19 +308,19 @@ def test_records_of_a_process_without_kaspan_can_be_read_under_it(desk: Desk) ->
         "import pickle, sys; from support.kafka_clients import plain_record\n"
         "print(pickle.load(open(sys.argv[1], 'rb')) == [plain_record(at, timestamp=1) for at in range(2)])"
     )
-    assert outcome(desk.plain(write, str(path))) == (0, "", "")
+    assert outcome(programs.plain(write, str(path))) == (0, "", "")
 
-    assert outcome(desk.traced(read, str(path))) == (0, "True\n", "")
+    assert outcome(programs.traced(read, str(path))) == (0, "True\n", "")
 
 
-def test_process_without_a_ring_runs_on_with_one_warning(desk: Desk) -> None:
+def test_process_without_a_ring_runs_on_with_one_warning(programs: ProgramRunner) -> None:
     """Where no ring can be made, every send does what it does, and one warning says why."""
-    Path(desk.ring_dir).touch()
-    done = desk.traced(
+    Path(programs.ring_dir).touch()
+    done = programs.traced(
         SEND + 'for _ in range(100):\n    producer.send("orders", b"v"); producer.last.acknowledge()'
     )
 
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.count("\n") == 1
     assert "interceptor.ring_dir" in done.stderr
-    assert str(desk.ring_dir) in done.stderr
+    assert str(programs.ring_dir) in done.stderr

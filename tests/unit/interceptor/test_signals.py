@@ -22,7 +22,7 @@ from kaspan.interceptor.handover.points import follow_no_records, follow_records
 from kaspan.interceptor.import_hooks import imports
 from kaspan.interceptor.reporters import ring_file, room
 from support import kafka_clients as unconnected
-from support.programs import Desk
+from support.programs import ProgramRunner
 from support.ring_reader import current, offsets
 from support.waiting import wait_until
 
@@ -316,11 +316,11 @@ STORM = """
 import itertools, random, signal, sys, tempfile
 from pathlib import Path
 import kafka
-from support.kafka_clients import Traced, make_tracing
+from support.kafka_clients import TracedClients, make_tracing
 
 class Shutdown(Exception): pass
 
-application = Traced(make_tracing(Path(tempfile.mkdtemp(dir=Path.cwd()))))
+application = TracedClients(make_tracing(Path(tempfile.mkdtemp(dir=Path.cwd()))))
 elsewhere = (str(Path(kafka.__file__).parent), "kafka_clients.py", "random.py")
 producer = application.producer()
 armed, raised, caught = False, 0, 0
@@ -375,8 +375,8 @@ print(raised, caught)
     importlib.util.find_spec("kaspan.interceptor.compiled") is None,
     reason="in plain Python one of some 400 is still lost now and then, in finalizers (CHANGELOG.md)",
 )
-def test_every_exception_of_a_storm_of_signals_reaches_the_application(desk: Desk) -> None:
+def test_every_exception_of_a_storm_of_signals_reaches_the_application(programs: ProgramRunner) -> None:
     """Of signals that come at any moment of a busy application none is lost in kaspan's code."""
-    done = desk.plain(STORM)
+    done = programs.plain(STORM)
 
     assert (done.stdout, done.stderr) == ("400 400\n", "")

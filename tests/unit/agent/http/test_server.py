@@ -20,19 +20,19 @@ from kaspan.agent.http import connection, server
 from kaspan.agent.http.messages import Request, Response
 from kaspan.agent.receivers.content import Content
 from kaspan.config import schema
-from support.raw_http import Client, request
-from support.served_collector import Served
+from support.raw_http import RawHttpClient, request
+from support.served_collector import ServedCollector
 from support.span_bodies import BODIES, PROTO3, Body, proto_span, with_members
 from support.waiting import wait_until
 
 SPAN = with_members("")
 TOKEN = "correct-horse-battery"
 START = "POST /api/v2/spans HTTP/1.1\r\nhost: agent\r\n"
-Serve = Callable[..., Served]
+Serve = Callable[..., ServedCollector]
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-def test_body_is_answered_as_zipkin_does(served: Served, body: Body) -> None:
+def test_body_is_answered_as_zipkin_does(served: ServedCollector, body: Body) -> None:
     """202 with nothing in it where Zipkin says so, else a refusal with a line of text that says why."""
     headers = {name.lower().replace("-", "_"): value for name, value in body.headers.items()}
     answer = served.client().post(body.content, **headers)
@@ -46,7 +46,7 @@ def test_body_is_answered_as_zipkin_does(served: Served, body: Body) -> None:
 
 
 @pytest.mark.parametrize("unix", [False, True])
-def test_spans_come_by_tcp_and_by_unix_socket(served: Served, unix: bool) -> None:
+def test_spans_come_by_tcp_and_by_unix_socket(served: ServedCollector, unix: bool) -> None:
     """Both ways in take the same, and one connection takes many bodies."""
     client = served.client(unix)
     for number in (1, 2, 3):
@@ -55,7 +55,7 @@ def test_spans_come_by_tcp_and_by_unix_socket(served: Served, unix: bool) -> Non
     assert served.collector.taken_spans == 3
 
 
-def test_spans_are_stored_as_they_came(served: Served) -> None:
+def test_spans_are_stored_as_they_came(served: ServedCollector) -> None:
     """What is in the spool is byte for byte what was in the body."""
     body = with_members(',"name":"GET","timestamp":1e3,"unknown":[1.50, null]')
     assert served.client().post(body).status == 202
@@ -63,13 +63,13 @@ def test_spans_are_stored_as_they_came(served: Served) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"[ ]"])
-def test_no_spans_are_accepted_without_the_disk(served: Served, body: bytes) -> None:
+def test_no_spans_are_accepted_without_the_disk(served: ServedCollector, body: bytes) -> None:
     """An empty body and an empty list are answered 202, and nothing is written."""
     served.spool.fill()
     assert served.client().post(body).status == 202
 
 
-def test_body_may_come_in_chunks(served: Served) -> None:
+def test_body_may_come_in_chunks(served: ServedCollector) -> None:
     """A body without a length comes in chunks, split anywhere, with extensions and trailers."""
     client = served.client()
     client.send(START.encode() + b"transfer-encoding: chunked\r\n\r\n")
@@ -80,7 +80,7 @@ def test_body_may_come_in_chunks(served: Served) -> None:
     assert served.spool.spans == [SPAN[1:-1]]
 
 
-def test_request_may_come_byte_by_byte(served: Served) -> None:
+def test_request_may_come_byte_by_byte(served: ServedCollector) -> None:
     """Where the network splits a request does not matter."""
     client = served.client()
     for byte in request(SPAN, content_type="application/json"):
@@ -88,14 +88,14 @@ def test_request_may_come_byte_by_byte(served: Served) -> None:
     assert client.answer().status == 202
 
 
-def test_requests_sent_at_once_are_answered_in_their_order(served: Served) -> None:
+def test_requests_sent_at_once_are_answered_in_their_order(served: ServedCollector) -> None:
     """A client need not wait for an answer before it sends the next request."""
     client = served.client()
     client.send(request(SPAN) + request(b"{}") + request(SPAN) + request(b"", "/nowhere"))
     assert [client.answer().status for _ in range(4)] == [202, 400, 202, 404]
 
 
-def test_client_that_asks_before_it_sends_is_told_to_go_on(served: Served) -> None:
+def test_client_that_asks_before_it_sends_is_told_to_go_on(served: ServedCollector) -> None:
     """Tools such as curl wait for 100 Continue before they send a large body."""
     client = served.client()
     client.send(f"{START}expect: 100-continue\r\ncontent-length: {len(SPAN)}\r\n\r\n".encode())
@@ -104,7 +104,7 @@ def test_client_that_asks_before_it_sends_is_told_to_go_on(served: Served) -> No
     assert client.answer().status == 202
 
 
-def test_wish_for_another_protocol_is_ignored(served: Served) -> None:
+def test_wish_for_another_protocol_is_ignored(served: ServedCollector) -> None:
     """Java's own client asks for HTTP/2 in each request, and goes on in HTTP/1.1 when it is not heard."""
     client = served.client()
     upgrade = {
@@ -118,7 +118,7 @@ def test_wish_for_another_protocol_is_ignored(served: Served) -> None:
 
 
 @pytest.mark.parametrize("line", ["GET / HTTP/1.0", "POST /api/v2/spans HTTP/1.1\r\nconnection: close"])
-def test_connection_ends_when_the_client_wants_it(served: Served, line: str) -> None:
+def test_connection_ends_when_the_client_wants_it(served: ServedCollector, line: str) -> None:
     """HTTP/1.0 and Connection: close end the connection after the answer."""
     client = served.client()
     client.send(f"{line}\r\nhost: agent\r\ncontent-length: 0\r\n\r\n".encode())
@@ -140,7 +140,7 @@ def test_connection_ends_when_the_client_wants_it(served: Served, line: str) -> 
         ("POST", "http://agent:9412/api/v2/spans", 202),
     ],
 )
-def test_other_methods_and_paths(served: Served, method: str, path: str, status: int) -> None:
+def test_other_methods_and_paths(served: ServedCollector, method: str, path: str, status: int) -> None:
     """What is not there is 404, another method 405 with the ones there are, and the connection stays."""
     client = served.client()
     for _ in range(2):
@@ -159,7 +159,7 @@ def test_other_methods_and_paths(served: Served, method: str, path: str, status:
     ],
 )
 def test_formats_that_are_not_taken_are_named(
-    served: Served, path: str, content_type: str, name: str
+    served: ServedCollector, path: str, content_type: str, name: str
 ) -> None:
     """Thrift and v1 are 415, and the answer says what is taken in their place."""
     answer = served.client().post(b"[]", path, content_type=content_type)
@@ -168,7 +168,7 @@ def test_formats_that_are_not_taken_are_named(
     assert "/api/v2/spans" in answer.text
 
 
-def test_202_comes_only_after_the_commit(served: Served) -> None:
+def test_202_comes_only_after_the_commit(served: ServedCollector) -> None:
     """While the disk has not said that the spans are there, the client waits."""
     served.spool.may_go_on.clear()
     client = served.client()
@@ -182,7 +182,7 @@ def test_202_comes_only_after_the_commit(served: Served) -> None:
     assert client.answer().status == 202
 
 
-def test_bodies_that_wait_are_committed_together(served: Served) -> None:
+def test_bodies_that_wait_are_committed_together(served: ServedCollector) -> None:
     """What arrives during a commit goes into the next one, all of it."""
     served.spool.may_go_on.clear()
     first, *others = [served.client() for _ in range(11)]
@@ -196,7 +196,7 @@ def test_bodies_that_wait_are_committed_together(served: Served) -> None:
     assert [sum(batch.spans for batch in batches) for batches in served.spool.transactions] == [1, 10]
 
 
-def test_client_that_goes_away_harms_nobody(served: Served) -> None:
+def test_client_that_goes_away_harms_nobody(served: ServedCollector) -> None:
     """A client that does not wait for its answer has its spans stored, and others are served on."""
     served.spool.may_go_on.clear()
     client, other = served.client(), served.client()
@@ -208,7 +208,7 @@ def test_client_that_goes_away_harms_nobody(served: Served) -> None:
     wait_until(lambda: len(served.spool.spans) == 2, "both are stored")
 
 
-def test_full_spool_is_429_until_there_is_room(served: Served) -> None:
+def test_full_spool_is_429_until_there_is_room(served: ServedCollector) -> None:
     """A full spool is said with the time to wait, in words, and the same body is taken later."""
     client = served.client()
     served.spool.fill()
@@ -221,7 +221,7 @@ def test_full_spool_is_429_until_there_is_room(served: Served) -> None:
     assert served.server.refusals == {"spool full": 1, "invalid": 1}
 
 
-def test_broken_spool_ends_the_agent(served: Served) -> None:
+def test_broken_spool_ends_the_agent(served: ServedCollector) -> None:
     """An error that no waiting mends is answered 500, and ends the receiver with it."""
     served.spool.error = OSError("gone")
     assert served.client().post(SPAN).status == 500
@@ -246,7 +246,7 @@ def test_handler_that_fails_is_500_and_others_are_served(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity, gzip"])
-def test_gzip_is_unpacked(served: Served, encoding: str) -> None:
+def test_gzip_is_unpacked(served: ServedCollector, encoding: str) -> None:
     """JSON and proto3 may come in gzip."""
     client = served.client()
     assert client.post(gzip.compress(SPAN), content_encoding=encoding).status == 202
@@ -258,7 +258,7 @@ def test_gzip_is_unpacked(served: Served, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("encoding", "body"), [("br", b"\x0b\x02\x80[]\x03"), ("zstd", b"(\xb5/\xfd"), ("deflate, br", b"a")]
 )
-def test_encoding_that_is_not_known_is_named(served: Served, encoding: str, body: bytes) -> None:
+def test_encoding_that_is_not_known_is_named(served: ServedCollector, encoding: str, body: bytes) -> None:
     """A body that cannot be read for its encoding is 415, with that encoding and what to send."""
     answer = served.client().post(body, content_encoding=encoding)
     assert (answer.status, answer.headers["accept-encoding"]) == (415, "gzip")
@@ -266,12 +266,14 @@ def test_encoding_that_is_not_known_is_named(served: Served, encoding: str, body
     assert "Thrift" not in answer.text.title()
 
 
-def test_encoding_that_says_nothing_is_passed_over(served: Served) -> None:
+def test_encoding_that_says_nothing_is_passed_over(served: ServedCollector) -> None:
     """Zipkin does not look at encodings other than gzip, and takes what it can read."""
     assert served.client().post(SPAN, content_encoding="utf-8").status == 202
 
 
-def test_large_body_is_read_while_others_are_served(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_body_is_read_while_others_are_served(
+    served: ServedCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bodies of more than a few milliseconds' work hold up nobody, and are read one at a time."""
     entered, may_go_on, at_once, most = threading.Event(), threading.Event(), 0, 0
     whole = Content.whole
@@ -299,13 +301,13 @@ def test_large_body_is_read_while_others_are_served(served: Served, monkeypatch:
     assert most == 1
 
 
-def test_gzip_cut_short_is_refused(served: Served) -> None:
+def test_gzip_cut_short_is_refused(served: ServedCollector) -> None:
     """Of a body that did not come whole nothing is taken."""
     answer = served.client().post(gzip.compress(SPAN)[:-4], content_encoding="gzip")
     assert (answer.status, answer.text[:19]) == (400, "Cannot gunzip spans")
 
 
-def test_gzip_of_endless_pieces_is_refused(served: Served) -> None:
+def test_gzip_of_endless_pieces_is_refused(served: ServedCollector) -> None:
     """A body of a great many gzip files in a row is not followed to its end."""
     answer = served.client().post(gzip.compress(b" ") * 100_000, content_encoding="gzip")
     assert (answer.status, answer.text[:19]) == (400, "Cannot gunzip spans")
@@ -378,7 +380,7 @@ def test_all_clients_together_hold_no_more_than_two_bodies(serve: Serve) -> None
         b"CONNECT zipkin:9411 HTTP/1.1\r\n\r\n",
     ],
 )
-def test_what_is_no_request_is_refused_and_ends_the_connection(served: Served, raw: bytes) -> None:
+def test_what_is_no_request_is_refused_and_ends_the_connection(served: ServedCollector, raw: bytes) -> None:
     """Other protocols, and requests whose length two readers could see differently, are not guessed at."""
     client = served.client()
     client.send(raw)
@@ -388,7 +390,7 @@ def test_what_is_no_request_is_refused_and_ends_the_connection(served: Served, r
 
 
 @pytest.mark.parametrize("piece", [b"a", b"x: y\r\n"])
-def test_head_over_the_limit_is_431(served: Served, piece: bytes) -> None:
+def test_head_over_the_limit_is_431(served: ServedCollector, piece: bytes) -> None:
     """Neither one endless header nor endlessly many are read to the end."""
     client = served.client()
     client.send(START.encode() + b"x: " + piece * 40_000)
@@ -396,7 +398,7 @@ def test_head_over_the_limit_is_431(served: Served, piece: bytes) -> None:
     assert client.is_closed()
 
 
-def test_head_over_the_limit_is_431_also_when_it_comes_whole(served: Served) -> None:
+def test_head_over_the_limit_is_431_also_when_it_comes_whole(served: ServedCollector) -> None:
     """A head is measured, not the way it came."""
     client = served.client()
     client.send(START.encode() + b"x: " + b"a" * 40_000 + b"\r\ncontent-length: 0\r\n\r\n")
@@ -404,7 +406,7 @@ def test_head_over_the_limit_is_431_also_when_it_comes_whole(served: Served) -> 
 
 
 @pytest.mark.parametrize("piece", [b"a", b"x: y\r\n"])
-def test_trailers_over_the_limit_are_431(served: Served, piece: bytes) -> None:
+def test_trailers_over_the_limit_are_431(served: ServedCollector, piece: bytes) -> None:
     """What stands behind the last chunk has the limit of a head."""
     client = served.client()
     client.send(START.encode() + b"transfer-encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\nx: " + piece * 60_000)
@@ -452,7 +454,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "start", [START, f"{START}content-length: 10\r\n\r\n[", f"{START}transfer-encoding: chunked\r\n\r\n1"]
 )
-def test_request_that_does_not_end_in_time_is_408(served: Served, start: str) -> None:
+def test_request_that_does_not_end_in_time_is_408(served: ServedCollector, start: str) -> None:
     """A client that sends nothing more of its head or its body is told so, and cut off."""
     client = served.client()
     client.send(start.encode())
@@ -461,7 +463,7 @@ def test_request_that_does_not_end_in_time_is_408(served: Served, start: str) ->
 
 
 @pytest.mark.usefixtures("hasty")
-def test_dribbling_does_not_buy_time(served: Served) -> None:
+def test_dribbling_does_not_buy_time(served: ServedCollector) -> None:
     """A head must be whole in time, however lively its bytes come."""
     client = served.client()
 
@@ -482,7 +484,7 @@ def test_dribbling_does_not_buy_time(served: Served) -> None:
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("sends_first", [False, True])
-def test_unused_connection_is_closed_in_time(served: Served, sends_first: bool) -> None:
+def test_unused_connection_is_closed_in_time(served: ServedCollector, sends_first: bool) -> None:
     """A connection on which nothing comes does not stay for ever."""
     client = served.client()
     if sends_first:
@@ -491,7 +493,7 @@ def test_unused_connection_is_closed_in_time(served: Served, sends_first: bool) 
 
 
 @pytest.mark.usefixtures("hasty")
-def test_slow_disk_is_no_fault_of_the_client(served: Served) -> None:
+def test_slow_disk_is_no_fault_of_the_client(served: ServedCollector) -> None:
     """A client that waits for a commit is not cut off however long it takes."""
     served.spool.may_go_on.clear()
     client, later = served.client(), served.client()
@@ -571,7 +573,7 @@ def test_connections_leave_descriptors_for_the_rest(
     assert "LimitNOFILE" in caplog.text
 
 
-def test_head_is_answered_where_there_is_something_to_get(served: Served) -> None:
+def test_head_is_answered_where_there_is_something_to_get(served: ServedCollector) -> None:
     """Load balancers and monitors ask by HEAD, and get the answer without its body."""
 
     async def health(_: Request) -> Response:
@@ -627,7 +629,7 @@ def test_pages_of_browsers_are_refused(serve: Serve) -> None:
     assert served.server.refusals == {"origin": 1, "host": 1}
 
 
-def test_answers_that_nobody_reads_do_not_pile_up(served: Served) -> None:
+def test_answers_that_nobody_reads_do_not_pile_up(served: ServedCollector) -> None:
     """A client that sends requests and reads no answer is not read from any more, and others are served."""
     client = served.client()
     client.socket.settimeout(0.5)
@@ -668,7 +670,7 @@ def test_route_may_do_without_the_token(serve: Serve) -> None:
     assert served.client().get("/secret").status == 401
 
 
-def serve_tls(serve: Serve, tmp_path: Path, **settings: object) -> tuple[Served, ssl.SSLContext]:
+def serve_tls(serve: Serve, tmp_path: Path, **settings: object) -> tuple[ServedCollector, ssl.SSLContext]:
     """Start a collector with a certificate of an authority that the context trusts."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
@@ -708,5 +710,5 @@ def test_stopping_answers_what_is_under_way(serve: Serve) -> None:
     assert (answer.status, answer.headers["connection"]) == (202, "close")
     served.wait()
     with pytest.raises(ConnectionError):
-        Client(("127.0.0.1", served.port))
+        RawHttpClient(("127.0.0.1", served.port))
     assert not Path(served.socket).exists()

@@ -14,7 +14,7 @@ import pytest
 from support.deployment import Deployment
 from support.ring_writer import RingWriter
 from support.waiting import wait_until
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 PROCESSORS = """
 agent:
@@ -48,10 +48,10 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.close()
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    zipkin_stub = ZipkinStub()
+    yield zipkin_stub
+    zipkin_stub.close()
 
 
 def post(socket_path: str, body: bytes) -> int:
@@ -66,11 +66,13 @@ def post(socket_path: str, body: bytes) -> int:
         connection.close()
 
 
-def test_spans_by_ring_and_by_http_are_processed_alike(deployment: Deployment, sink: Sink) -> None:
+def test_spans_by_ring_and_by_http_are_processed_alike(
+    deployment: Deployment, zipkin_stub: ZipkinStub
+) -> None:
     """Whichever way a span came, what reaches Zipkin was dropped, tagged, renamed and redacted."""
     socket_path = str(deployment.directory / "agent.sock")
     deployment.start_agent(
-        *("--config", "kaspan.yaml", "--zipkin", sink.url),
+        *("--config", "kaspan.yaml", "--zipkin", zipkin_stub.url),
         KASPAN_AGENT__SOCKET=socket_path,
         HOST_NAME="host-1",
     )
@@ -80,9 +82,9 @@ def test_spans_by_ring_and_by_http_are_processed_alike(deployment: Deployment, s
     writer.put(span(2, "audit.logins"))
     assert post(socket_path, b"[%s,%s]" % (span(3, "orders"), span(4, "audit.logins"))) == 202
     assert post(socket_path, b"[%s]" % span(5, "audit.logins")) == 202
-    wait_until(lambda: len(sink.stored) == 2, "both spans have arrived")
+    wait_until(lambda: len(zipkin_stub.stored) == 2, "both spans have arrived")
     writer.die()
-    arrived = [sent for report in sink.reports for sent in json.loads(report.body)]
+    arrived = [sent for report in zipkin_stub.reports for sent in json.loads(report.body)]
     assert sorted(arrived, key=lambda sent: str(sent["id"])) == [processed(1), processed(3)]
 
 

@@ -15,11 +15,11 @@ from kaspan.agent.receivers.rings import DROP_WARNING_S
 from kaspan.agent.receivers.service_stats import MAX_SERVICES, OTHER, Services
 from kaspan.agent.status import ServiceStatus
 from kaspan.wire import ring as layout
-from support.ring_agent import BATCH_BYTES, FLUSH_INTERVAL_S, Agent, warnings
+from support.ring_agent import BATCH_BYTES, FLUSH_INTERVAL_S, RingAgent, warnings
 from support.ring_writer import DATA_BYTES, RingWriter, frame, span
 
 
-def test_spans_are_taken_after_the_flush_interval(agent: Agent, writer: RingWriter) -> None:
+def test_spans_are_taken_after_the_flush_interval(agent: RingAgent, writer: RingWriter) -> None:
     """Spans wait in the ring for company, as long as the settings allow and no longer."""
     writer.put(span(1))
     assert agent.tick(FLUSH_INTERVAL_S * 0.9) == []
@@ -27,7 +27,7 @@ def test_spans_are_taken_after_the_flush_interval(agent: Agent, writer: RingWrit
     assert writer.read_pos == writer.write_pos
 
 
-def test_ring_that_is_a_quarter_full_is_taken_at_once(agent: Agent, writer: RingWriter) -> None:
+def test_ring_that_is_a_quarter_full_is_taken_at_once(agent: RingAgent, writer: RingWriter) -> None:
     """A busy application's ring is emptied long before it is full."""
     while writer.write_pos < DATA_BYTES // 4 - 256:
         writer.put(span(1))
@@ -36,7 +36,7 @@ def test_ring_that_is_a_quarter_full_is_taken_at_once(agent: Agent, writer: Ring
     assert len(agent.tick(0.05)) > 50
 
 
-def test_ring_that_appears_is_found_at_the_next_look(agent: Agent) -> None:
+def test_ring_that_appears_is_found_at_the_next_look(agent: RingAgent) -> None:
     """A new ring may fill in less time than lies between two complete scans."""
     agent.tick(SCAN_S)
     writer = RingWriter(agent.path)
@@ -45,7 +45,7 @@ def test_ring_that_appears_is_found_at_the_next_look(agent: Agent) -> None:
     assert len(agent.tick(0.01)) > 100
 
 
-def test_rings_are_taken_in_one_transaction_and_rows_are_shared(agent: Agent) -> None:
+def test_rings_are_taken_in_one_transaction_and_rows_are_shared(agent: RingAgent) -> None:
     """A flush costs one commit however many applications there are, and its rows are full."""
     writers = [RingWriter(agent.path, f"{number}.ring") for number in range(10)]
     for number, writer in enumerate(writers):
@@ -55,7 +55,7 @@ def test_rings_are_taken_in_one_transaction_and_rows_are_shared(agent: Agent) ->
     assert [batch.spans for batch in agent.spool.batches] == [10]
 
 
-def test_rows_are_no_larger_than_a_batch(agent: Agent, writer: RingWriter) -> None:
+def test_rows_are_no_larger_than_a_batch(agent: RingAgent, writer: RingWriter) -> None:
     """A row is a message at most, so that no message need be cut."""
     while writer.put(span(1)):
         pass
@@ -68,7 +68,9 @@ def test_rows_are_no_larger_than_a_batch(agent: Agent, writer: RingWriter) -> No
     )
 
 
-def test_nothing_is_taken_twice_after_a_kill_between_spool_and_ring(agent: Agent, writer: RingWriter) -> None:
+def test_nothing_is_taken_twice_after_a_kill_between_spool_and_ring(
+    agent: RingAgent, writer: RingWriter
+) -> None:
     """The spool's position counts when the ring does not know it yet."""
     writer.put(span(1))
     agent.tick(FLUSH_INTERVAL_S)
@@ -81,7 +83,7 @@ def test_nothing_is_taken_twice_after_a_kill_between_spool_and_ring(agent: Agent
 
 
 def test_rings_are_left_unread_while_the_spool_is_full(
-    agent: Agent, writer: RingWriter, caplog: pytest.LogCaptureFixture
+    agent: RingAgent, writer: RingWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the spool does not take stays in the ring, is said once, and is taken when there is room again."""
     writer.put(span(1))
@@ -95,7 +97,7 @@ def test_rings_are_left_unread_while_the_spool_is_full(
 
 
 @pytest.mark.parametrize("room_bytes", [200, 3000, 20_000])
-def test_rings_go_into_a_small_spool_in_parts(agent: Agent, room_bytes: int) -> None:
+def test_rings_go_into_a_small_spool_in_parts(agent: RingAgent, room_bytes: int) -> None:
     """Rings that hold more than the spool ever has room for are taken in as many transactions as it takes."""
     writers = [RingWriter(agent.path, f"{number}.ring") for number in range(3)]
     written = [number for number in range(300) if writers[number % 3].put(span(number))]
@@ -107,7 +109,7 @@ def test_rings_go_into_a_small_spool_in_parts(agent: Agent, room_bytes: int) -> 
 
 @pytest.mark.parametrize("payload", [span(9) + b"]", b"[" + span(9) + b"]", b"{", b"x", span(9)[:-2], b"[]"])
 def test_payload_that_is_no_object_is_dropped_and_counted(
-    agent: Agent, writer: RingWriter, caplog: pytest.LogCaptureFixture, payload: bytes
+    agent: RingAgent, writer: RingWriter, caplog: pytest.LogCaptureFixture, payload: bytes
 ) -> None:
     """What would end the list of spans, and hide those of others behind it, goes no further than its ring."""
     for written in (span(1), payload, span(2)):
@@ -119,7 +121,7 @@ def test_payload_that_is_no_object_is_dropped_and_counted(
     assert warning.endswith("of orders: 1 spans are no JSON objects and are dropped")
 
 
-def test_ring_of_a_dead_owner_is_taken_then_removed(agent: Agent, writer: RingWriter) -> None:
+def test_ring_of_a_dead_owner_is_taken_then_removed(agent: RingAgent, writer: RingWriter) -> None:
     """What a killed application had finished arrives, and nothing of it is left behind."""
     writer.put(span(1))
     writer.die()
@@ -128,7 +130,7 @@ def test_ring_of_a_dead_owner_is_taken_then_removed(agent: Agent, writer: RingWr
     assert agent.spool.saved == {}
 
 
-def test_ring_of_a_dead_owner_stays_while_the_spool_is_full(agent: Agent, writer: RingWriter) -> None:
+def test_ring_of_a_dead_owner_stays_while_the_spool_is_full(agent: RingAgent, writer: RingWriter) -> None:
     """A ring is only removed when its spans are safe."""
     writer.put(span(1))
     writer.die()
@@ -140,7 +142,9 @@ def test_ring_of_a_dead_owner_stays_while_the_spool_is_full(agent: Agent, writer
     assert not writer.path.exists()
 
 
-def test_ring_whose_file_was_removed_is_read_while_its_owner_lives(agent: Agent, writer: RingWriter) -> None:
+def test_ring_whose_file_was_removed_is_read_while_its_owner_lives(
+    agent: RingAgent, writer: RingWriter
+) -> None:
     """A cleaner of temporary files does not stop the spans of an application that runs."""
     agent.tick()
     writer.path.unlink()
@@ -148,7 +152,7 @@ def test_ring_whose_file_was_removed_is_read_while_its_owner_lives(agent: Agent,
     assert agent.tick(FLUSH_INTERVAL_S) == [span(1)]
 
 
-def test_last_tick_takes_everything(agent: Agent, writer: RingWriter) -> None:
+def test_last_tick_takes_everything(agent: RingAgent, writer: RingWriter) -> None:
     """At the agent's end no span is left to wait for company."""
     writer.put(span(1))
     agent.receiver.tick(last=True)
@@ -156,7 +160,7 @@ def test_last_tick_takes_everything(agent: Agent, writer: RingWriter) -> None:
 
 
 def test_file_that_is_no_ring_is_named_once_and_left_alone(
-    agent: Agent, writer: RingWriter, caplog: pytest.LogCaptureFixture
+    agent: RingAgent, writer: RingWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One warning with file and rule for each, no harm to the other rings, and the file stays."""
     (agent.path / "garbage.ring").write_bytes(b"garbage" * 1000)
@@ -176,7 +180,7 @@ def test_file_that_is_no_ring_is_named_once_and_left_alone(
 
 
 def test_ring_that_is_truncated_is_named_once_and_others_are_read(
-    agent: Agent, writer: RingWriter, caplog: pytest.LogCaptureFixture
+    agent: RingAgent, writer: RingWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A ring that somebody cuts off does not stop the agent."""
     other = RingWriter(agent.path, "2-b.ring")
@@ -191,7 +195,7 @@ def test_ring_that_is_truncated_is_named_once_and_others_are_read(
 
 
 def test_ring_that_is_truncated_between_two_reads_gives_what_is_left(
-    agent: Agent, writer: RingWriter
+    agent: RingAgent, writer: RingWriter
 ) -> None:
     """What stands before the end is taken, the rest counted as lost, and nothing is written any more."""
     for number in range(70):
@@ -208,7 +212,7 @@ def test_ring_that_is_truncated_between_two_reads_gives_what_is_left(
     assert 0 < agent.receiver.lost_bytes < written // 2
 
 
-def test_spans_are_counted_by_the_service_that_wrote_them(agent: Agent) -> None:
+def test_spans_are_counted_by_the_service_that_wrote_them(agent: RingAgent) -> None:
     """Rings that are gone still count; how full they are is of those that are there."""
     writers = [
         RingWriter(agent.path, f"{number}-a.ring", process=b'{"service":"%b"}' % service)
@@ -231,12 +235,12 @@ def test_spans_are_counted_by_the_service_that_wrote_them(agent: Agent) -> None:
         writer.die()
 
 
-def named(agent: Agent, service: str) -> ServiceStatus:
+def named(agent: RingAgent, service: str) -> ServiceStatus:
     (found,) = [observed for observed in agent.receiver.services() if observed.name == service]
     return found
 
 
-def test_drops_of_a_ring_count_once_and_those_before_the_agent_too(agent: Agent) -> None:
+def test_drops_of_a_ring_count_once_and_those_before_the_agent_too(agent: RingAgent) -> None:
     """The writer's own counts are followed: what it dropped while no agent was there is no less dropped."""
     writer = RingWriter(agent.path, process=b'{"service":"orders"}')
     for offset, count in ((layout.DROPPED_SPANS, 7), (layout.SUPPRESSED_ERRORS, 2)):
@@ -250,7 +254,7 @@ def test_drops_of_a_ring_count_once_and_those_before_the_agent_too(agent: Agent)
     writer.die()
 
 
-def test_spans_left_in_a_ring_by_a_full_spool_are_not_counted(agent: Agent, writer: RingWriter) -> None:
+def test_spans_left_in_a_ring_by_a_full_spool_are_not_counted(agent: RingAgent, writer: RingWriter) -> None:
     """A span counts as taken when it is safe, and once."""
     writer.put(span(1))
     agent.spool.full = True
@@ -261,7 +265,7 @@ def test_spans_left_in_a_ring_by_a_full_spool_are_not_counted(agent: Agent, writ
     assert agent.receiver.taken_spans == 1
 
 
-def test_services_are_bounded_in_number(agent: Agent) -> None:
+def test_services_are_bounded_in_number(agent: RingAgent) -> None:
     """Names come from files: after so many services the others count together."""
     services = Services()
     writer = RingWriter(agent.path)
@@ -281,7 +285,7 @@ def test_services_are_bounded_in_number(agent: Agent) -> None:
 
 
 def test_damaged_frame_costs_only_what_stands_after_it(
-    agent: Agent, writer: RingWriter, caplog: pytest.LogCaptureFixture
+    agent: RingAgent, writer: RingWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Spans before damage are kept, lost bytes are said with file and service, later spans come."""
     writer.put(span(1))
@@ -296,7 +300,7 @@ def test_damaged_frame_costs_only_what_stands_after_it(
 
 
 def test_spans_that_a_ring_dropped_are_said_at_once_and_then_now_and_then(
-    agent: Agent, writer: RingWriter, caplog: pytest.LogCaptureFixture
+    agent: RingAgent, writer: RingWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No drop is silent, and a ring that keeps dropping does not fill the log."""
     writer.set_header(layout.DROPPED_SPANS, 5)
@@ -312,7 +316,7 @@ def test_spans_that_a_ring_dropped_are_said_at_once_and_then_now_and_then(
     ] == [True, True]
 
 
-def test_directory_that_turns_bad_is_said_once(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
+def test_directory_that_turns_bad_is_said_once(agent: RingAgent, caplog: pytest.LogCaptureFixture) -> None:
     """A directory in a wrong state is asked about again, and its end is noticed."""
     agent.directory.close()
     agent.path.rmdir()
@@ -332,7 +336,7 @@ def make(path: Path) -> Path:
     return path
 
 
-def test_positions_of_rings_that_vanished_meanwhile_are_deleted_at_the_start(agent: Agent) -> None:
+def test_positions_of_rings_that_vanished_meanwhile_are_deleted_at_the_start(agent: RingAgent) -> None:
     """A restart of the machine empties the ring directory, not the spool."""
     agent.spool.saved = {str(agent.path / "gone.ring"): 8}
     agent.restart()
@@ -353,7 +357,7 @@ def test_no_bytes_in_a_ring_stop_the_agent(
     truncated_to: int | None,
 ) -> None:
     """Whatever stands in a ring file: no crash, no endless loop, and other rings' spans come."""
-    agent = Agent(make(tmp_path_factory.mktemp("fuzz") / "rings"))
+    agent = RingAgent(make(tmp_path_factory.mktemp("fuzz") / "rings"))
     bad, good = RingWriter(agent.path, "1-bad.ring"), RingWriter(agent.path, "2-good.ring")
     for number in range(10):
         bad.put(span(number))
@@ -384,7 +388,7 @@ def test_no_file_named_like_a_ring_stops_the_agent(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     """Any bytes under a ring's name are refused and left as they are."""
-    agent = Agent(make(tmp_path_factory.mktemp("fuzz") / "rings"))
+    agent = RingAgent(make(tmp_path_factory.mktemp("fuzz") / "rings"))
     path = agent.path / "1-a.ring"
     path.write_bytes(content)
     for _ in range(3):

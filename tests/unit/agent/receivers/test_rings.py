@@ -15,7 +15,7 @@ from kaspan.agent.batch import Batch
 from kaspan.agent.receivers import ring, rings
 from kaspan.agent.receivers.ring import SCAN_S
 from kaspan.wire import ring as layout
-from support.ring_agent import FLUSH_INTERVAL_S, Agent, warnings
+from support.ring_agent import FLUSH_INTERVAL_S, RingAgent, warnings
 from support.ring_writer import RingWriter, span
 
 MANY = 300
@@ -29,7 +29,7 @@ def fill(writer: RingWriter, first: int) -> set[bytes]:
     return written
 
 
-def test_rings_of_many_dead_owners_are_removed_in_one_transaction(agent: Agent) -> None:
+def test_rings_of_many_dead_owners_are_removed_in_one_transaction(agent: RingAgent) -> None:
     """On a slow disk one for each would keep the rings of those that live unread for seconds."""
     dead = [RingWriter(agent.path, f"{number}-a.ring") for number in range(MANY)]
     for number, writer in enumerate(dead):
@@ -42,7 +42,7 @@ def test_rings_of_many_dead_owners_are_removed_in_one_transaction(agent: Agent) 
     assert agent.spool.saved == {}
 
 
-def test_living_ring_is_not_kept_waiting_by_dead_ones(agent: Agent) -> None:
+def test_living_ring_is_not_kept_waiting_by_dead_ones(agent: RingAgent) -> None:
     """What dead processes left cannot be lost; a full ring of a living one drops what comes."""
     dead = [RingWriter(agent.path, f"{number}-a.ring", 1 << 20) for number in range(8)]
     for writer in dead:
@@ -63,7 +63,7 @@ def test_living_ring_is_not_kept_waiting_by_dead_ones(agent: Agent) -> None:
     living.die()
 
 
-def test_end_takes_all_that_dead_rings_hold(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_takes_all_that_dead_rings_hold(agent: RingAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no process lives any more, and what they left needs many transactions."""
     written = set()
     for number in range(8):
@@ -78,7 +78,7 @@ def test_end_takes_all_that_dead_rings_hold(agent: Agent, monkeypatch: pytest.Mo
     assert agent.spool.puts > 10
 
 
-def test_dead_rings_are_not_starved_by_living_ones(agent: Agent) -> None:
+def test_dead_rings_are_not_starved_by_living_ones(agent: RingAgent) -> None:
     """Rings that are filled as fast as they are read leave room for those that nobody fills any more."""
     living = [RingWriter(agent.path, f"{number}-a.ring", 1 << 20) for number in range(8)]
     dead = RingWriter(agent.path, "9-z.ring")
@@ -93,7 +93,7 @@ def test_dead_rings_are_not_starved_by_living_ones(agent: Agent) -> None:
 
 
 def test_end_does_not_wait_for_a_writer_that_does_not_end(
-    agent: Agent, writer: RingWriter, monkeypatch: pytest.MonkeyPatch
+    agent: RingAgent, writer: RingWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What rings hold when the agent is told to stop is taken, in as many transactions as it needs."""
     written = fill(writer, 1)
@@ -121,7 +121,7 @@ def descriptors(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_more_rings_than_descriptors_are_read_in_turns(
-    agent: Agent,
+    agent: RingAgent,
     descriptors: Callable[[int], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -149,7 +149,7 @@ def test_more_rings_than_descriptors_are_read_in_turns(
 
 
 def test_busy_ring_keeps_its_descriptor_while_others_take_turns(
-    agent: Agent,
+    agent: RingAgent,
     descriptors: Callable[[int], None],
 ) -> None:
     """A ring that fills in less time than a turn takes loses nothing among hundreds that are silent."""
@@ -168,7 +168,7 @@ def test_busy_ring_keeps_its_descriptor_while_others_take_turns(
 
 
 def test_turns_end_when_there_are_descriptors_again(
-    agent: Agent,
+    agent: RingAgent,
     descriptors: Callable[[int], None],
 ) -> None:
     """All rings stay open once there is room for them, and wait for company again."""
@@ -186,7 +186,7 @@ def test_turns_end_when_there_are_descriptors_again(
 
 
 def test_drops_of_a_ring_that_takes_turns_count_once(
-    agent: Agent,
+    agent: RingAgent,
     descriptors: Callable[[int], None],
 ) -> None:
     """Opening a ring again does not count again what its writer counted before."""
@@ -205,7 +205,7 @@ def test_drops_of_a_ring_that_takes_turns_count_once(
 
 
 def test_ring_that_is_removed_while_it_waits_for_its_turn_is_named(
-    agent: Agent,
+    agent: RingAgent,
     descriptors: Callable[[int], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -238,7 +238,7 @@ SHORTAGES = [errno.EMFILE, errno.ENFILE, errno.ENOMEM]
 @pytest.mark.parametrize("number", SHORTAGES)
 @pytest.mark.parametrize("call", ["open", "pread", "listdir"])
 def test_shortage_is_waited_for(
-    agent: Agent,
+    agent: RingAgent,
     monkeypatch: pytest.MonkeyPatch,
     call: str,
     number: int,
@@ -266,7 +266,7 @@ def test_shortage_is_waited_for(
 
 
 def test_position_that_could_not_be_told_is_told_later(
-    agent: Agent,
+    agent: RingAgent,
     writer: RingWriter,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -287,7 +287,7 @@ def test_position_that_could_not_be_told_is_told_later(
 
 @pytest.mark.parametrize("call", ["open", "pread"])
 def test_ring_on_a_broken_disk_is_named_and_others_are_read(
-    agent: Agent,
+    agent: RingAgent,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     call: str,
@@ -316,7 +316,7 @@ def test_ring_on_a_broken_disk_is_named_and_others_are_read(
 
 
 def test_memory_that_is_out_is_waited_for(
-    agent: Agent,
+    agent: RingAgent,
     writer: RingWriter,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -337,7 +337,7 @@ def test_memory_that_is_out_is_waited_for(
 def test_ring_may_have_any_name(tmp_path: Path, name: bytes) -> None:
     """Its spans arrive, once, also by an agent that was started again, and what is left of it goes."""
     (tmp_path / "rings").mkdir(mode=0o700)
-    agent = Agent(tmp_path / "rings")
+    agent = RingAgent(tmp_path / "rings")
     writer = RingWriter(agent.path, os.fsdecode(name))
     writer.put(span(1))
     assert agent.tick(FLUSH_INTERVAL_S) == [span(1)]
@@ -353,7 +353,7 @@ def test_ring_may_have_any_name(tmp_path: Path, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("service", [b"\\ud800", b"\xed\xa0\x80", b"\xff", b"a\\nb\\u202ec\\u0000"])
-def test_service_may_be_called_anything(agent: Agent, service: bytes) -> None:
+def test_service_may_be_called_anything(agent: RingAgent, service: bytes) -> None:
     """What is passed on of it can be written as JSON, in UTF-8, and on one line."""
     writer = RingWriter(agent.path, process=b'{"service":"%b"}' % service)
     writer.put(span(1))
@@ -365,7 +365,7 @@ def test_service_may_be_called_anything(agent: Agent, service: bytes) -> None:
 
 
 def test_ring_that_cannot_be_removed_is_named_and_not_read_again(
-    agent: Agent,
+    agent: RingAgent,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -388,7 +388,7 @@ def test_ring_that_cannot_be_removed_is_named_and_not_read_again(
 
 
 def test_directory_that_others_may_write_to_later_is_noticed(
-    agent: Agent,
+    agent: RingAgent,
     writer: RingWriter,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

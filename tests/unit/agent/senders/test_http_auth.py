@@ -15,21 +15,21 @@ from kaspan.agent.senders.zipkin import ZipkinSender
 from kaspan.config.schema import ZipkinSender as Settings
 from support.certificates import CA, CLIENT, CLIENT_KEY, server_context
 from support.ring_writer import span
-from support.zipkin_stub import Response, Sink
+from support.zipkin_stub import Response, ZipkinStub
 
 SPANS = span(1) + b",\n" + span(2)
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.close()
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    zipkin_stub = ZipkinStub()
+    yield zipkin_stub
+    zipkin_stub.close()
 
 
-def post(sink: Sink, **settings: Any) -> object:
-    """Post two spans to the sink and return what became of them."""
-    sender = ZipkinSender(Settings(**{"url": sink.url, "timeout_s": 5.0} | settings))
+def post(zipkin_stub: ZipkinStub, **settings: Any) -> object:
+    """Post two spans to the stub and return what became of them."""
+    sender = ZipkinSender(Settings(**{"url": zipkin_stub.url, "timeout_s": 5.0} | settings))
     try:
         return sender.send(SPANS, 1)
     finally:
@@ -53,16 +53,18 @@ def refusal(**settings: Any) -> tuple[str, str]:
         ({"headers": {"authorization": "Own abc"}}, None),
     ],
 )
-def test_credentials_are_sent(sink: Sink, settings: dict[str, Any], expected: str | None) -> None:
+def test_credentials_are_sent(
+    zipkin_stub: ZipkinStub, settings: dict[str, Any], expected: str | None
+) -> None:
     """Basic authentication in UTF-8, or a bearer's token, or whatever a header of one's own says."""
-    assert post(sink, **settings) == Delivered()
-    assert sink.reports[0].headers.get("Authorization") == expected
+    assert post(zipkin_stub, **settings) == Delivered()
+    assert zipkin_stub.reports[0].headers.get("Authorization") == expected
 
 
-def test_headers_of_ones_own_are_sent(sink: Sink) -> None:
+def test_headers_of_ones_own_are_sent(zipkin_stub: ZipkinStub) -> None:
     """They come beside the sender's, and may take the place of its User-Agent."""
-    post(sink, headers={"X-Scope-OrgID": "tenant 1", "user-agent": "mine"})
-    headers = sink.reports[0].headers
+    post(zipkin_stub, headers={"X-Scope-OrgID": "tenant 1", "user-agent": "mine"})
+    headers = zipkin_stub.reports[0].headers
     assert (headers["X-Scope-OrgID"], headers["user-agent"], headers["b3"]) == ("tenant 1", "mine", "0")
     assert "User-Agent" not in headers
 
@@ -97,21 +99,23 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 
 @pytest.mark.parametrize("status", [400, 401, 503])
-def test_secrets_are_not_in_reasons(sink: Sink, status: int) -> None:
+def test_secrets_are_not_in_reasons(zipkin_stub: ZipkinStub, status: int) -> None:
     """A server that quotes what it was shown does not bring it into logs or dead letters."""
-    sink.answer = lambda report: Response(status, "you sent " + report.headers["Authorization"])
+    zipkin_stub.answer = lambda report: Response(status, "you sent " + report.headers["Authorization"])
     for settings in ({"username": "me", "password": "hunter22"}, {"token": "hunter22"}):
-        outcome = post(sink, **settings)
+        outcome = post(zipkin_stub, **settings)
         assert isinstance(outcome, Failed | Refused)
         assert "you sent" in outcome.reason
         assert "***" in outcome.reason
         assert not any(secret in outcome.reason for secret in ("hunter22", "bWU6aHVudGVyMjI="))
 
 
-def test_redirect_and_name_show_no_secret(sink: Sink) -> None:
+def test_redirect_and_name_show_no_secret(zipkin_stub: ZipkinStub) -> None:
     """Passwords and queries of addresses may hold what must not be seen."""
-    sink.answer = lambda report: Response(302, "", (("Location", "https://a:b1c2@other/?key=hunter22"),))
-    outcome = post(sink)
+    zipkin_stub.answer = lambda report: Response(
+        302, "", (("Location", "https://a:b1c2@other/?key=hunter22"),)
+    )
+    outcome = post(zipkin_stub)
     assert isinstance(outcome, Failed)
     assert "https://a:***@other/?***" in outcome.reason
     names = {ZipkinSender(Settings(url=f"http://me:pw@z/?key={key}")).name for key in ("hunter22", "other")}
@@ -119,11 +123,11 @@ def test_redirect_and_name_show_no_secret(sink: Sink) -> None:
     assert not any("hunter22" in name or "pw" in name for name in names)
 
 
-def test_gzip_is_off_on_the_loopback_unless_it_is_asked_for(sink: Sink) -> None:
+def test_gzip_is_off_on_the_loopback_unless_it_is_asked_for(zipkin_stub: ZipkinStub) -> None:
     """Packing costs CPU and saves network, of which the loopback has none."""
-    post(sink)
-    post(sink, gzip=True)
-    plain, packed = sink.reports
+    post(zipkin_stub)
+    post(zipkin_stub, gzip=True)
+    plain, packed = zipkin_stub.reports
     assert "Content-Encoding" not in plain.headers
     assert packed.headers["Content-Encoding"] == "gzip"
     assert int(packed.headers["Content-Length"]) == len(packed.body)
@@ -148,55 +152,55 @@ def test_gzip_is_on_over_a_network(url: str, gzip: bool | None, expected: bool) 
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-def test_proto3_is_sent_as_such(sink: Sink, gzip: bool) -> None:
+def test_proto3_is_sent_as_such(zipkin_stub: ZipkinStub, gzip: bool) -> None:
     """The content type is the one by which Zipkin knows proto3, packed or not."""
-    post(sink, format="proto3", gzip=gzip)
-    (report,) = sink.reports
+    post(zipkin_stub, format="proto3", gzip=gzip)
+    (report,) = zipkin_stub.reports
     assert report.headers["Content-Type"] == "application/x-protobuf"
     (batch,) = proto3_batches(report.content, 1 << 20)
     assert json.loads(b"[" + batch.body + b"]") == json.loads(b"[" + SPANS + b"]")
 
 
-def test_span_that_proto3_cannot_say_goes_as_json(sink: Sink) -> None:
+def test_span_that_proto3_cannot_say_goes_as_json(zipkin_stub: ZipkinStub) -> None:
     """A format is no reason to lose a span: Zipkin judges what it is given."""
-    sender = ZipkinSender(Settings(url=sink.url, format="proto3"))
+    sender = ZipkinSender(Settings(url=zipkin_stub.url, format="proto3"))
     assert sender.send(b'{"traceId":"1","id":"2","tags":{"":"nameless"}}', 1) == Delivered()
-    assert sink.reports[0].headers["Content-Type"] == "application/json"
+    assert zipkin_stub.reports[0].headers["Content-Type"] == "application/json"
     sender.close()
 
 
 class TestTls:
     @pytest.fixture
-    def sink(self) -> Iterator[Sink]:
-        sink = Sink(tls=server_context())
-        yield sink
-        sink.close()
+    def zipkin_stub(self) -> Iterator[ZipkinStub]:
+        zipkin_stub = ZipkinStub(tls=server_context())
+        yield zipkin_stub
+        zipkin_stub.close()
 
-    def test_server_of_ones_own_ca_is_trusted(self, sink: Sink) -> None:
+    def test_server_of_ones_own_ca_is_trusted(self, zipkin_stub: ZipkinStub) -> None:
         """The CA's certificate is all that is needed; the connection is kept as any other."""
-        sender = ZipkinSender(Settings(url=sink.url, ca_file=str(CA), token="abc"))
+        sender = ZipkinSender(Settings(url=zipkin_stub.url, ca_file=str(CA), token="abc"))
         for number in range(3):
             assert sender.send(span(number), number) == Delivered()
-        assert [report.headers["Authorization"] for report in sink.reports] == ["Bearer abc"] * 3
+        assert [report.headers["Authorization"] for report in zipkin_stub.reports] == ["Bearer abc"] * 3
         sender.close()
 
-    def test_server_that_nobody_vouches_for_is_shown_nothing(self, sink: Sink) -> None:
+    def test_server_that_nobody_vouches_for_is_shown_nothing(self, zipkin_stub: ZipkinStub) -> None:
         """Neither spans nor credentials go out, the spans stay, and the reason says what to set."""
-        outcome = post(sink, token="abc")
+        outcome = post(zipkin_stub, token="abc")
         assert isinstance(outcome, Failed)
         assert "certificate verify failed" in outcome.reason
         assert "ca_file" in outcome.reason
-        assert sink.reports == []
+        assert zipkin_stub.reports == []
 
-    def test_certificate_is_for_the_host_that_was_asked(self, sink: Sink) -> None:
+    def test_certificate_is_for_the_host_that_was_asked(self, zipkin_stub: ZipkinStub) -> None:
         """A valid certificate of another host is none."""
-        outcome = post(sink, url=sink.url.replace("127.0.0.1", "127.0.0.2"), ca_file=str(CA))
+        outcome = post(zipkin_stub, url=zipkin_stub.url.replace("127.0.0.1", "127.0.0.2"), ca_file=str(CA))
         assert isinstance(outcome, Failed)
-        assert sink.reports == []
+        assert zipkin_stub.reports == []
 
     def test_client_shows_its_certificate(self, tmp_path: Path) -> None:
         """A server that asks for one gets it, from one file with the key or from two."""
-        sink = Sink(tls=server_context(wants_client=True))
+        zipkin_stub = ZipkinStub(tls=server_context(wants_client=True))
         both = tmp_path / "both.pem"
         both.write_bytes(CLIENT.read_bytes() + CLIENT_KEY.read_bytes())
         try:
@@ -204,7 +208,7 @@ class TestTls:
                 {"client_cert_file": str(CLIENT), "client_key_file": str(CLIENT_KEY)},
                 {"client_cert_file": str(both)},
             ):
-                assert post(sink, ca_file=str(CA), **files) == Delivered()
-            assert isinstance(post(sink, ca_file=str(CA)), Failed)
+                assert post(zipkin_stub, ca_file=str(CA), **files) == Delivered()
+            assert isinstance(post(zipkin_stub, ca_file=str(CA)), Failed)
         finally:
-            sink.close()
+            zipkin_stub.close()

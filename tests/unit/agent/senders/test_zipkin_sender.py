@@ -21,30 +21,32 @@ from kaspan.agent.senders.zipkin import ZipkinSender, target
 from kaspan.config.schema import ZipkinSender as Settings
 from support.ring_writer import span
 from support.waiting import wait_until
-from support.zipkin_stub import Response, Sink
+from support.zipkin_stub import Response, ZipkinStub
 
 TLS = Path(__file__).parents[3] / "tls"
 NOW_S = 1_700_000_000.0
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    sink = Sink()
-    yield sink
-    sink.close()
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    zipkin_stub = ZipkinStub()
+    yield zipkin_stub
+    zipkin_stub.close()
 
 
 @pytest.fixture
-def sender(sink: Sink) -> Iterator[ZipkinSender]:
-    sender = ZipkinSender(Settings(url=sink.url, timeout_s=5.0), wall_clock_s=lambda: NOW_S)
+def sender(zipkin_stub: ZipkinStub) -> Iterator[ZipkinSender]:
+    sender = ZipkinSender(Settings(url=zipkin_stub.url, timeout_s=5.0), wall_clock_s=lambda: NOW_S)
     yield sender
     sender.close()
 
 
-def test_spans_are_posted_as_a_json_list_that_is_not_traced(sink: Sink, sender: ZipkinSender) -> None:
+def test_spans_are_posted_as_a_json_list_that_is_not_traced(
+    zipkin_stub: ZipkinStub, sender: ZipkinSender
+) -> None:
     """The body begins with [ at its first byte, and b3: 0 keeps Zipkin from tracing its own reports."""
     assert sender.send(span(1) + b",\n" + span(2), 1) == Delivered()
-    (report,) = sink.reports
+    (report,) = zipkin_stub.reports
     assert report.path == "/api/v2/spans"
     assert report.body[:1] == b"["
     assert json.loads(report.body) == [json.loads(span(1)), json.loads(span(2))]
@@ -67,19 +69,21 @@ def test_url_is_a_base_or_the_full_address(url: str, expected: tuple[str, str, s
     assert target(url) == expected
 
 
-def test_password_of_the_url_is_sent_and_never_named(sink: Sink) -> None:
+def test_password_of_the_url_is_sent_and_never_named(zipkin_stub: ZipkinStub) -> None:
     """Basic authorization, percent-encoding undone; the name that logs show is without it."""
-    sender = ZipkinSender(Settings(url=f"http://kas:p%40n@127.0.0.1:{sink.port}"))
+    sender = ZipkinSender(Settings(url=f"http://kas:p%40n@127.0.0.1:{zipkin_stub.port}"))
     sender.send(span(1), 1)
-    assert sink.reports[0].headers["Authorization"] == "Basic a2FzOnBAbg=="
-    assert sender.name == f"zipkin http://127.0.0.1:{sink.port}/api/v2/spans"
+    assert zipkin_stub.reports[0].headers["Authorization"] == "Basic a2FzOnBAbg=="
+    assert sender.name == f"zipkin http://127.0.0.1:{zipkin_stub.port}/api/v2/spans"
     sender.close()
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])
-def test_success_that_is_not_zipkins_is_a_failure(sink: Sink, sender: ZipkinSender, status: int) -> None:
+def test_success_that_is_not_zipkins_is_a_failure(
+    zipkin_stub: ZipkinStub, sender: ZipkinSender, status: int
+) -> None:
     """Zipkin answers 202; a login page, or whatever else says 200, has taken nothing."""
-    sink.answer = lambda report: Response(status, "<html>", (("Content-Type", "text/html"),))
+    zipkin_stub.answer = lambda report: Response(status, "<html>", (("Content-Type", "text/html"),))
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert outcome.reason.startswith(f"HTTP {status}")
@@ -88,10 +92,10 @@ def test_success_that_is_not_zipkins_is_a_failure(sink: Sink, sender: ZipkinSend
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_answer_about_the_body_is_a_refusal_with_the_servers_reason(
-    sink: Sink, sender: ZipkinSender, status: int
+    zipkin_stub: ZipkinStub, sender: ZipkinSender, status: int
 ) -> None:
     """Sending the same bytes again would be refused again."""
-    sink.answer = lambda report: Response(status, "Malformed reading\n List<Span>")
+    zipkin_stub.answer = lambda report: Response(status, "Malformed reading\n List<Span>")
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Refused)
     assert outcome.reason.startswith(f"HTTP {status}")
@@ -99,9 +103,11 @@ def test_answer_about_the_body_is_a_refusal_with_the_servers_reason(
 
 
 @pytest.mark.parametrize("status", [405, 408, 409, 415, 418, 429, 500, 502, 503, 504])
-def test_answer_about_the_server_is_a_failure(sink: Sink, sender: ZipkinSender, status: int) -> None:
+def test_answer_about_the_server_is_a_failure(
+    zipkin_stub: ZipkinStub, sender: ZipkinSender, status: int
+) -> None:
     """The spans are not to blame and are sent again."""
-    sink.answer = lambda report: Response(status, "busy")
+    zipkin_stub.answer = lambda report: Response(status, "busy")
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert outcome.reason.startswith(f"HTTP {status}")
@@ -111,18 +117,18 @@ def test_answer_about_the_server_is_a_failure(sink: Sink, sender: ZipkinSender, 
     ("status", "hint"), [(401, "wants credentials"), (403, "forbids"), (404, "there is no collector")]
 )
 def test_mistake_in_the_settings_is_a_failure_that_says_what_to_do(
-    sink: Sink, sender: ZipkinSender, status: int, hint: str
+    zipkin_stub: ZipkinStub, sender: ZipkinSender, status: int, hint: str
 ) -> None:
     """A wrong path or password must not turn spans into dead letters."""
-    sink.answer = lambda report: Response(status)
+    zipkin_stub.answer = lambda report: Response(status)
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert hint in outcome.reason
 
 
-def test_redirect_is_not_followed_but_named(sink: Sink, sender: ZipkinSender) -> None:
+def test_redirect_is_not_followed_but_named(zipkin_stub: ZipkinStub, sender: ZipkinSender) -> None:
     """Spans go where the settings say; the new address is said, so that it can be set."""
-    sink.answer = lambda report: Response(308, "", (("Location", "https://other/api/v2/spans"),))
+    zipkin_stub.answer = lambda report: Response(308, "", (("Location", "https://other/api/v2/spans"),))
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert "https://other/api/v2/spans" in outcome.reason
@@ -139,16 +145,16 @@ def test_redirect_is_not_followed_but_named(sink: Sink, sender: ZipkinSender) ->
     ],
 )
 def test_retry_after_is_read_as_seconds_or_date(
-    sink: Sink, sender: ZipkinSender, value: str, expected_s: float
+    zipkin_stub: ZipkinStub, sender: ZipkinSender, value: str, expected_s: float
 ) -> None:
     """RFC 9110 allows both; what is neither is no wish."""
-    sink.answer = lambda report: Response(429, "", (("Retry-After", value),))
+    zipkin_stub.answer = lambda report: Response(429, "", (("Retry-After", value),))
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert outcome.retry_after_s == expected_s
 
 
-def test_one_connection_is_kept(sink: Sink, sender: ZipkinSender) -> None:
+def test_one_connection_is_kept(zipkin_stub: ZipkinStub, sender: ZipkinSender) -> None:
     """Connecting again for each message would cost more than the message."""
     kept = []
     for number in range(3):
@@ -158,9 +164,11 @@ def test_one_connection_is_kept(sink: Sink, sender: ZipkinSender) -> None:
     assert kept[0] is kept[1] is kept[2]
 
 
-def test_connection_that_the_server_closed_is_not_a_failure(sink: Sink, sender: ZipkinSender) -> None:
+def test_connection_that_the_server_closed_is_not_a_failure(
+    zipkin_stub: ZipkinStub, sender: ZipkinSender
+) -> None:
     """Servers close idle connections; that costs no message and no warning."""
-    sink.answer = lambda report: Response(202, "", (("Connection", "close"),))
+    zipkin_stub.answer = lambda report: Response(202, "", (("Connection", "close"),))
     assert sender.send(span(1), 1) == Delivered()
     assert sender.send(span(2), 2) == Delivered()
 
@@ -204,16 +212,16 @@ def is_closed(kept: DeadlineSocket) -> bool:
     return bool(readable.poll(0))
 
 
-def test_server_that_is_away_is_a_failure_that_names_the_reason(sink: Sink) -> None:
+def test_server_that_is_away_is_a_failure_that_names_the_reason(zipkin_stub: ZipkinStub) -> None:
     """Nobody listens, and the reason is the system's own."""
-    sink.close()
-    sender = ZipkinSender(Settings(url=sink.url))
+    zipkin_stub.close()
+    sender = ZipkinSender(Settings(url=zipkin_stub.url))
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert "Connection refused" in outcome.reason
 
 
-def test_server_that_does_not_answer_is_a_failure(sink: Sink) -> None:
+def test_server_that_does_not_answer_is_a_failure(zipkin_stub: ZipkinStub) -> None:
     """A hanging server holds the sender no longer than the timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sender = ZipkinSender(Settings(url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.2))
@@ -319,9 +327,9 @@ def test_answer_that_is_no_http_is_a_failure(answer: bytes) -> None:
         thread.join(10)
 
 
-def test_answer_without_end_is_not_read_to_its_end(sink: Sink, sender: ZipkinSender) -> None:
+def test_answer_without_end_is_not_read_to_its_end(zipkin_stub: ZipkinStub, sender: ZipkinSender) -> None:
     """A large answer is cut off, and the next message goes over a new connection."""
-    sink.answer = lambda report: Response(500, "x" * 1_000_000)
+    zipkin_stub.answer = lambda report: Response(500, "x" * 1_000_000)
     assert isinstance(sender.send(span(1), 1), Failed)
-    sink.answer = lambda report: Response()
+    zipkin_stub.answer = lambda report: Response()
     assert sender.send(span(2), 2) == Delivered()

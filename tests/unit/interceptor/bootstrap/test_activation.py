@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from kaspan.interceptor.bootstrap.program import program_name
-from support.programs import SEND, TRACED, Desk, outcome
-from support.ring_reader import Reader
+from support.programs import SEND, TRACED, ProgramRunner, outcome
+from support.ring_reader import RingReader
 
 PROGRAMS = {
     "a script": ("/srv/shop/till.py", "till"),
@@ -44,11 +44,11 @@ RARELY_NEEDED = (
 )
 
 
-def test_import_of_kafka_does_not_bring_in_what_few_applications_need(desk: Desk) -> None:
+def test_import_of_kafka_does_not_bring_in_what_few_applications_need(programs: ProgramRunner) -> None:
     """Functions as spans, the peer, OpenTelemetry's SDK, the HTTP reporter and YAML come when wanted."""
     code = f"import kafka, sys; print([name for name in {RARELY_NEEDED!r} if name in sys.modules])"
 
-    assert outcome(desk.traced(code)) == (0, "[]\n", "")
+    assert outcome(programs.traced(code)) == (0, "[]\n", "")
 
 
 ORDERS = {
@@ -58,13 +58,15 @@ ORDERS = {
 
 
 @pytest.mark.parametrize("imports", ORDERS.values(), ids=ORDERS.keys())
-def test_decorated_function_is_traced_in_whatever_order_modules_come(desk: Desk, imports: str) -> None:
+def test_decorated_function_is_traced_in_whatever_order_modules_come(
+    programs: ProgramRunner, imports: str
+) -> None:
     """A call of a decorated function is a span, wherever the application imports the decorator."""
     code = f"{imports}@traced('parse')\ndef parse(): pass\nparse()"
 
-    assert outcome(desk.traced(code)) == (0, "", "")
+    assert outcome(programs.traced(code)) == (0, "", "")
 
-    assert [span.name for span in Reader(desk.ring_dir).take()] == ["parse"]
+    assert [span.name for span in RingReader(programs.ring_dir).take()] == ["parse"]
 
 
 NAMES = {
@@ -76,26 +78,26 @@ NAMES = {
 
 @pytest.mark.parametrize(("variables", "expected"), NAMES.values(), ids=NAMES.keys())
 def test_service_is_named_by_the_environment(
-    desk: Desk, variables: dict[str, str | None], expected: str
+    programs: ProgramRunner, variables: dict[str, str | None], expected: str
 ) -> None:
     """KASPAN_SERVICE, else OTEL_SERVICE_NAME, is on every span."""
-    words = desk.kaspan_run()
-    done = desk.run(words[0], "run", words[-1], "-c", SEND, **variables)
+    words = programs.kaspan_run()
+    done = programs.run(words[0], "run", words[-1], "-c", SEND, **variables)
 
     assert outcome(done) == (0, "", "")
-    (span,) = Reader(desk.ring_dir).take()
+    (span,) = RingReader(programs.ring_dir).take()
     assert span.local_endpoint is not None
     assert span.local_endpoint.service_name == expected
 
 
-def test_settings_of_the_file_are_in_force(desk: Desk) -> None:
+def test_settings_of_the_file_are_in_force(programs: ProgramRunner) -> None:
     """What the YAML file says, read from where the user started, holds in the application."""
-    (desk.directory / "kaspan.yaml").write_text("interceptor: {remote_service: 'kafka/{topic}'}\n")
+    (programs.directory / "kaspan.yaml").write_text("interceptor: {remote_service: 'kafka/{topic}'}\n")
     code = f"import os; os.chdir('/')\n{SEND}"
 
-    assert outcome(desk.traced(code, KASPAN_CONFIG="kaspan.yaml")) == (0, "", "")
+    assert outcome(programs.traced(code, KASPAN_CONFIG="kaspan.yaml")) == (0, "", "")
 
-    (span,) = Reader(desk.ring_dir).take()
+    (span,) = RingReader(programs.ring_dir).take()
     assert span.remote_endpoint is not None
     assert span.remote_endpoint.service_name == "kafka/orders"
 
@@ -108,10 +110,10 @@ BAD = {
 
 @pytest.mark.parametrize(("variables", "said"), BAD.values(), ids=BAD.keys())
 def test_bad_settings_are_one_warning_and_no_tracing(
-    desk: Desk, variables: dict[str, str], said: str
+    programs: ProgramRunner, variables: dict[str, str], said: str
 ) -> None:
     """The application runs untraced, and one warning names the mistake."""
-    done = desk.traced(TRACED, **variables)
+    done = programs.traced(TRACED, **variables)
 
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert done.stderr.count("kaspan:") == 1
@@ -127,11 +129,11 @@ MISSING = {
 
 
 @pytest.mark.parametrize("change", MISSING.values(), ids=MISSING.keys())
-def test_kafka_python_of_another_shape_is_one_warning(desk: Desk, change: str) -> None:
+def test_kafka_python_of_another_shape_is_one_warning(programs: ProgramRunner, change: str) -> None:
     """A kafka-python in which a patch point is missing runs on, with one warning and no traceback."""
     twice = "from kaspan.interceptor.bootstrap.activation import activate; activate(); activate()"
     code = f"import kafka; {change}\n{twice}"
-    done = desk.plain(code)
+    done = programs.plain(code)
 
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.count("\n") == 1
@@ -139,8 +141,8 @@ def test_kafka_python_of_another_shape_is_one_warning(desk: Desk, change: str) -
 
 
 @pytest.mark.parametrize("level", ["logging.ERROR", "logging.CRITICAL"])
-def test_warnings_go_the_way_of_the_applications_logging(desk: Desk, level: str) -> None:
+def test_warnings_go_the_way_of_the_applications_logging(programs: ProgramRunner, level: str) -> None:
     """An application that wants to hear of errors only does not hear of ours."""
     code = f"import logging; logging.basicConfig(level={level})\n{TRACED}"
 
-    assert outcome(desk.traced(code, KASPAN_INTERCEPTOR__ENABLED="x")) == (0, "False\n", "")
+    assert outcome(programs.traced(code, KASPAN_INTERCEPTOR__ENABLED="x")) == (0, "False\n", "")

@@ -10,38 +10,38 @@ from pathlib import Path
 
 import pytest
 
-from support.programs import FIRST_CLIENT, INJECT, SEND, TRACED, Desk, outcome
-from support.ring_reader import Reader, rings
+from support.programs import FIRST_CLIENT, INJECT, SEND, TRACED, ProgramRunner, outcome
+from support.ring_reader import RingReader, rings
 
 ALL_MODULES = "import sys; print(*sorted(sys.modules))"
 
 
-def test_send_of_an_unchanged_application_is_a_span(desk: Desk) -> None:
+def test_send_of_an_unchanged_application_is_a_span(programs: ProgramRunner) -> None:
     """Under kaspan run an application that never heard of kaspan leaves its spans in a ring."""
-    done = desk.traced(SEND)
+    done = programs.traced(SEND)
 
     assert outcome(done) == (0, "", "")
-    (span,) = Reader(desk.ring_dir).take()
+    (span,) = RingReader(programs.ring_dir).take()
     assert (span.name, span.kind) == ("send orders", "PRODUCER")
     assert span.local_endpoint is not None
     assert span.local_endpoint.service_name == "shop"
 
 
-def test_interpreter_without_kafka_loads_nothing_of_kaspans(desk: Desk) -> None:
+def test_interpreter_without_kafka_loads_nothing_of_kaspans(programs: ProgramRunner) -> None:
     """Until kafka is imported nothing but our sitecustomize is there: no package, not even of the library."""
-    plain, traced = desk.plain(ALL_MODULES), desk.traced(ALL_MODULES)
+    plain, traced = programs.plain(ALL_MODULES), programs.traced(ALL_MODULES)
 
     assert set(traced.stdout.split()) - set(plain.stdout.split()) <= {"sitecustomize"}
     assert traced.stderr == ""
 
 
-def test_interpreter_that_imports_others_loads_nothing_of_kaspans(desk: Desk) -> None:
+def test_interpreter_that_imports_others_loads_nothing_of_kaspans(programs: ProgramRunner) -> None:
     """Other packages, and names that only look like kafka, do not start tracing."""
-    desk.module("kafkaesque.py", "")
+    programs.module("kafkaesque.py", "")
     code = (
         "import json, logging, kafkaesque, importlib.util; importlib.util.find_spec('kafka');" + ALL_MODULES
     )
-    modules = desk.traced(code).stdout.split()
+    modules = programs.traced(code).stdout.split()
 
     assert "kafkaesque" in modules
     assert not {name.partition(".")[0] for name in modules} & {"kaspan", "msgspec", "opentelemetry", "yaml"}
@@ -65,24 +65,24 @@ IMPORTS = {
 
 
 @pytest.mark.parametrize("statement", IMPORTS.values(), ids=IMPORTS.keys())
-def test_every_way_of_importing_kafka_starts_tracing_once(desk: Desk, statement: str) -> None:
+def test_every_way_of_importing_kafka_starts_tracing_once(programs: ProgramRunner, statement: str) -> None:
     """However kafka is imported its classes are patched, once, when a client is made; and nobody is told."""
     code = f"{statement}\nimport kafka; {FIRST_CLIENT}\nP, C = kafka.KafkaProducer, kafka.KafkaConsumer\n" + (
         "print([hasattr(m, '__wrapped__') and not hasattr(m.__wrapped__, '__wrapped__')"
         " for m in (P.send, C.poll, C.__next__, C.__iter__, C.close)])"
     )
 
-    assert outcome(desk.traced(code)) == (0, f"{[True] * 5}\n", "")
+    assert outcome(programs.traced(code)) == (0, f"{[True] * 5}\n", "")
 
 
-def test_kafka_that_was_imported_before_is_traced(desk: Desk) -> None:
+def test_kafka_that_was_imported_before_is_traced(programs: ProgramRunner) -> None:
     """Where kafka came in before our hook, as from a .pth file, the clients made after it are traced."""
     code = f"import runpy, kafka; runpy.run_path({str(INJECT / 'sitecustomize.py')!r}); {TRACED}"
 
-    assert outcome(desk.plain(code)) == (0, "True\n", "")
+    assert outcome(programs.plain(code)) == (0, "True\n", "")
 
 
-def test_hook_that_runs_twice_starts_tracing_once(desk: Desk) -> None:
+def test_hook_that_runs_twice_starts_tracing_once(programs: ProgramRunner) -> None:
     """In a venv of a venv sitecustomize runs twice; one finder is there, and one patch."""
     code = (
         f"import runpy, sys; runpy.run_path({str(INJECT / 'sitecustomize.py')!r});"
@@ -90,10 +90,10 @@ def test_hook_that_runs_twice_starts_tracing_once(desk: Desk) -> None:
         f"import kafka; {FIRST_CLIENT}; print(hasattr(kafka.KafkaProducer.send.__wrapped__, '__wrapped__'))"
     )
 
-    assert outcome(desk.traced(code)) == (0, "1\nFalse\n", "")
+    assert outcome(programs.traced(code)) == (0, "1\nFalse\n", "")
 
 
-def test_kafka_looks_as_if_no_hook_had_been_there(desk: Desk) -> None:
+def test_kafka_looks_as_if_no_hook_had_been_there(programs: ProgramRunner) -> None:
     """Loader, spec, file, source and resources of kafka are its own."""
     code = (
         "import kafka, inspect, importlib.resources as r, pkgutil\n"
@@ -104,7 +104,7 @@ def test_kafka_looks_as_if_no_hook_had_been_there(desk: Desk) -> None:
         "print(pkgutil.get_data('kafka', '__init__.py') is not None)"
     )
 
-    assert outcome(desk.traced(code)) == outcome(desk.plain(code))
+    assert outcome(programs.traced(code)) == outcome(programs.plain(code))
 
 
 SITECUSTOMIZE = {
@@ -120,12 +120,12 @@ SITECUSTOMIZE = {
 
 
 @pytest.mark.parametrize("theirs", SITECUSTOMIZE.values(), ids=SITECUSTOMIZE.keys())
-def test_sitecustomize_of_others_runs_as_if_ours_were_not_there(desk: Desk, theirs: str) -> None:
+def test_sitecustomize_of_others_runs_as_if_ours_were_not_there(programs: ProgramRunner, theirs: str) -> None:
     """The next sitecustomize on the path runs, is the module of that name, and its errors are its own."""
-    desk.module("sitecustomize.py", theirs)
+    programs.module("sitecustomize.py", theirs)
     code = "import sys, sitecustomize as s; print(getattr(s, 'MARK', 0), s.__file__, '/added' in sys.path)"
 
-    plain, traced = desk.plain(code), desk.traced(code)
+    plain, traced = programs.plain(code), programs.traced(code)
 
     assert traced.returncode == plain.returncode
     assert traced.stdout.replace(str(INJECT), "") == plain.stdout
@@ -135,11 +135,11 @@ def test_sitecustomize_of_others_runs_as_if_ours_were_not_there(desk: Desk, thei
 @pytest.mark.parametrize(
     "theirs", [text for text in SITECUSTOMIZE.values() if "exit" not in text], ids=lambda text: text[:20]
 )
-def test_sitecustomize_of_others_does_not_stop_tracing(desk: Desk, theirs: str) -> None:
+def test_sitecustomize_of_others_does_not_stop_tracing(programs: ProgramRunner, theirs: str) -> None:
     """Whatever it does, kafka is traced."""
-    desk.module("sitecustomize.py", theirs)
+    programs.module("sitecustomize.py", theirs)
 
-    assert desk.traced(TRACED).stdout.splitlines()[-1] == "True"
+    assert programs.traced(TRACED).stdout.splitlines()[-1] == "True"
 
 
 KAFKAS = {
@@ -154,9 +154,11 @@ KAFKAS = {
 
 
 @pytest.mark.parametrize(("name", "content"), KAFKAS.values(), ids=KAFKAS.keys())
-def test_another_kafka_is_imported_as_without_kaspan(desk: Desk, name: str, content: str) -> None:
+def test_another_kafka_is_imported_as_without_kaspan(
+    programs: ProgramRunner, name: str, content: str
+) -> None:
     """What is called kafka and is not kafka-python works or fails as it does, with one warning at most."""
-    desk.module(name, content)
+    programs.module(name, content)
     code = (
         "import sys\n"
         "for _ in range(2):\n"
@@ -168,7 +170,7 @@ def test_another_kafka_is_imported_as_without_kaspan(desk: Desk, name: str, cont
         "from concurrent import futures; print(futures.__name__)"
     )
 
-    plain, traced = desk.plain(code), desk.traced(code)
+    plain, traced = programs.plain(code), programs.traced(code)
 
     assert outcome(traced)[:2] == outcome(plain)[:2]
     assert traced.stderr.count("kaspan:") <= 1
@@ -185,31 +187,31 @@ OWN = {
 @pytest.mark.parametrize("variables", [{}, {"KASPAN_INTERCEPTOR__ENABLED": "true"}], ids=["", "at once"])
 @pytest.mark.parametrize("statement", ["from kafka import settings", "import kafka.settings"])
 def test_applications_own_package_called_kafka_has_no_code_run(
-    desk: Desk, files: tuple[str, ...], variables: dict[str, str], statement: str
+    programs: ProgramRunner, files: tuple[str, ...], variables: dict[str, str], statement: str
 ) -> None:
     """Of a package called kafka only that is executed which the application imports; and nobody is told."""
     for name in files:
-        desk.module(name, "print('executed')\nclass KafkaProducer: pass\nclass KafkaConsumer: pass")
-    desk.module("kafka/__init__.py", "")
-    desk.module("kafka/settings.py", "BROKERS = 'here'")
+        programs.module(name, "print('executed')\nclass KafkaProducer: pass\nclass KafkaConsumer: pass")
+    programs.module("kafka/__init__.py", "")
+    programs.module("kafka/settings.py", "BROKERS = 'here'")
     code = f"{statement}\nimport sys; print(*sorted(name for name in sys.modules if 'kafka' in name))"
 
-    assert outcome(desk.traced(code, **variables)) == (0, "kafka kafka.settings\n", "")
+    assert outcome(programs.traced(code, **variables)) == (0, "kafka kafka.settings\n", "")
 
 
-def test_applications_own_client_called_kafkas_is_left_alone(desk: Desk) -> None:
+def test_applications_own_client_called_kafkas_is_left_alone(programs: ProgramRunner) -> None:
     """A class of the application's own is not patched, whatever its name and its module's."""
     for name in ("kafka/__init__.py", "kafka/producer/__init__.py"):
-        desk.module(name, "from kafka.producer.kafka import KafkaProducer")
-    desk.module("kafka/producer/kafka.py", "class KafkaProducer:\n    def send(self): pass")
+        programs.module(name, "from kafka.producer.kafka import KafkaProducer")
+    programs.module("kafka/producer/kafka.py", "class KafkaProducer:\n    def send(self): pass")
     code = "import kafka; kafka.KafkaProducer(); print(*sorted(vars(kafka.KafkaProducer)))"
-    plain, traced = desk.plain(code), desk.traced(code)
+    plain, traced = programs.plain(code), programs.traced(code)
 
     assert "send" in plain.stdout
     assert outcome(traced) == outcome(plain)
 
 
-def test_missing_kafka_is_missed_as_without_kaspan(desk: Desk) -> None:
+def test_missing_kafka_is_missed_as_without_kaspan(programs: ProgramRunner) -> None:
     """Where there is no kafka, the application gets its own ModuleNotFoundError."""
     code = (
         "import sys; sys.path[:] = [path for path in sys.path if 'site-packages' not in path]\n"
@@ -217,16 +219,16 @@ def test_missing_kafka_is_missed_as_without_kaspan(desk: Desk) -> None:
         "except ModuleNotFoundError as error:\n    print(error, error.name, error.path)"
     )
 
-    plain, traced = desk.plain(code), desk.traced(code)
+    plain, traced = programs.plain(code), programs.traced(code)
 
     assert outcome(traced) == outcome(plain)
     assert "No module named 'kafka'" in plain.stdout
 
 
-def test_interpreter_without_kaspan_says_so_and_runs_on(desk: Desk) -> None:
+def test_interpreter_without_kaspan_says_so_and_runs_on(programs: ProgramRunner) -> None:
     """Where kaspan is not installed for the command's Python, one line says what to do."""
-    desk.module("kaspan/__init__.py", "")
-    done = desk.traced(TRACED)
+    programs.module("kaspan/__init__.py", "")
+    done = programs.traced(TRACED)
 
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert done.stderr.count("\n") == 1
@@ -246,12 +248,12 @@ def old_pythons() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("old", list(old_pythons()))
-def test_python_that_is_too_old_runs_as_without_kaspan(desk: Desk, old: str) -> None:
+def test_python_that_is_too_old_runs_as_without_kaspan(programs: ProgramRunner, old: str) -> None:
     """Its next sitecustomize runs, and one line says that a newer one is needed once kafka is imported."""
-    desk.module("sitecustomize.py", "print('theirs')")
-    desk.module("kafka/__init__.py", "print('mine')")
-    path = f"{INJECT}:{desk.environment['PYTHONPATH']}"
-    done = desk.run(old, "-c", "import json, kafka; import kafka; print('done')", PYTHONPATH=path)
+    programs.module("sitecustomize.py", "print('theirs')")
+    programs.module("kafka/__init__.py", "print('mine')")
+    path = f"{INJECT}:{programs.environment['PYTHONPATH']}"
+    done = programs.run(old, "-c", "import json, kafka; import kafka; print('done')", PYTHONPATH=path)
 
     assert (done.returncode, done.stdout) == (0, "theirs\nmine\ndone\n")
     assert done.stderr.count("\n") == 1
@@ -259,11 +261,11 @@ def test_python_that_is_too_old_runs_as_without_kaspan(desk: Desk, old: str) -> 
     assert done.stderr.endswith(", and kaspan needs 3.10 or newer\n")
 
 
-def test_python_that_calls_itself_old_is_not_told_to_install_kaspan(desk: Desk) -> None:
+def test_python_that_calls_itself_old_is_not_told_to_install_kaspan(programs: ProgramRunner) -> None:
     """Where kaspan cannot be installed, nobody is told to."""
     hook = str(INJECT / "sitecustomize.py")
     code = f"import runpy, sys; sys.version_info = (3, 9, 18); runpy.run_path({hook!r}); {TRACED}"
-    done = desk.plain(code)
+    done = programs.plain(code)
 
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert "install it" not in done.stderr
@@ -277,16 +279,18 @@ OFF = {
 
 
 @pytest.mark.parametrize("variables", OFF.values(), ids=OFF.keys())
-def test_tracing_that_is_switched_off_is_off_without_a_word(desk: Desk, variables: dict[str, str]) -> None:
+def test_tracing_that_is_switched_off_is_off_without_a_word(
+    programs: ProgramRunner, variables: dict[str, str]
+) -> None:
     """Switched off, kafka-python is not patched, and no ring is made."""
-    assert outcome(desk.traced(TRACED, **variables)) == (0, "False\n", "")
-    assert outcome(desk.traced(SEND, **variables)) == (0, "", "")
-    assert rings(desk.ring_dir) == []
+    assert outcome(programs.traced(TRACED, **variables)) == (0, "False\n", "")
+    assert outcome(programs.traced(SEND, **variables)) == (0, "", "")
+    assert rings(programs.ring_dir) == []
 
 
-def test_bad_configuration_is_one_warning_and_no_tracing(desk: Desk) -> None:
+def test_bad_configuration_is_one_warning_and_no_tracing(programs: ProgramRunner) -> None:
     """An application never fails for a setting: it is told once, and runs untraced."""
-    done = desk.traced(
+    done = programs.traced(
         f"{TRACED}\nimport kafka.producer, importlib; importlib.reload(kafka)",
         KASPAN_INTERCEPTOR__SAMPLING__RATE="7",
     )
@@ -307,21 +311,25 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("variables", FOREIGN.values(), ids=FOREIGN.keys())
-def test_setting_that_is_not_the_interceptors_is_one_warning(desk: Desk, variables: dict[str, str]) -> None:
+def test_setting_that_is_not_the_interceptors_is_one_warning(
+    programs: ProgramRunner, variables: dict[str, str]
+) -> None:
     """What was set for somebody else does not cost the traces: one warning names it."""
-    done = desk.traced(f"{TRACED}\nimport kafka.producer, importlib; importlib.reload(kafka)", **variables)
+    done = programs.traced(
+        f"{TRACED}\nimport kafka.producer, importlib; importlib.reload(kafka)", **variables
+    )
 
     assert (done.returncode, done.stdout) == (0, "True\n")
     assert done.stderr.count("kaspan:") == 1
     assert next(iter(variables)) in done.stderr
 
 
-def test_service_without_a_name_is_the_programs(desk: Desk) -> None:
+def test_service_without_a_name_is_the_programs(programs: ProgramRunner) -> None:
     """Without --service the service is called like the program."""
-    script = desk.module("till.py", SEND)
-    done = desk.run(sys.executable, script, PYTHONPATH=f"{INJECT}:{desk.environment['PYTHONPATH']}")
+    script = programs.module("till.py", SEND)
+    done = programs.run(sys.executable, script, PYTHONPATH=f"{INJECT}:{programs.environment['PYTHONPATH']}")
 
     assert outcome(done) == (0, "", "")
-    (span,) = Reader(desk.ring_dir).take()
+    (span,) = RingReader(programs.ring_dir).take()
     assert span.local_endpoint is not None
     assert span.local_endpoint.service_name == "till"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.programs import INJECT, KASPAN, TRACED, Desk, outcome
+from support.programs import INJECT, KASPAN, TRACED, ProgramRunner, outcome
 
 USAGE = "usage: kaspan run"
 SHELLS = [["sh"], ["dash"], ["bash", "--posix"], ["busybox", "sh"]]
@@ -43,46 +43,50 @@ FORMS = {
 @pytest.mark.parametrize("separator", [[], ["--"]], ids=["bare", "--"])
 @pytest.mark.parametrize(("options", "expected"), FORMS.values(), ids=FORMS.keys())
 def test_options_become_variables_of_the_command(
-    desk: Desk, shell: list[str], options: list[str], expected: str, separator: list[str]
+    programs: ProgramRunner, shell: list[str], options: list[str], expected: str, separator: list[str]
 ) -> None:
     """--service and --config in both forms, any order; a relative file is meant from where the user is."""
-    done = desk.run(
+    done = programs.run(
         *(*shell, KASPAN, "run", *options, *separator, sys.executable, "-S", "-c", PRINT),
         *("KASPAN_SERVICE", "KASPAN_CONFIG"),
     )
 
-    assert outcome(done) == (0, expected.format(cwd=desk.directory) + "\n", "")
+    assert outcome(done) == (0, expected.format(cwd=programs.directory) + "\n", "")
 
 
-def test_relative_config_of_the_environment_is_made_absolute(desk: Desk, shell: list[str]) -> None:
+def test_relative_config_of_the_environment_is_made_absolute(
+    programs: ProgramRunner, shell: list[str]
+) -> None:
     """The application may change its directory before it imports kafka."""
-    done = desk.run(
+    done = programs.run(
         *(*shell, KASPAN, "run", sys.executable, "-S", "-c", PRINT, "KASPAN_CONFIG"), KASPAN_CONFIG="k.yaml"
     )
 
-    assert done.stdout == f"{desk.directory}/k.yaml\n"
+    assert done.stdout == f"{programs.directory}/k.yaml\n"
 
 
 @pytest.mark.parametrize("as_option", [True, False], ids=["--config", "KASPAN_CONFIG"])
-def test_config_may_be_in_the_home_directory(desk: Desk, shell: list[str], as_option: bool) -> None:
+def test_config_may_be_in_the_home_directory(
+    programs: ProgramRunner, shell: list[str], as_option: bool
+) -> None:
     """Shells leave ~ as it is in --config=~/kaspan.yaml, and containers in their variables."""
-    (desk.directory / "kaspan.yaml").write_text("service: [wrong\n")
+    (programs.directory / "kaspan.yaml").write_text("service: [wrong\n")
     option = ["--config=~/kaspan.yaml"] if as_option else []
-    done = desk.run(
+    done = programs.run(
         *(*shell, KASPAN, "run", *option, sys.executable, "-c", TRACED),
-        HOME=str(desk.directory),
+        HOME=str(programs.directory),
         KASPAN_CONFIG=None if as_option else "~/kaspan.yaml",
     )
 
-    assert f"{desk.directory}/kaspan.yaml:" in done.stderr
+    assert f"{programs.directory}/kaspan.yaml:" in done.stderr
 
 
-def test_arguments_of_the_command_are_its_own(desk: Desk, shell: list[str]) -> None:
+def test_arguments_of_the_command_are_its_own(programs: ProgramRunner, shell: list[str]) -> None:
     """After the command nothing is an option of ours, and no word is split, expanded or lost."""
     words = ["--service", "x", "", "a b", "$HOME", "*", "--", "-h", "'", '"', "\\", "ü", "\n"]
     code = "import sys; print(sys.argv[1:])"
 
-    done = desk.run(*shell, KASPAN, "run", "--service", "y", sys.executable, "-S", "-c", code, *words)
+    done = programs.run(*shell, KASPAN, "run", "--service", "y", sys.executable, "-S", "-c", code, *words)
 
     assert done.stdout == f"{words}\n"
 
@@ -97,17 +101,17 @@ PATHS = {
 
 @pytest.mark.parametrize(("before", "after"), PATHS.values(), ids=PATHS.keys())
 def test_search_path_has_our_folder_first_and_once(
-    desk: Desk, shell: list[str], before: str | None, after: str
+    programs: ProgramRunner, shell: list[str], before: str | None, after: str
 ) -> None:
     """PYTHONPATH keeps what it had, and gets no empty entry, which would mean the current directory."""
-    done = desk.run(*shell, KASPAN, "run", "sh", "-c", 'echo "$PYTHONPATH"', PYTHONPATH=before)
+    done = programs.run(*shell, KASPAN, "run", "sh", "-c", 'echo "$PYTHONPATH"', PYTHONPATH=before)
 
     assert done.stdout == f"{after}\n"
 
 
-def test_run_inside_of_run_is_traced_once(desk: Desk) -> None:
+def test_run_inside_of_run_is_traced_once(programs: ProgramRunner) -> None:
     """A command that is itself `kaspan run` works, and the inner service counts."""
-    done = desk.run(
+    done = programs.run(
         *(KASPAN, "run", "--service", "outer", "--", KASPAN, "run", "--service", "inner", "--"),
         *(sys.executable, "-c", f"{TRACED}; import os; print(os.environ['KASPAN_SERVICE'])"),
     )
@@ -116,9 +120,11 @@ def test_run_inside_of_run_is_traced_once(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 127, 255])
-def test_exit_code_is_the_commands(desk: Desk, shell: list[str], code: int) -> None:
+def test_exit_code_is_the_commands(programs: ProgramRunner, shell: list[str], code: int) -> None:
     """Whatever the command exits with, kaspan run does."""
-    done = desk.run(*shell, KASPAN, "run", "--", sys.executable, "-S", "-c", f"import sys; sys.exit({code})")
+    done = programs.run(
+        *shell, KASPAN, "run", "--", sys.executable, "-S", "-c", f"import sys; sys.exit({code})"
+    )
 
     assert outcome(done) == (code, "", "")
 
@@ -133,29 +139,29 @@ COMMANDS = {
 
 @pytest.mark.parametrize(("command", "code", "said"), COMMANDS.values(), ids=COMMANDS.keys())
 def test_command_that_cannot_be_run_is_named(
-    desk: Desk, shell: list[str], command: str, code: int, said: str
+    programs: ProgramRunner, shell: list[str], command: str, code: int, said: str
 ) -> None:
     """The exit code is the one of every shell, and the words say that they are kaspan's."""
-    (desk.directory / "plain.py").touch(mode=0o600)
-    (desk.directory / "folder").mkdir()
-    done = desk.run(*shell, KASPAN, "run", "--", command)
+    (programs.directory / "plain.py").touch(mode=0o600)
+    (programs.directory / "folder").mkdir()
+    done = programs.run(*shell, KASPAN, "run", "--", command)
 
     assert outcome(done) == (code, "", f"kaspan run: {command}: {said}\n")
 
 
-def test_command_reads_and_writes_the_callers_streams(desk: Desk, shell: list[str]) -> None:
+def test_command_reads_and_writes_the_callers_streams(programs: ProgramRunner, shell: list[str]) -> None:
     """Input, output and errors are those of kaspan run."""
     code = "import sys; sys.stderr.write('seen'); print(sys.stdin.read().upper())"
-    done = desk.run(*shell, KASPAN, "run", "--", sys.executable, "-S", "-c", code, input="words")
+    done = programs.run(*shell, KASPAN, "run", "--", sys.executable, "-S", "-c", code, input="words")
 
     assert outcome(done) == (0, "WORDS\n", "seen")
 
 
-def start(desk: Desk, *words: str | Path) -> subprocess.Popen[str]:
+def start(programs: ProgramRunner, *words: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(word) for word in words],
-        env=desk.environment,
-        cwd=desk.directory,
+        env=programs.environment,
+        cwd=programs.directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -166,9 +172,11 @@ WAIT = "import os, signal, sys; print(os.getpid(), flush=True); signal.pause()"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGUSR1])
-def test_command_takes_the_place_of_kaspan_run(desk: Desk, shell: list[str], number: signal.Signals) -> None:
+def test_command_takes_the_place_of_kaspan_run(
+    programs: ProgramRunner, shell: list[str], number: signal.Signals
+) -> None:
     """No process stays between a supervisor and the application: the pid is its own, signals reach it."""
-    with start(desk, *shell, KASPAN, "run", "--", sys.executable, "-S", "-c", WAIT) as process:
+    with start(programs, *shell, KASPAN, "run", "--", sys.executable, "-S", "-c", WAIT) as process:
         assert process.stdout is not None
         assert int(process.stdout.readline()) == process.pid
         process.send_signal(number)
@@ -176,13 +184,13 @@ def test_command_takes_the_place_of_kaspan_run(desk: Desk, shell: list[str], num
         assert process.wait(30) == -number
 
 
-def test_interrupt_is_the_applications(desk: Desk) -> None:
+def test_interrupt_is_the_applications(programs: ProgramRunner) -> None:
     """SIGINT is a KeyboardInterrupt in the application, which may do with it what it wants."""
     code = (
         "import signal\ntry:\n    print('ready', flush=True); signal.pause()\n"
         "except KeyboardInterrupt:\n    exit(9)"
     )
-    with start(desk, KASPAN, "run", "--", sys.executable, "-c", code) as process:
+    with start(programs, KASPAN, "run", "--", sys.executable, "-c", code) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
@@ -201,9 +209,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("words", "said"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_wrong_command_line_is_refused(desk: Desk, shell: list[str], words: list[str], said: str) -> None:
+def test_wrong_command_line_is_refused(
+    programs: ProgramRunner, shell: list[str], words: list[str], said: str
+) -> None:
     """Exit code 2, what is wrong, and the usage."""
-    done = desk.run(*shell, KASPAN, "run", *words)
+    done = programs.run(*shell, KASPAN, "run", *words)
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"kaspan run: {said}")
@@ -211,9 +221,9 @@ def test_wrong_command_line_is_refused(desk: Desk, shell: list[str], words: list
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_help_is_given(desk: Desk, shell: list[str], option: str) -> None:
+def test_help_is_given(programs: ProgramRunner, shell: list[str], option: str) -> None:
     """The usage goes to standard output, with exit code 0."""
-    done = desk.run(*shell, KASPAN, "run", option)
+    done = programs.run(*shell, KASPAN, "run", option)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(USAGE)
@@ -232,29 +242,31 @@ def installed(directory: Path, inject: bool = True) -> Path:
 ECHO_PATH = ["run", "--", "sh", "-c", 'echo "$PYTHONPATH"']
 
 
-def test_command_finds_its_folder_wherever_it_is_started_from(desk: Desk) -> None:
+def test_command_finds_its_folder_wherever_it_is_started_from(programs: ProgramRunner) -> None:
     """By its path, by PATH, by a relative PATH, from its own folder, through links: the folder is found."""
-    command = installed(desk.directory / "a b")
-    (desk.directory / "link").symlink_to(command)
-    (desk.directory / "link to link").symlink_to("link")
+    command = installed(programs.directory / "a b")
+    (programs.directory / "link").symlink_to(command)
+    (programs.directory / "link to link").symlink_to("link")
     found = f"{command.parent.parent}/share/kaspan/inject\n"
     path = os.environ["PATH"]
     below = command.parent / "below"
     below.mkdir()
 
     runs = [
-        desk.run(command, *ECHO_PATH, PYTHONPATH=None),
-        desk.run("a b/bin/kaspan", *ECHO_PATH, PYTHONPATH=None),
-        desk.run("./kaspan", *ECHO_PATH, cwd=command.parent, PYTHONPATH=None),
-        desk.run("../bin/./kaspan", *ECHO_PATH, cwd=command.parent, PYTHONPATH=None),
-        desk.run("../kaspan", *ECHO_PATH, cwd=below, PYTHONPATH=None),
-        desk.run("sh", "kaspan", *ECHO_PATH, cwd=command.parent, PYTHONPATH=None),
-        desk.run(
+        programs.run(command, *ECHO_PATH, PYTHONPATH=None),
+        programs.run("a b/bin/kaspan", *ECHO_PATH, PYTHONPATH=None),
+        programs.run("./kaspan", *ECHO_PATH, cwd=command.parent, PYTHONPATH=None),
+        programs.run("../bin/./kaspan", *ECHO_PATH, cwd=command.parent, PYTHONPATH=None),
+        programs.run("../kaspan", *ECHO_PATH, cwd=below, PYTHONPATH=None),
+        programs.run("sh", "kaspan", *ECHO_PATH, cwd=command.parent, PYTHONPATH=None),
+        programs.run(
             "sh", "-c", 'exec kaspan "$@"', "x", *ECHO_PATH, PATH=f"{command.parent}:{path}", PYTHONPATH=None
         ),
-        desk.run("sh", "-c", 'exec kaspan "$@"', "x", *ECHO_PATH, PATH=f"a b/bin:{path}", PYTHONPATH=None),
-        desk.run("./link", *ECHO_PATH, PYTHONPATH=None),
-        desk.run(desk.directory / "link to link", *ECHO_PATH, PYTHONPATH=None),
+        programs.run(
+            "sh", "-c", 'exec kaspan "$@"', "x", *ECHO_PATH, PATH=f"a b/bin:{path}", PYTHONPATH=None
+        ),
+        programs.run("./link", *ECHO_PATH, PYTHONPATH=None),
+        programs.run(programs.directory / "link to link", *ECHO_PATH, PYTHONPATH=None),
     ]
 
     assert [run.stderr for run in runs] == [""] * len(runs)
@@ -263,32 +275,32 @@ def test_command_finds_its_folder_wherever_it_is_started_from(desk: Desk) -> Non
     assert all(Path(run.stdout.strip()).is_absolute() for run in runs)
 
 
-def test_command_without_its_folder_runs_untraced_and_says_so(desk: Desk) -> None:
+def test_command_without_its_folder_runs_untraced_and_says_so(programs: ProgramRunner) -> None:
     """An installation that lacks the hook costs the traces and not the application."""
-    command = installed(desk.directory / "broken", inject=False)
-    done = desk.run(command, "run", "--", sys.executable, "-c", TRACED)
+    command = installed(programs.directory / "broken", inject=False)
+    done = programs.run(command, "run", "--", sys.executable, "-c", TRACED)
 
     assert (done.returncode, done.stdout) == (0, "False\n")
     assert "sitecustomize.py is missing" in done.stderr
     assert "running untraced" in done.stderr
 
 
-def test_command_without_its_python_says_so(desk: Desk) -> None:
+def test_command_without_its_python_says_so(programs: ProgramRunner) -> None:
     """A copy of the script alone has no other command, and says what to do."""
-    command = installed(desk.directory / "broken")
+    command = installed(programs.directory / "broken")
 
-    assert outcome(desk.run(command, "doctor")) == (
+    assert outcome(programs.run(command, "doctor")) == (
         127,
         "",
         f"kaspan: {command.parent}/kaspan-cli is missing: install kaspan again\n",
     )
 
 
-def test_other_commands_are_pythons(desk: Desk) -> None:
+def test_other_commands_are_pythons(programs: ProgramRunner) -> None:
     """Everything but `run` goes to kaspan-cli, with its arguments and its exit code."""
-    assert desk.run(KASPAN, "--help").stdout.startswith("usage: kaspan COMMAND")
-    assert desk.run(KASPAN, "no-such-command").returncode == 2
-    assert desk.run(KASPAN).returncode == 2
+    assert programs.run(KASPAN, "--help").stdout.startswith("usage: kaspan COMMAND")
+    assert programs.run(KASPAN, "no-such-command").returncode == 2
+    assert programs.run(KASPAN).returncode == 2
 
 
 def test_shell_script_is_clean() -> None:

@@ -14,7 +14,7 @@ import pytest
 from kaspan.interceptor import traced
 from kaspan.interceptor.functions.decorators import follow_calls
 from kaspan.interceptor.functions.spans import FunctionSpans
-from support.programs import Desk, outcome
+from support.programs import ProgramRunner, outcome
 
 
 def plain(order: int, *, fast: bool = False) -> str:
@@ -213,9 +213,9 @@ print("done")
 """
 
 
-def test_process_that_is_not_traced_loads_nothing_for_a_decorator(desk: Desk) -> None:
+def test_process_that_is_not_traced_loads_nothing_for_a_decorator(programs: ProgramRunner) -> None:
     """In a plain Python the decorator imports nothing, and the others do nothing."""
-    assert outcome(desk.plain(CODE)) == (0, "done\n", "")
+    assert outcome(programs.plain(CODE)) == (0, "done\n", "")
 
 
 def test_no_other_name_is_made_up() -> None:

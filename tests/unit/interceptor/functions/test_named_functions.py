@@ -18,8 +18,8 @@ from kaspan.interceptor.functions.decorators import follow_calls
 from kaspan.interceptor.functions.settings import NamedFunctions
 from kaspan.interceptor.functions.spans import FunctionSpans
 from kaspan.interceptor.import_hooks import Imports
-from support.programs import SEND, Desk, outcome
-from support.ring_reader import Reader
+from support.programs import SEND, ProgramRunner, outcome
+from support.ring_reader import RingReader
 
 HANDLERS = """
 import functools
@@ -315,12 +315,12 @@ PROGRAMS: dict[str, tuple[str, list[str], str]] = {
 
 @pytest.mark.parametrize(("file", "command", "module"), PROGRAMS.values(), ids=PROGRAMS.keys())
 def test_functions_of_the_program_itself_are_traced(
-    desk: Desk, file: str, command: list[str], module: str
+    programs: ProgramRunner, file: str, command: list[str], module: str
 ) -> None:
     """Functions in the file that is run are found, as __main__ or as the module that the file is."""
-    desk.module(file, SCRIPT)
-    done = desk.run(
-        *desk.kaspan_run(),
+    programs.module(file, SCRIPT)
+    done = programs.run(
+        *programs.kaspan_run(),
         *command,
         KASPAN_INTERCEPTOR__FUNCTIONS=(
             f'[{{call: "{module}:parse"}}, {{call: "{module}:Shelf.put", name: put}}]'
@@ -328,23 +328,23 @@ def test_functions_of_the_program_itself_are_traced(
     )
 
     assert outcome(done) == (0, "7\n", "")
-    parsed, put, processed = Reader(desk.ring_dir).take()
+    parsed, put, processed = RingReader(programs.ring_dir).take()
     assert [span.name for span in (parsed, put, processed)] == ["parse", "put", "process orders"]
     assert parsed.parent_id == put.parent_id == processed.id
 
 
-def test_misspelt_function_of_the_program_is_one_warning(desk: Desk) -> None:
+def test_misspelt_function_of_the_program_is_one_warning(programs: ProgramRunner) -> None:
     """The application runs as it would, with one line that says what is wrong."""
-    desk.module("worker.py", SCRIPT)
-    done = desk.run(
-        *(*desk.kaspan_run(), "modules/worker.py"),
+    programs.module("worker.py", SCRIPT)
+    done = programs.run(
+        *(*programs.kaspan_run(), "modules/worker.py"),
         KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "worker:pars"}, {call: "wroker:parse"}]',
     )
 
     assert (done.returncode, done.stdout) == (0, "7\n")
     assert done.stderr.splitlines() == [
         "kaspan: interceptor.functions[0].call is worker:pars, and module __main__ "
-        f"({desk.directory}/modules/worker.py) has no pars; did you mean parse?; it is not traced",
+        f"({programs.directory}/modules/worker.py) has no pars; did you mean parse?; it is not traced",
         "kaspan: interceptor.functions[1].call is wroker:parse, and there is no module wroker here",
     ]
 
@@ -365,18 +365,20 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_function_in_a_pool_of_processes_is_in_its_records_trace(desk: Desk, method: str) -> None:
+def test_function_in_a_pool_of_processes_is_in_its_records_trace(
+    programs: ProgramRunner, method: str
+) -> None:
     """A traced function goes to another process by its name, and the record takes its trace along."""
-    desk.module("shop/__init__.py", "")
-    desk.module("shop/handlers.py", "import kafka\n" + HANDLERS)
-    desk.module("worker.py", SPAWN % method)
-    done = desk.run(
-        *(*desk.kaspan_run(), "modules/worker.py"),
+    programs.module("shop/__init__.py", "")
+    programs.module("shop/handlers.py", "import kafka\n" + HANDLERS)
+    programs.module("worker.py", SPAWN % method)
+    done = programs.run(
+        *(*programs.kaspan_run(), "modules/worker.py"),
         KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "shop.handlers:handle"}]',
     )
 
     assert outcome(done) == (0, "0\n", "")
-    spans = {span.name: span for span in Reader(desk.ring_dir).take()}
+    spans = {span.name: span for span in RingReader(programs.ring_dir).take()}
     assert spans.keys() == {"handle", "process orders"}
     assert {span.trace_id for span in spans.values()} == {"463ac35c9f6413ad48485a3953bb6124"}
 
@@ -407,18 +409,20 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_function_of_the_program_is_traced_from_a_childs_first_call_on(desk: Desk, method: str) -> None:
+def test_function_of_the_program_is_traced_from_a_childs_first_call_on(
+    programs: ProgramRunner, method: str
+) -> None:
     """A child that has no client of its own traces the functions of the file that is run, called by others
     in it as well.
     """
-    desk.module("worker.py", CHILDREN)
-    done = desk.run(
-        *(*desk.kaspan_run(), "modules/worker.py", method),
+    programs.module("worker.py", CHILDREN)
+    done = programs.run(
+        *(*programs.kaspan_run(), "modules/worker.py", method),
         KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "worker:parse"}]',
     )
 
     assert outcome(done) == (0, "0 0\n", "")
-    assert [span.name for span in Reader(desk.ring_dir).take()].count("parse") == 4
+    assert [span.name for span in RingReader(programs.ring_dir).take()].count("parse") == 4
 
 
 BEFORE = """
@@ -445,16 +449,16 @@ def dispatch(record):
 
 
 @pytest.mark.parametrize("is_held", [False, True])
-def test_function_that_was_imported_before_kafka_is_traced(desk: Desk, is_held: bool) -> None:
+def test_function_that_was_imported_before_kafka_is_traced(programs: ProgramRunner, is_held: bool) -> None:
     """Modules that have imported a named function before kafka was, as in the order of the alphabet, call
     the traced one; who keeps it elsewhere is told of.
     """
-    desk.module("shop/__init__.py", "")
-    desk.module("shop/handlers.py", HANDLERS)
-    desk.module("shop/other.py", OTHER)
-    desk.module("worker.py", BEFORE % is_held)
-    done = desk.run(
-        *(*desk.kaspan_run(), "modules/worker.py"),
+    programs.module("shop/__init__.py", "")
+    programs.module("shop/handlers.py", HANDLERS)
+    programs.module("shop/other.py", OTHER)
+    programs.module("worker.py", BEFORE % is_held)
+    done = programs.run(
+        *(*programs.kaspan_run(), "modules/worker.py"),
         KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "shop.handlers:handle"}]',
     )
 
@@ -463,16 +467,16 @@ def test_function_that_was_imported_before_kafka_is_traced(desk: Desk, is_held: 
         "was imported; calls from there are not traced (put @traced of kaspan.interceptor on the function)\n"
     )
     assert outcome(done) == (0, "", told if is_held else "")
-    assert [span.name for span in Reader(desk.ring_dir).take()] == ["handle"] * 3 + ["process orders"]
+    assert [span.name for span in RingReader(programs.ring_dir).take()] == ["handle"] * 3 + ["process orders"]
 
 
-def test_named_function_that_is_never_called_is_told_of(desk: Desk) -> None:
+def test_named_function_that_is_never_called_is_told_of(programs: ProgramRunner) -> None:
     """At the end of a process that uses Kafka one line names the functions that it has not called."""
-    desk.module("shop/__init__.py", "")
-    desk.module("shop/handlers.py", HANDLERS)
-    desk.module("worker.py", "import kafka\nimport shop.handlers\n" + SEND + "shop.handlers.handle(7)\n")
-    done = desk.run(
-        *(*desk.kaspan_run(), "modules/worker.py"),
+    programs.module("shop/__init__.py", "")
+    programs.module("shop/handlers.py", HANDLERS)
+    programs.module("worker.py", "import kafka\nimport shop.handlers\n" + SEND + "shop.handlers.handle(7)\n")
+    done = programs.run(
+        *(*programs.kaspan_run(), "modules/worker.py"),
         KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "shop.handlers:handle"}, {call: "shop.handlers:Orders.add"}]',
     )
 

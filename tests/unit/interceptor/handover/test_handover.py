@@ -25,8 +25,8 @@ from kaspan.interceptor.functions.spans import FunctionSpans
 from kaspan.interceptor.handover import queues
 from kaspan.interceptor.handover.points import follow_no_records, follow_records
 from kaspan.interceptor.import_hooks import imports
-from support.programs import Desk, outcome
-from support.ring_reader import Reader, Span, current
+from support.programs import ProgramRunner, outcome
+from support.ring_reader import RingReader, Span, current
 
 TRACE = "463ac35c9f6413ad48485a3953bb6124"
 SENT = [("b3", f"{TRACE}-a2fb4a1d1a96d312-1".encode())]
@@ -868,31 +868,33 @@ print(*seen)
 
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])
-def test_instrumentation_for_threads_agrees(desk: Desk, when: str) -> None:
+def test_instrumentation_for_threads_agrees(programs: ProgramRunner, when: str) -> None:
     """With OpenTelemetry's instrumentation for threads, whichever is first, there is one span for each, and
     it is the current one.
     """
-    done = desk.run(*desk.kaspan_run(), desk.module("worker.py", PROGRAM), when)
+    done = programs.run(*programs.kaspan_run(), programs.module("worker.py", PROGRAM), when)
     assert (done.returncode, done.stderr) == (0, "")
 
-    *calls, processed = Reader(desk.ring_dir).take()
+    *calls, processed = RingReader(programs.ring_dir).take()
     assert processed.kind == "CONSUMER"
     assert [span.name for span in calls] == ["handle", "work", "work"]
     assert {span.parent_id for span in calls} == {processed.id}
     assert done.stdout.split() == [span.id for span in calls]
 
 
-def test_nothing_is_followed_where_that_is_switched_off(desk: Desk) -> None:
+def test_nothing_is_followed_where_that_is_switched_off(programs: ProgramRunner) -> None:
     """With interceptor.follow_handovers false nothing is patched but kafka-python."""
-    done = desk.run(
-        *desk.kaspan_run(),
-        desk.module("worker.py", PROGRAM + "print('kaspan.interceptor.handover.hand_overs' in sys.modules)"),
+    done = programs.run(
+        *programs.kaspan_run(),
+        programs.module(
+            "worker.py", PROGRAM + "print('kaspan.interceptor.handover.hand_overs' in sys.modules)"
+        ),
         "never",
         KASPAN_INTERCEPTOR__FOLLOW_HANDOVERS="false",
     )
 
     assert outcome(done) == (0, " ".join(["0" * 16] * 3) + "\nFalse\n", "")
-    assert [span.kind for span in Reader(desk.ring_dir).take()] == ["CONSUMER"]
+    assert [span.kind for span in RingReader(programs.ring_dir).take()] == ["CONSUMER"]
 
 
 AT_EXIT = """
@@ -919,12 +921,12 @@ ready.wait()
 """
 
 
-def test_who_is_at_work_when_the_process_ends_has_a_span(desk: Desk) -> None:
+def test_who_is_at_work_when_the_process_ends_has_a_span(programs: ProgramRunner) -> None:
     """Daemon threads that have a record when Python ends are seen."""
-    done = desk.run(*desk.kaspan_run(), desk.module("worker.py", AT_EXIT))
+    done = programs.run(*programs.kaspan_run(), programs.module("worker.py", AT_EXIT))
 
     assert outcome(done) == (0, "", "")
-    assert sorted(span.name or "" for span in Reader(desk.ring_dir).take()) == [
+    assert sorted(span.name or "" for span in RingReader(programs.ring_dir).take()) == [
         "process orders",
         "take",
         "work",
@@ -949,7 +951,7 @@ GREEN = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("way", GREEN.values(), ids=GREEN.keys())
-def test_green_thread_works_in_its_records_trace(desk: Desk, way: str) -> None:
+def test_green_thread_works_in_its_records_trace(programs: ProgramRunner, way: str) -> None:
     """Who is handed a record in gevent or eventlet is a span under the record's."""
     library = "eventlet" if "eventlet" in way else "gevent"
     pytest.importorskip(library)
@@ -979,10 +981,10 @@ headers = [("b3", b"463ac35c9f6413ad48485a3953bb6124-a2fb4a1d1a96d312-1")]
 for record in UnconnectedConsumer([make_record(fetcher.ConsumerRecord, headers=headers)]):
     {way}
 """
-    done = desk.run(*desk.kaspan_run(), desk.module("worker.py", program))
+    done = programs.run(*programs.kaspan_run(), programs.module("worker.py", program))
     assert (done.returncode, done.stderr) == (0, "")
 
-    call, processed = Reader(desk.ring_dir).take()
+    call, processed = RingReader(programs.ring_dir).take()
     assert (call.kind, processed.kind, call.parent_id) == (None, "CONSUMER", processed.id)
     assert call.name == ("Container.run" if "Container" in way else "handle")
     assert done.stdout == f"{call.id}\n"

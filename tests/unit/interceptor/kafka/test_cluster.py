@@ -20,7 +20,7 @@ from kaspan.demo.cluster import MockCluster
 from kaspan.interceptor.kafka import consumer as consumer_tracing
 from kaspan.interceptor.kafka import producer as producer_tracing
 from support.kafka_clients import make_tracing
-from support.ring_reader import Reader, Span, current, offsets
+from support.ring_reader import RingReader, Span, current, offsets
 from support.waiting import wait_until
 
 TIMEOUT_S = 30
@@ -33,7 +33,7 @@ class Application:
 
     def __init__(self, bootstrap_servers: str, directory: Path) -> None:
         self.topic = f"orders.{uuid.uuid4().hex[:12]}"
-        self.take = Reader(directory / "rings").take
+        self.take = RingReader(directory / "rings").take
         self._servers = bootstrap_servers
         self._clients: list[Any] = []
         self._producer_class: Any = type("Producer", (KafkaProducer,), {})

@@ -12,8 +12,8 @@ from opentelemetry import trace
 
 from kaspan.interceptor.kafka.send_callbacks import follow_callbacks
 from support.kafka_clients import header
-from support.programs import Desk, outcome
-from support.ring_reader import Reader, current
+from support.programs import ProgramRunner, outcome
+from support.ring_reader import RingReader, current
 
 TRACE = "463ac35c9f6413ad48485a3953bb6124"
 SENDER = "a2fb4a1d1a96d312"
@@ -177,7 +177,7 @@ def test_callback_of_a_send_to_an_excluded_topic_begins_a_trace(followed: Any) -
     assert (span.name, span.parent_id) == ("send orders", None)
 
 
-def test_callbacks_are_followed_in_an_unchanged_application(desk: Desk) -> None:
+def test_callbacks_are_followed_in_an_unchanged_application(programs: ProgramRunner) -> None:
     """From the first client on, once, and under the names and signatures of kafka-python."""
     code = """
 import inspect
@@ -190,6 +190,6 @@ for number in (0, 1): producer.appended[number].acknowledge()
 print(before == [inspect.signature(add) for add in (F.add_callback, F.add_errback)])
 """
 
-    assert outcome(desk.traced(code)) == (0, "True\n", "")
+    assert outcome(programs.traced(code)) == (0, "True\n", "")
 
-    assert len({span.trace_id for span in Reader(desk.ring_dir).take()}) == 1
+    assert len({span.trace_id for span in RingReader(programs.ring_dir).take()}) == 1

@@ -19,8 +19,8 @@ from opentelemetry.trace import ProxyTracer, SpanKind, Status, StatusCode
 
 from kaspan.interceptor.otel.tracer_proxy import LazyProvider, provide_tracers
 from kaspan.wire.ring import MAX_SPAN_BYTES
-from support.programs import Desk, outcome
-from support.ring_reader import Reader, Span, current
+from support.programs import ProgramRunner, outcome
+from support.ring_reader import RingReader, Span, current
 
 TRACE = "463ac35c9f6413ad48485a3953bb6124"
 UNSAMPLED = [("b3", f"{TRACE}-a2fb4a1d1a96d312-0".encode())]
@@ -317,10 +317,10 @@ print(loaded())
 """
 
 
-def test_sdk_is_loaded_when_the_first_span_is_made(desk: Desk) -> None:
+def test_sdk_is_loaded_when_the_first_span_is_made(programs: ProgramRunner) -> None:
     """Asking for a tracer loads nothing; a tracer asked for before kafka was imported works as well."""
-    assert outcome(desk.traced(LAZY)) == (0, "[]\n['opentelemetry.sdk']\n", "")
-    late, early = Reader(desk.ring_dir).take()
+    assert outcome(programs.traced(LAZY)) == (0, "[]\n['opentelemetry.sdk']\n", "")
+    late, early = RingReader(programs.ring_dir).take()
     assert (late.name, late.parent_id, early.name) == ("late", early.id, "early")
 
 
@@ -345,27 +345,27 @@ WHEN: dict[str, str] = {
 
 
 @pytest.mark.parametrize("when", WHEN.values(), ids=WHEN.keys())
-def test_application_with_its_own_provider_keeps_it(desk: Desk, when: str) -> None:
+def test_application_with_its_own_provider_keeps_it(programs: ProgramRunner, when: str) -> None:
     """A provider set before or after kafka is imported is the application's, without a warning."""
     code = (
         OWN + when + 'tracer.start_span("own").end()\nprint([s.name for s in exporter.get_finished_spans()])'
     )
-    done = desk.traced(code)
+    done = programs.traced(code)
 
     assert outcome(done) == (0, "['own']\n", "")
     expected = ["first"] if "first" in when else []
-    assert [span.name for span in Reader(desk.ring_dir).take()] == expected
+    assert [span.name for span in RingReader(programs.ring_dir).take()] == expected
 
 
-def test_disabled_interceptor_provides_no_tracer(desk: Desk) -> None:
+def test_disabled_interceptor_provides_no_tracer(programs: ProgramRunner) -> None:
     """Without kaspan the API's spans are what they are without kaspan."""
     code = (
         "import kafka\nfrom opentelemetry import trace\n"
         'print(trace.get_tracer("a").start_span("b").is_recording())'
     )
 
-    assert outcome(desk.traced(code, KASPAN_INTERCEPTOR__ENABLED="false")) == (0, "False\n", "")
-    assert outcome(desk.traced(code)) == (0, "True\n", "")
+    assert outcome(programs.traced(code, KASPAN_INTERCEPTOR__ENABLED="false")) == (0, "False\n", "")
+    assert outcome(programs.traced(code)) == (0, "True\n", "")
 
 
 PEER = """
@@ -398,35 +398,35 @@ WARNING = "kaspan: opentelemetry-instrumentation-kafka-python is switched on too
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
-def test_peer_that_is_switched_on_makes_no_second_spans(desk: Desk, order: str) -> None:
+def test_peer_that_is_switched_on_makes_no_second_spans(programs: ProgramRunner, order: str) -> None:
     """With opentelemetry-instrumentation-kafka-python on, records have kaspan's spans and headers alone."""
-    done = desk.traced(PEER + order)
+    done = programs.traced(PEER + order)
 
     assert (done.returncode, done.stdout) == (0, "['b3']\n['b3']\n")
     assert said(done.stderr) == [WARNING]
-    names = [span.name for span in Reader(desk.ring_dir).take()]
+    names = [span.name for span in RingReader(programs.ring_dir).take()]
     assert names == ["send shipments", "process orders"] * 2
 
 
-def test_peer_that_was_there_first_is_displaced(desk: Desk) -> None:
+def test_peer_that_was_there_first_is_displaced(programs: ProgramRunner) -> None:
     """Where the peer has patched kafka-python before kaspan comes, its patches are taken away."""
     code = PEER + (
         "import kafka; peer = instrument()\n"
         "from kaspan.interceptor import activation; activation.activate()\n"
         "use(); peer.uninstrument(); use()"
     )
-    done = desk.plain(code)
+    done = programs.plain(code)
 
     assert (done.returncode, done.stdout) == (0, "['b3']\n['b3']\n")
     assert said(done.stderr) == [WARNING]
-    names = [span.name for span in Reader(desk.ring_dir).take()]
+    names = [span.name for span in RingReader(programs.ring_dir).take()]
     assert names == ["send shipments", "process orders"] * 2
 
 
-def test_peer_is_left_alone_where_kaspan_is_disabled(desk: Desk) -> None:
+def test_peer_is_left_alone_where_kaspan_is_disabled(programs: ProgramRunner) -> None:
     """With interceptor.enabled false the peer works as if kaspan were not there."""
     code = PEER + "import kafka; instrument(); use()"
-    plain, traced = desk.plain(code), desk.traced(code, KASPAN_INTERCEPTOR__ENABLED="false")
+    plain, traced = programs.plain(code), programs.traced(code, KASPAN_INTERCEPTOR__ENABLED="false")
 
     assert outcome(traced) == outcome(plain)
 

@@ -19,7 +19,7 @@ from kaspan.interceptor.reporters.http import BATCH_BYTES, MAX_SPANS, HttpReport
 from kaspan.interceptor.reporters.http_client import ReportClient, Response
 from support.waiting import wait_until
 from support.zipkin_stub import Response as Reply
-from support.zipkin_stub import Sink
+from support.zipkin_stub import ZipkinStub
 
 MAX_BYTES = 4 * 1024 * 1024
 TOKEN = "open-sesame"
@@ -96,14 +96,14 @@ def reporting_to() -> Iterator[Callable[..., HttpReporter]]:
 
 
 @pytest.fixture
-def sink() -> Iterator[Sink]:
-    made = Sink()
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    made = ZipkinStub()
     yield made
     made.close()
 
 
-def wait_for_spans(sink: Sink, *numbers: int) -> None:
-    wait_until(lambda: sink.stored == ids(*numbers), f"spans {numbers} are stored", every_s=0.01)
+def wait_for_spans(zipkin_stub: ZipkinStub, *numbers: int) -> None:
+    wait_until(lambda: zipkin_stub.stored == ids(*numbers), f"spans {numbers} are stored", every_s=0.01)
 
 
 def batches_of(asked: Asked, count: int) -> list[list[bytes]]:
@@ -111,35 +111,37 @@ def batches_of(asked: Asked, count: int) -> list[list[bytes]]:
     return asked.batches
 
 
-def test_report_is_a_list_that_zipkin_takes_and_nobody_traces(sink: Sink, reporting_to: Any) -> None:
+def test_report_is_a_list_that_zipkin_takes_and_nobody_traces(
+    zipkin_stub: ZipkinStub, reporting_to: Any
+) -> None:
     """Spans come as a JSON list to /api/v2/spans, with `b3: 0` so that the report is not traced itself."""
-    reporter = reporting_to(sink.url)
+    reporter = reporting_to(zipkin_stub.url)
     reporter.put(span(1))
     reporter.put(span(2))
-    wait_for_spans(sink, 1, 2)
+    wait_for_spans(zipkin_stub, 1, 2)
 
-    headers = sink.reports[0].headers
-    assert {report.path for report in sink.reports} == {"/api/v2/spans"}
+    headers = zipkin_stub.reports[0].headers
+    assert {report.path for report in zipkin_stub.reports} == {"/api/v2/spans"}
     assert (headers["Content-Type"], headers["b3"]) == ("application/json", "0")
     assert "Authorization" not in headers
-    assert sink.reports[0].body.startswith(b'[{"')
+    assert zipkin_stub.reports[0].body.startswith(b'[{"')
 
 
 @pytest.mark.parametrize("path", ["", "/", "/api/v2/spans", "/collect/here?tenant=7"])
-def test_address_may_name_the_path(path: str, sink: Sink, reporting_to: Any) -> None:
+def test_address_may_name_the_path(path: str, zipkin_stub: ZipkinStub, reporting_to: Any) -> None:
     """A path in the address is kept as it is, and without one it is Zipkin's; `zipkin+` changes nothing."""
-    reporting_to("zipkin+" + sink.url + path).put(span(1))
-    wait_for_spans(sink, 1)
+    reporting_to("zipkin+" + zipkin_stub.url + path).put(span(1))
+    wait_for_spans(zipkin_stub, 1)
 
-    assert sink.reports[0].path == (path if path.strip("/") else "/api/v2/spans")
+    assert zipkin_stub.reports[0].path == (path if path.strip("/") else "/api/v2/spans")
 
 
-def test_token_is_sent_to_an_agent_that_wants_one(sink: Sink, reporting_to: Any) -> None:
+def test_token_is_sent_to_an_agent_that_wants_one(zipkin_stub: ZipkinStub, reporting_to: Any) -> None:
     """With interceptor.token each report says `Authorization: Bearer`."""
-    reporting_to(sink.url, token=TOKEN).put(span(1))
-    wait_for_spans(sink, 1)
+    reporting_to(zipkin_stub.url, token=TOKEN).put(span(1))
+    wait_for_spans(zipkin_stub, 1)
 
-    assert sink.reports[0].headers["Authorization"] == f"Bearer {TOKEN}"
+    assert zipkin_stub.reports[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
 def test_spans_go_by_unix_socket(tmp_path: Path, reporting_to: Any) -> None:
@@ -159,13 +161,13 @@ def test_spans_go_by_unix_socket(tmp_path: Path, reporting_to: Any) -> None:
     assert body == b"[%b]" % span(1)
 
 
-def test_connection_is_closed_after_each_report(sink: Sink, reporting_to: Any) -> None:
+def test_connection_is_closed_after_each_report(zipkin_stub: ZipkinStub, reporting_to: Any) -> None:
     """No descriptor is kept between reports, that a process closing all of them could turn into another's."""
-    reporter = reporting_to(sink.url)
+    reporter = reporting_to(zipkin_stub.url)
     reporter.put(span(1))
-    wait_for_spans(sink, 1)
+    wait_for_spans(zipkin_stub, 1)
 
-    assert sink.reports[0].headers["Connection"] == "close"
+    assert zipkin_stub.reports[0].headers["Connection"] == "close"
 
 
 def test_report_is_no_larger_than_its_bound(reporting_to: Any) -> None:
@@ -244,13 +246,13 @@ def test_spans_are_tried_again_until_they_are_taken(failure: Any, reporting_to: 
 
 def test_agent_that_comes_back_gets_what_waited(reporting_to: Any) -> None:
     """Nobody listening at first: the spans arrive once somebody does."""
-    gone = Sink()
+    gone = ZipkinStub()
     gone.close()
     reporter = reporting_to(gone.url)
     reporter.put(span(1))
     wait_until(lambda: reporter._is_failing, "a report has failed", every_s=0.01)
     reporter.put(span(2))
-    back = Sink(port=gone.port)
+    back = ZipkinStub(port=gone.port)
     try:
         wait_for_spans(back, 1, 2)
     finally:
@@ -286,11 +288,11 @@ def test_retry_waits_as_long_as_it_is_asked_to(
 
 
 @pytest.mark.parametrize(("value", "waited_s"), [("5", 5.0), (" 5 ", 5.0), ("soon", 0.0), ("-1", 0.0)])
-def test_retry_after_is_read_from_the_answer(value: str, waited_s: float, sink: Sink) -> None:
+def test_retry_after_is_read_from_the_answer(value: str, waited_s: float, zipkin_stub: ZipkinStub) -> None:
     """Seconds in the header count; a date or nonsense is no wish."""
-    sink.answer = lambda report: Reply(429, "full", (("Retry-After", value),))
+    zipkin_stub.answer = lambda report: Reply(429, "full", (("Retry-After", value),))
 
-    answer = ReportClient(sink.url).post([span(1)], 5.0)
+    answer = ReportClient(zipkin_stub.url).post([span(1)], 5.0)
 
     assert answer == (429, "HTTP 429 Too Many Requests full", waited_s)
 
@@ -354,15 +356,17 @@ def test_put_never_waits_for_an_agent_that_hangs(reporting_to: Any) -> None:
     assert reporter.dropped_full > 0
 
 
-def test_close_reports_what_is_queued(sink: Sink, reporting_to: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_reports_what_is_queued(
+    zipkin_stub: ZipkinStub, reporting_to: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At the end of the process spans do not wait for others."""
     monkeypatch.setattr(reporting, "FLUSH_INTERVAL_S", 3_600.0)
-    reporter = reporting_to(sink.url)
+    reporter = reporting_to(zipkin_stub.url)
     reporter.put(span(1))
     reporter.put(span(2))
     reporter.close()
 
-    assert sink.stored == ids(1, 2)
+    assert zipkin_stub.stored == ids(1, 2)
 
 
 def test_close_gives_up_and_says_what_was_lost(
@@ -399,7 +403,7 @@ def test_close_does_not_retry(reporting_to: Any) -> None:
 
 
 def test_reporter_without_a_thread_reports_when_it_closes(
-    sink: Sink, reporting_to: Any, monkeypatch: pytest.MonkeyPatch
+    zipkin_stub: ZipkinStub, reporting_to: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spans that come first when the interpreter starts no thread any more are reported by `close`."""
 
@@ -408,16 +412,16 @@ def test_reporter_without_a_thread_reports_when_it_closes(
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        reporter = reporting_to(sink.url)
+        reporter = reporting_to(zipkin_stub.url)
     reporter.put(span(1))
     reporter.close()
 
-    assert sink.stored == ids(1)
+    assert zipkin_stub.stored == ids(1)
 
 
-def test_spans_of_many_threads_arrive_once(sink: Sink, reporting_to: Any) -> None:
+def test_spans_of_many_threads_arrive_once(zipkin_stub: ZipkinStub, reporting_to: Any) -> None:
     """Threads that put at the same time lose nothing and repeat nothing."""
-    reporter = reporting_to(sink.url)
+    reporter = reporting_to(zipkin_stub.url)
     threads = [
         threading.Thread(target=lambda first=first: [reporter.put(span(first + n)) for n in range(500)])
         for first in range(0, 4_000, 500)
@@ -427,12 +431,12 @@ def test_spans_of_many_threads_arrive_once(sink: Sink, reporting_to: Any) -> Non
     for thread in threads:
         thread.join()
 
-    wait_for_spans(sink, *range(4_000))
+    wait_for_spans(zipkin_stub, *range(4_000))
 
 
-def test_put_may_interrupt_itself(sink: Sink, reporting_to: Any) -> None:
+def test_put_may_interrupt_itself(zipkin_stub: ZipkinStub, reporting_to: Any) -> None:
     """A finalizer and a signal handler that put while their thread is in put neither hang nor lose a span."""
-    reporter = reporting_to(sink.url)
+    reporter = reporting_to(zipkin_stub.url)
     numbers = iter(range(1_000_000))
     put: list[int] = []
 
@@ -460,7 +464,7 @@ def test_put_may_interrupt_itself(sink: Sink, reporting_to: Any) -> None:
         gc.set_threshold(*thresholds)
     gc.collect()
 
-    wait_for_spans(sink, *put)
+    wait_for_spans(zipkin_stub, *put)
 
 
 def test_abandoned_reporter_reports_nothing_more(reporting_to: Any) -> None:

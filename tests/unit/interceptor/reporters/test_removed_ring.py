@@ -19,7 +19,7 @@ from kaspan.interceptor.failures import tell_suppressed
 from kaspan.interceptor.reporters import ring, ring_file
 from kaspan.wire import ring as layout
 from support.in_python import in_python
-from support.ring_reader import Reader, read_header, rings
+from support.ring_reader import RingReader, read_header, rings
 from support.waiting import wait_until
 
 
@@ -44,7 +44,7 @@ class Owned:
 
     def take(self) -> list[bytes]:
         (path,) = rings(self.directory)
-        return Reader(self.directory).take_payloads(path)
+        return RingReader(self.directory).take_payloads(path)
 
 
 @pytest.fixture(params=["as installed", "in Python"])
@@ -127,7 +127,7 @@ def test_replacing_that_a_signal_handler_ends_is_done_again(
             put_and_go_on(owned, b"2")
     owned.put_slowly(b"3")
 
-    reader = Reader(owned.directory)
+    reader = RingReader(owned.directory)
     taken = [payload for path in rings(owned.directory) for payload in reader.take_payloads(path)]
     assert sorted(taken) == [b"1", b"2", b"3"]
 
@@ -205,7 +205,7 @@ def test_process_in_another_root_keeps_its_ring(owned: Owned, monkeypatch: pytes
     monkeypatch.setattr(ring_file, "_named", named)
     (path,) = rings(owned.directory)
 
-    assert Reader(owned.directory).take_payloads(path) == [b"1"]
+    assert RingReader(owned.directory).take_payloads(path) == [b"1"]
 
 
 def test_process_that_ends_leaves_no_span_in_a_ring_that_was_removed(owned: Owned) -> None:

@@ -23,7 +23,7 @@ from kaspan.interceptor.reporters.ring import SpanRing, Writer
 from kaspan.interceptor.reporters.room import NoRoomError
 from kaspan.wire import ring as layout
 from support.full_disk import fill, shared_memory
-from support.ring_reader import Reader, read_header, rings
+from support.ring_reader import RingReader, read_header, rings
 
 DATA_BYTES = layout.MIN_DATA_BYTES
 
@@ -35,7 +35,7 @@ class Owned:
         self.ring = SpanRing(str(directory), data_bytes, {"service": "shop", "pid": os.getpid()})
         self.put = self.ring.put
         (self.path,) = rings(directory)
-        self._reader = Reader(directory)
+        self._reader = RingReader(directory)
 
     def take(self) -> list[bytes]:
         return self._reader.take_payloads(self.path)
@@ -333,7 +333,7 @@ def test_spans_outlive_a_process_that_ends_without_a_word(tmp_path: Path, end: s
         assert process.wait(30) == code
     (path,) = rings(directory)
 
-    assert Reader(directory).take_payloads(path) == [b"%d" % number for number in range(200)]
+    assert RingReader(directory).take_payloads(path) == [b"%d" % number for number in range(200)]
 
 
 def test_owner_holds_the_lock_for_life(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from kaspan.interceptor.reporters.ring import SpanRing
 from kaspan.interceptor.reporters.room import CLAIM_S, NoRoomError
 from kaspan.wire import ring as layout
 from support.full_disk import free_bytes, shared_memory
-from support.ring_reader import Reader, read_header, rings
-from support.zipkin_stub import Sink
+from support.ring_reader import RingReader, read_header, rings
+from support.zipkin_stub import ZipkinStub
 
 MIB = 1 << 20
 
@@ -182,7 +182,7 @@ def test_ring_goes_to_the_disk_where_shared_memory_has_no_room(
 
     (path,) = rings(disk)
     assert processes.sizes == [4.0]
-    assert Reader(disk).take_payloads(path) == [b"{}"]
+    assert RingReader(disk).take_payloads(path) == [b"{}"]
     (said,) = [record.getMessage() for record in caplog.records]
     assert f"in a ring in {disk}" in said
 
@@ -248,18 +248,18 @@ def test_spans_go_by_http_where_there_is_no_room_for_any_ring(
     short: Path, is_set: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The agent of this machine is reported to; the one warning says so."""
-    sink = Sink()
-    monkeypatch.setattr(build, "local_agent", lambda: sink.url)
+    zipkin_stub = ZipkinStub()
+    monkeypatch.setattr(build, "local_agent", lambda: zipkin_stub.url)
     ring_dir = short / ("others" if is_set else "rings")
     reporter: Any = Reporters(Interceptor(ring_dir=str(ring_dir))).make({})
     reporter.put(b'{"id":"1"}')
     reporter.close()
-    sink.close()
+    zipkin_stub.close()
 
-    assert [report.body for report in sink.reports] == [b'[{"id":"1"}]']
+    assert [report.body for report in zipkin_stub.reports] == [b'[{"id":"1"}]']
     (said,) = [record.getMessage() for record in caplog.records]
     assert str(ring_dir) in said
-    assert f"reports them to {sink.url}" in said
+    assert f"reports them to {zipkin_stub.url}" in said
 
 
 def test_agent_reads_the_disk_as_well_when_nothing_is_set() -> None:
