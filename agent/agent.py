@@ -121,7 +121,7 @@ class Agent:
         senders = ", ".join(delivery.sender.name for delivery in self._deliveries)
         return (
             f"reads rings in {', '.join(self.settings.ring_dirs)}; listens on {listens}; spool "
-            f"{self.spool.path} ({self.spool.spans} spans in it); sends to {senders}"
+            f"{self.spool.path} ({self.spool.totals.spans} spans in it); sends to {senders}"
         )
 
     def reload(self, settings: schema.Agent) -> None:
@@ -193,7 +193,7 @@ class Agent:
             "stopped: %d spans taken, sent %s, %d left in the spool",
             self._receiver.taken_spans + by_http,
             sent,
-            self.spool.spans,
+            self.spool.totals.spans,
         )
         if not any(worker.is_alive() for worker in (*self._receiving, *self._sending, self._expiring)):
             self.spool.close()

@@ -134,12 +134,12 @@ class Observer:
         spool = self._spool
         return SpoolStatus(
             path=spool.path,
-            spans=spool.spans,
-            bytes=spool.bytes,
+            spans=spool.totals.spans,
+            bytes=spool.totals.bytes,
             max_bytes=spool.max_bytes,
             oldest_age_s=max((s.behind_s for s in senders if s.behind_s is not None), default=None),
-            dead_spans=spool.dead_spans,
-            dead_bytes=spool.dead_bytes,
+            dead_spans=spool.totals.dead_spans,
+            dead_bytes=spool.totals.dead_bytes,
             damages=spool.damages,
         )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from kaspan.agent.environment import VariableError, expand
 from kaspan.agent.processors.add_tags import AddTags
 from kaspan.agent.processors.base import Processor
 from kaspan.agent.processors.chain import Chain
 from kaspan.agent.processors.drop import Drop
-from kaspan.agent.processors.environment import VariableError, expand
 from kaspan.agent.processors.redact import Redact, Replacement, hashed_with, masked
 from kaspan.agent.processors.rename_remote import RenameRemote
 from kaspan.config import ConfigError, schema

@@ -192,7 +192,7 @@ class SenderConformance(ABC):
             delivery = Delivery(spool, sender, MAX_MESSAGE_BYTES)
             delivery.drain()
             delivery.run()
-            left = spool.spans
+            left = spool.totals.spans
             spool.close()
         assert left == 0, f"{left} spans are left in the spool"
         self._assert_received(SPANS)

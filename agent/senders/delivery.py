@@ -240,7 +240,7 @@ class Delivery:
         kept = done = 0
         while done < len(dead):
             try:
-                kept += self._letters.bury(self.sender.name, dead[done : done + portion])
+                kept += self._letters.add(self.sender.name, dead[done : done + portion])
             except SpoolFull as full:
                 _log.debug("dead letters wait: %s", full)
                 if portion > 1:

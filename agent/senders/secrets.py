@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kaspan.agent.processors.environment import VariableError, expand
+from kaspan.agent.environment import VariableError, expand
 from kaspan.config.display import MASK, is_secret
 
 _SHORTEST = 4  # to hide less would put *** into the middle of words

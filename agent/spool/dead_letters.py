@@ -5,8 +5,6 @@ Statements are put together from fixed parts and numbers; texts are values.
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from operator import itemgetter
@@ -18,6 +16,7 @@ from msgspec import Meta
 from kaspan.agent.batch import Batch
 from kaspan.agent.spool.damage import DamagedError, whole
 from kaspan.agent.spool.spool import Spool
+from kaspan.agent.spool.transaction import Transaction
 
 Integer = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """What SQLite can hold, and no id or time is negative."""
@@ -54,31 +53,13 @@ class DeadLetters:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
 
-    def bury(self, sender: str, refused: Sequence[tuple[str, bytes]]) -> int:
-        """Add spans that no server will ever take, each with the reason; return how many are kept.
+    def add(self, sender: str, refused: Sequence[tuple[str, bytes]]) -> int:
+        """Keep spans that a sender's target refused, each after the reason; return how many are kept.
 
-        They may fill a tenth of the spool; those that do not fit are dropped, which is for the caller to say.
+        All dead letters may take a tenth of agent.spool.max_bytes. The caller counts the spans that do not
+        fit as dropped, and logs them.
         """
-        spool = self._spool
-        now_us = time.time_ns() // 1000
-        statement = "insert into dead_letters (sender, died_us, reason, span) values (?, ?, ?, ?)"
-
-        def work(connection: sqlite3.Connection) -> list[bytes]:
-            room = spool.max_bytes // 10 - spool.dead_bytes
-            kept = []
-            for reason, span in refused:
-                if len(span) <= room:
-                    room -= len(span)
-                    connection.execute(statement, (sender, now_us, reason, span))
-                    kept.append(span)
-            return kept
-
-        def count(kept: list[bytes]) -> None:
-            spool.latest_us = max(spool.latest_us, now_us)
-            spool.dead_spans += len(kept)
-            spool.dead_bytes += sum(map(len, kept))
-
-        return len(spool.database.run(work, count))
+        return self._spool.transact(lambda transaction: transaction.add_dead_letters(sender, refused))
 
     def find(self, selection: Selection, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
         """Return letters without their spans, oldest first: at most `limit` of those after an id."""
@@ -86,24 +67,24 @@ class DeadLetters:
         columns = "id, sender, died_us, reason, length(span)"
         statement = f"select {columns} from dead_letters where id > ? and {where} order by id limit ?"  # noqa: S608
 
-        def work(connection: sqlite3.Connection) -> list[DeadLetter]:
+        def work(transaction: Transaction) -> list[DeadLetter]:
             last_id, letters = after_id, []
-            for row in connection.execute(statement, (after_id, *values, limit)):
+            for row in transaction.connection.execute(statement, (after_id, *values, limit)):
                 letters.append(_letter(row, last_id))
                 last_id = letters[-1].id
             return letters
 
-        return self._spool.database.run(work)
+        return self._spool.transact(work)
 
     def get(self, letter_id: int) -> DeadLetter | None:
         """Return one letter with its span, None if there is none of this id."""
         statement = "select id, sender, died_us, reason, length(span), span from dead_letters where id = ?"
 
-        def work(connection: sqlite3.Connection) -> DeadLetter | None:
-            found = connection.execute(statement, (letter_id,)).fetchone()
+        def work(transaction: Transaction) -> DeadLetter | None:
+            found = transaction.connection.execute(statement, (letter_id,)).fetchone()
             return _letter(found) if found else None
 
-        return self._spool.database.run(work)
+        return self._spool.transact(work)
 
     def replay(self, selection: Selection) -> int:
         """Put letters back among the spans, each for the sender that refused it; return how many.
@@ -120,25 +101,20 @@ class DeadLetters:
         )
 
     def _put_back(self, sender: str, ids: Sequence[int]) -> int:
-        def work(connection: sqlite3.Connection) -> list[Batch]:
-            spans = _take(connection, ids)
-            batches = [Batch(1, span) for span in spans]
-            self._spool.insert(connection, batches, sender)
-            return batches
+        def work(transaction: Transaction) -> int:
+            spans = transaction.delete_dead_letters(ids)
+            transaction.insert_batches([Batch(1, span) for span in spans], sender)
+            return len(spans)
 
-        def count(batches: list[Batch]) -> None:
-            self._spool.inserted(batches)
-            self._count_gone([batch.body for batch in batches])
-
-        batches = self._spool.database.run(work, count)
+        spans = self._spool.transact(work)
         self._spool.wake()
-        return len(batches)
+        return spans
 
     def purge(self, selection: Selection, is_stopping: Callable[[], bool] = lambda: False) -> int:
         """Throw letters away for good, until `is_stopping`; return how many. Works on a full disk too."""
 
         def throw_away(ids: Sequence[int]) -> int:
-            return len(self._spool.database.run(partial(_take, ids=ids), self._count_gone))
+            return self._spool.transact(lambda transaction: len(transaction.delete_dead_letters(ids)))
 
         return self._in_portions(selection, throw_away, is_stopping)
 
@@ -151,7 +127,9 @@ class DeadLetters:
         """Do something to the letters that there are now, by their ids, in a transaction for each portion."""
         where, values = _where(selection)
         statement = f"select id, length(span) from dead_letters where {where} order by id"  # noqa: S608
-        found = self._spool.database.run(lambda connection: connection.execute(statement, values).fetchall())
+        found = self._spool.transact(
+            lambda transaction: transaction.connection.execute(statement, values).fetchall()
+        )
         done = position = 0
 
         def attempt() -> tuple[int, int]:
@@ -163,10 +141,6 @@ class DeadLetters:
             position += rows
             done += acted
         return done
-
-    def _count_gone(self, spans: Sequence[bytes]) -> None:
-        self._spool.dead_spans -= len(spans)
-        self._spool.dead_bytes -= sum(map(len, spans))
 
 
 def _where(selection: Selection) -> tuple[str, list[int | str]]:
@@ -182,18 +156,6 @@ def _where(selection: Selection) -> tuple[str, list[int | str]]:
         conditions.append("died_us < ?")
         values.append(selection.died_before_us)
     return " and ".join(conditions), values
-
-
-def _take(connection: sqlite3.Connection, ids: Sequence[int]) -> list[bytes]:
-    """Delete letters and return the spans of those that were still there."""
-    # Written out: SQLite takes no more than 999 values in some builds.
-    which = f"id in ({', '.join(map(str, ids))})"
-    taken = connection.execute(f"select span from dead_letters where {which} order by id")  # noqa: S608
-    spans = [span for (span,) in taken]
-    deleted = connection.execute(f"delete from dead_letters where {which}").rowcount  # noqa: S608
-    if deleted != len(spans) or any(type(span) is not bytes for span in spans):
-        raise DamagedError("dead letters are not what they were")
-    return spans
 
 
 def _letter(row: Sequence[Any], last_id: int = 0) -> DeadLetter:

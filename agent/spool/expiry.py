@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from typing import TypeVar
 from kaspan.agent.spool.damage import MAX_INTEGER, whole
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.dead_letters import DeadLetters, Selection
-from kaspan.agent.spool.spool import EXPIRED, Gone, Spool
+from kaspan.agent.spool.spool import EXPIRED, Spool
+from kaspan.agent.spool.transaction import Transaction
 
 LOOK_S = 1.0
 """How often it is looked whether the file is still there, and whether it is time for what is too old."""
@@ -51,7 +51,7 @@ class Expiry:
         """
         while not self._stopping.wait(LOOK_S):
             with suppress(SpoolFull):  # said where somebody wants to write
-                self._spool.database.keep_files()
+                self._spool.keep_files()
             self.check(max_age_s())
 
     def stop(self) -> None:
@@ -86,7 +86,7 @@ class Expiry:
         Else what lies behind it would never be looked at.
         """
         spool = self._spool
-        if spool.latest_us <= now_us:
+        if spool.totals.latest_us <= now_us:
             return
         newest_us, row_id = now_us, MAX_INTEGER
         while row_id and not self._stopping.is_set():
@@ -94,53 +94,43 @@ class Expiry:
         letter_id = 0
         while letter_id >= 0 and not self._stopping.is_set():
             letter_id = self._in_portion(partial(_restamp_letters, now_us, letter_id))
-        if letter_id < 0:
-            spool.latest_us = now_us
 
-    def _in_portion(self, work: Callable[[sqlite3.Connection, int], _Result]) -> _Result:
-        """Work on as many rows as a transaction may change."""
+    def _in_portion(self, work: Callable[[Transaction, int], _Result]) -> _Result:
+        """Do `work` in one transaction, on as many rows as that may change."""
         spool = self._spool
         return spool.portions.run(
-            lambda: spool.database.run(lambda connection: work(connection, spool.portions.rows))
+            lambda: spool.transact(lambda transaction: work(transaction, spool.portions.rows))
         )
 
     def _drop_batches(self, received_before_us: int) -> int:
         """Drop batches that came before then; return how many spans some sender had not passed."""
         spool = self._spool
 
-        def work(connection: sqlite3.Connection) -> tuple[Gone, int]:
-            limit = spool.portions.rows
-            rows = connection.execute(
+        def work(transaction: Transaction, limit: int) -> tuple[int, bool]:
+            rows = transaction.connection.execute(
                 "select id, spans, bytes, received_us from batches order by id limit ?", (limit,)
             ).fetchall()
             for row in rows:
                 whole("a row", *row)
             old = list(takewhile(lambda row: row[3] < received_before_us, rows))
-            gone = spool.delete(connection, old, limit)
-            return gone, sum(row[1] for row in old if spool.passed_id < row[0] <= gone.last_id)
+            deleted = transaction.delete_batches(old, limit)
+            undelivered = sum(row[1] for row in old if spool.passed_id < row[0] <= deleted.last_id)
+            transaction.drop(EXPIRED, undelivered)
+            return undelivered, deleted.is_partial
 
-        def count(result: tuple[Gone, int]) -> None:
-            spool.deleted(result[0])
-            if result[1]:
-                spool.dropped[EXPIRED] += result[1]
-
-        dropped = 0
-        while not self._stopping.is_set():
-            gone, undelivered = spool.portions.run(lambda: spool.database.run(work, count))
+        dropped, is_partial = 0, True
+        while is_partial and not self._stopping.is_set():
+            undelivered, is_partial = self._in_portion(work)
             dropped += undelivered
-            if not gone.is_partial:
-                break
         return dropped
 
 
-def _restamp_batches(
-    newest_us: int, before_id: int, connection: sqlite3.Connection, limit: int
-) -> tuple[int, int]:
+def _restamp_batches(newest_us: int, before_id: int, transaction: Transaction, limit: int) -> tuple[int, int]:
     """Restamp a portion, the newest first; return the latest time for those before it, and its last id.
 
     The id is 0 when there are no more.
     """
-    rows = connection.execute(
+    rows = transaction.connection.execute(
         "select id, received_us from batches where id < ? order by id desc limit ?", (before_id, limit)
     ).fetchall()
     changes = []
@@ -149,15 +139,19 @@ def _restamp_batches(
         newest_us = min(newest_us, received_us)
         if received_us > newest_us:
             changes.append((newest_us, row_id))
-    connection.executemany("update batches set received_us = ? where id = ?", changes)
+    transaction.connection.executemany("update batches set received_us = ? where id = ?", changes)
     return newest_us, rows[-1][0] if len(rows) == limit else 0
 
 
-def _restamp_letters(now_us: int, after_id: int, connection: sqlite3.Connection, limit: int) -> int:
+def _restamp_letters(now_us: int, after_id: int, transaction: Transaction, limit: int) -> int:
     """Restamp a portion; return its last id, -1 when there are no more."""
-    rows = connection.execute(
+    rows = transaction.connection.execute(
         "select ?, id from dead_letters where id > ? and died_us > ? order by id limit ?",
         (now_us, after_id, now_us, limit),
     ).fetchall()
-    connection.executemany("update dead_letters set died_us = ? where id = ?", rows)
-    return rows[-1][1] if len(rows) == limit else -1
+    transaction.connection.executemany("update dead_letters set died_us = ? where id = ?", rows)
+    if len(rows) < limit:
+        transaction.restamp(now_us)
+        return -1
+    last_id: int = rows[-1][1]
+    return last_id

@@ -42,10 +42,11 @@ def recover(spool: Spool, path: str) -> Recovered:
     with closing(Pages(path)) as pages:
         cursors = pages.cursors()
         needed = sum(len(row.body) for row in pages.waiting(cursors))
-        if spool.bytes + needed > spool.max_bytes:
+        if spool.totals.bytes + needed > spool.max_bytes:
             raise SpoolFull(
-                f"{path} holds {needed} bytes of spans, the spool {spool.bytes}, and agent.spool.max_bytes "
-                f"is {spool.max_bytes}; have what is there delivered first, or set it higher"
+                f"{path} holds {needed} bytes of spans, the spool {spool.totals.bytes}, and "
+                f"agent.spool.max_bytes is {spool.max_bytes}; have what is there delivered first, or set it "
+                "higher"
             )
         spans = damaged = 0
         for rows in _portions(pages.waiting(cursors), lambda row: len(row.body)):
@@ -93,7 +94,7 @@ def _bury(spool: Spool, pages: Pages) -> int:
         refused: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
         for row in rows:
             refused[row.sender].append((row.reason, row.span))
-        kept += sum(DeadLetters(spool).bury(sender, letters) for sender, letters in refused.items())
+        kept += sum(DeadLetters(spool).add(sender, letters) for sender, letters in refused.items())
     return kept
 
 

@@ -53,7 +53,7 @@ def made(path: Path, rng: random.Random) -> bytes:
         rows = SEPARATOR.join(span(number * 10 + index, extra) for index in range(count))
         spool.put([Batch(count, rows)], {f"/rings/{number}.ring": number * 64})
         if rng.random() < 0.1:
-            letters.bury(rng.choice(SENDERS), [("HTTP 400", span(number)), ("HTTP 413", b"{" * extra)])
+            letters.add(rng.choice(SENDERS), [("HTTP 400", span(number)), ("HTTP 413", b"{" * extra)])
         if rng.random() < 0.05:
             letters.replay(Selection(sender="kafka"))
         if rng.random() < 0.1:
@@ -127,7 +127,7 @@ def work_through(path: Path, rng: random.Random) -> bool:
         lambda: [letters.get(letter.id) for letter in letters.find(Selection(), limit=1000)],
         lambda: Expiry(spool, wall_clock_s=lambda: 2e9).check(86400.0 * 365),
         lambda: [spool.behind(name) for name in SENDERS],
-        lambda: letters.bury("zipkin", [("HTTP 400", b"{}")]),
+        lambda: letters.add("zipkin", [("HTTP 400", b"{}")]),
         lambda: letters.purge(Selection(sender="kafka")),
         lambda: spool.forget(["/rings/1.ring"]),
     ]

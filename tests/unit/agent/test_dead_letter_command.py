@@ -32,8 +32,8 @@ class Bench:
         self._capsys = capsys
         self.spool = self.open()
         for number in range(3):
-            DeadLetters(self.spool).bury("zipkin", [(f"HTTP 400: {number}", span(number))])
-        DeadLetters(self.spool).bury("former", [("HTTP 413", b"\xff{\x1b[31m")])
+            DeadLetters(self.spool).add("zipkin", [(f"HTTP 400: {number}", span(number))])
+        DeadLetters(self.spool).add("former", [("HTTP 413", b"\xff{\x1b[31m")])
         self._control: Control | None = None
         self._thread: threading.Thread | None = None
 
@@ -115,7 +115,7 @@ def test_replay_puts_spans_back_and_says_what_stays(bench: Bench) -> None:
     assert err.startswith("1 stay")
     bench.stop_agent()
     spool = bench.open()
-    assert (spool.spans, spool.dead_spans) == (3, 1)
+    assert (spool.totals.spans, spool.totals.dead_spans) == (3, 1)
     spool.close()
 
 

@@ -73,7 +73,7 @@ class Parts:
         def refuse(*arguments: object) -> None:
             raise error
 
-        self.spool.insert = refuse  # type: ignore[method-assign]
+        self.spool.transact = refuse  # type: ignore[method-assign]
         with pytest.raises(type(error)):
             self.spool.put([Batch(1, b"{}")], {})
 

@@ -116,7 +116,7 @@ def test_spans_are_delivered_in_order_and_deleted(bench: Bench) -> None:
     bench.deliver()
     assert bench.sender.taken == expected
     assert bench.delivery.account.sent_spans == 300
-    assert bench.spool.spans == 0
+    assert bench.spool.totals.spans == 0
     assert bench.sender.closed
 
 
@@ -162,7 +162,7 @@ def test_sender_whose_other_methods_fail_keeps_its_spans(
     bench.sender.passed = fail  # type: ignore[method-assign]
     bench.put(span(1))
     bench.deliver()
-    assert bench.spool.spans == 1
+    assert bench.spool.totals.spans == 1
     assert said(caplog, "WARNING") == ["fake: RuntimeError: bug; spans wait in the spool"]
 
 
@@ -179,13 +179,13 @@ def test_sender_that_is_down_keeps_only_what_it_has_not_passed(tmp_path: Path) -
         delivery = Delivery(spool, sender, MAX_BYTES, FixedBackoff(), lambda seconds: None)
         delivery.drain()
         delivery.run()
-    assert (len(up.taken), down.taken, spool.spans) == (5, [], 5)
+    assert (len(up.taken), down.taken, spool.totals.spans) == (5, [], 5)
     down.judge = lambda spans: Delivered()
     again = Delivery(spool, down, MAX_BYTES)
     again.drain()
     again.run()
     assert down.taken == up.taken
-    assert spool.spans == 0
+    assert spool.totals.spans == 0
     spool.close()
 
 
@@ -224,7 +224,7 @@ def test_refused_span_is_found_and_the_others_are_delivered(
     assert warning.startswith(
         "fake refuses 1 spans (HTTP 400: bad id): 1 are kept as dead letters; the first begins b'{"
     )
-    assert bench.spool.spans == 0
+    assert bench.spool.totals.spans == 0
 
 
 def test_spans_that_break_zipkins_rules_are_found_without_asking_for_each(
@@ -275,7 +275,7 @@ def test_target_that_refuses_everything_is_broken_and_no_span_is_to_blame(
         return Delivered()
 
     bench.sender.judge = judge
-    bench.run_until(lambda: bench.spool.spans == 0)
+    bench.run_until(lambda: bench.spool.totals.spans == 0)
     assert set(bench.sender.taken) == set(spans)
     assert letters(bench) == []
     assert said(caplog, "WARNING") == [
@@ -294,7 +294,7 @@ def test_target_that_breaks_while_it_refuses_one_span_keeps_the_others(bench: Be
     bench.sender.judge = lambda part: (
         Refused("HTTP 400: proxy") if next(outcomes, "ok") == "broken" else honest(part)
     )
-    bench.run_until(lambda: bench.spool.spans == 0)
+    bench.run_until(lambda: bench.spool.totals.spans == 0)
     assert set(bench.sender.taken) == set(spans) - {span(40)}
     assert letters(bench) == [span(40)]
 
@@ -310,7 +310,7 @@ def test_refused_span_waits_for_another_one_to_tell_whose_fault_it_is(bench: Ben
     assert bench.delivery.account.failing_since_s is not None
     bench.put(span(2))
     wait_until(lambda: letters(bench) == [span(1)], "the dead letter", every_s=0.005)
-    wait_until(lambda: bench.spool.spans == 0, "the other span", every_s=0.005)
+    wait_until(lambda: bench.spool.totals.spans == 0, "the other span", every_s=0.005)
     assert span(2) in bench.sender.taken
     bench.delivery.drain()
     thread.join(30)
@@ -340,7 +340,7 @@ def test_refused_spans_in_front_hold_up_no_others_behind_them(bench: Bench) -> N
     assert taken_after[0] <= 10 * (PUT_BACK_S + 0.1)
     assert now_s > 8.0
     account = bench.delivery.account
-    assert (account.sent_spans, account.dead_spans, bench.spool.spans) == (40, 200, 0)
+    assert (account.sent_spans, account.dead_spans, bench.spool.totals.spans) == (40, 200, 0)
 
 
 def test_refused_spans_become_fewer_before_they_go_behind_the_others(bench: Bench) -> None:
@@ -398,7 +398,7 @@ def test_refused_spans_keep_their_place_in_a_full_spool(bench: Bench) -> None:
     bad = [span(number) for number in range(1, 101)]
     bench.put(*bad)
     bench.put(span(1000))
-    bench.spool.max_bytes = bench.spool.bytes * 10
+    bench.spool.max_bytes = bench.spool.totals.bytes * 10
     now_s = 0.0
     honest = refusing(*bad)
 
@@ -483,7 +483,7 @@ def test_drain_ends_at_a_target_that_is_away_and_keeps_the_spans(bench: Bench) -
     bench.sender.judge = lambda part: Failed("Connection refused")
     bench.deliver()
     assert bench.sender.attempts == 1
-    assert bench.spool.spans == 1
+    assert bench.spool.totals.spans == 1
 
 
 def test_delivered_spans_leave_the_disk_now_and_then_while_there_are_more(bench: Bench) -> None:
@@ -496,7 +496,7 @@ def test_delivered_spans_leave_the_disk_now_and_then_while_there_are_more(bench:
     def judge(part: list[bytes]) -> Outcome:
         nonlocal halves
         halves += 1
-        on_disk.append(bench.spool.spans)
+        on_disk.append(bench.spool.totals.spans)
         return Delivered()
 
     bench.sender.judge = judge
@@ -509,7 +509,7 @@ def test_delivered_spans_leave_the_disk_before_a_wait(bench: Bench) -> None:
     on_disk: list[int] = []
     delivery = Delivery(
         *(bench.spool, bench.sender, MAX_BYTES, FixedBackoff()),
-        pause=lambda seconds: on_disk.append(bench.spool.spans),
+        pause=lambda seconds: on_disk.append(bench.spool.totals.spans),
         account=SenderStats(clock_s=lambda: 100.0),
     )
     bench.delivery = delivery
@@ -526,9 +526,9 @@ def test_spans_that_a_sender_holds_stay_in_the_spool(bench: Bench) -> None:
     bench.put(span(1))
     bench.put(span(2))
     bench.sender.holds_from = 2
-    bench.run_until(lambda: bench.spool.spans == 1)
+    bench.run_until(lambda: bench.spool.totals.spans == 1)
     assert bench.sender.taken == [span(1), span(2)]
-    assert bench.spool.spans == 0  # given up by `close`
+    assert bench.spool.totals.spans == 0  # given up by `close`
 
 
 def test_delivery_goes_on_while_the_disk_is_full(
@@ -548,7 +548,7 @@ def test_delivery_goes_on_while_the_disk_is_full(
     assert said(caplog, "WARNING") == ["what fake delivered is noted in memory only: disk is full"]
     monkeypatch.setattr(bench.spool, "save", save)
     bench.spool.save()
-    assert bench.spool.spans == 0
+    assert bench.spool.totals.spans == 0
 
 
 @given(st.lists(st.sampled_from([span(1), b'{"a":"}{,\\n"}', b'{"tags":{"x":"\\u0000"}}']), min_size=1))

@@ -31,7 +31,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 def letters(spool: Spool) -> DeadLetters:
     """Give three letters of zipkin, with the numbers 0 to 2, and two of kafka, 3 and 4."""
     for number in range(5):
-        DeadLetters(spool).bury("zipkin" if number < 3 else "kafka", [(f"HTTP 400: {number}", span(number))])
+        DeadLetters(spool).add("zipkin" if number < 3 else "kafka", [(f"HTTP 400: {number}", span(number))])
     return DeadLetters(spool)
 
 
@@ -74,12 +74,13 @@ def test_replayed_letters_go_to_the_sender_that_refused_them_and_to_no_other(
 ) -> None:
     """The others have them already."""
     assert letters.replay(ALL) == 5
-    assert (letters.find(ALL), spool.dead_spans, spool.dead_bytes, spool.spans) == ([], 0, 0, 5)
+    totals = spool.totals
+    assert (letters.find(ALL), totals.dead_spans, totals.dead_bytes, totals.spans) == ([], 0, 0, 5)
     spool.put([Batch(1, b"after")], {})
     assert delivered(spool, "kafka") == [span(3), span(4), b"after"]
     assert delivered(spool, "zipkin") == [span(0), span(1), span(2), b"after"]
     spool.save()
-    assert spool.spans == 0
+    assert spool.totals.spans == 0
 
 
 def test_sender_passes_over_what_is_for_others_alone(spool: Spool, letters: DeadLetters) -> None:
@@ -115,7 +116,7 @@ def test_replay_survives_the_agent(spool: Spool, letters: DeadLetters, tmp_path:
 
 def test_letters_of_a_sender_that_is_gone_stay(spool: Spool) -> None:
     """Nobody would send them; they can be listed and purged."""
-    DeadLetters(spool).bury("former", [("HTTP 400", span(1))])
+    DeadLetters(spool).add("former", [("HTTP 400", span(1))])
     letters = DeadLetters(spool)
     assert letters.replay(ALL) == 0
     assert len(letters.find(ALL)) == 1
@@ -127,27 +128,28 @@ def test_replay_into_a_full_spool_leaves_the_letters(spool: Spool, letters: Dead
     spool.put([Batch(1, b"x" * MAX_BYTES)], {})
     with pytest.raises(SpoolFull):
         letters.replay(ALL)
-    assert (len(letters.find(ALL)), spool.dead_spans) == (5, 5)
+    assert (len(letters.find(ALL)), spool.totals.dead_spans) == (5, 5)
 
 
 def test_purged_letters_are_gone_and_make_room(spool: Spool, letters: DeadLetters) -> None:
     """By sender, by id, by age; what is left is counted."""
     assert letters.purge(Selection(sender="kafka")) == 2
     assert letters.purge(Selection(died_before_us=0)) == 0
-    assert (spool.dead_spans, spool.dead_bytes) == (3, sum(len(span(number)) for number in range(3)))
+    assert spool.totals.dead_spans == 3
+    assert spool.totals.dead_bytes == sum(len(span(number)) for number in range(3))
     assert letters.purge(Selection(ids=(1, 1, 99))) == 1
     assert letters.purge(ALL) == 2
-    assert (spool.dead_spans, spool.dead_bytes, letters.find(ALL)) == (0, 0, [])
+    assert (spool.totals.dead_spans, spool.totals.dead_bytes, letters.find(ALL)) == (0, 0, [])
 
 
 def test_many_letters_are_replayed_and_purged(spool: Spool) -> None:
     """However many there are: in several transactions, and with as many ids as one likes."""
     for number in range(300):
-        DeadLetters(spool).bury("zipkin", [("HTTP 400", span(number))])
+        DeadLetters(spool).add("zipkin", [("HTTP 400", span(number))])
     letters = DeadLetters(spool)
     assert letters.replay(Selection(ids=tuple(range(1, 200_000, 2)))) == 150
     assert letters.purge(ALL) == 150
-    assert spool.spans == 150
+    assert spool.totals.spans == 150
 
 
 def test_removed_sender_keeps_nothing_and_what_it_had_not_passed_is_said(
@@ -158,7 +160,7 @@ def test_removed_sender_keeps_nothing_and_what_it_had_not_passed_is_said(
     letters.replay(Selection(sender="kafka"))
     assert delivered(spool, "zipkin") == [b"both"]
     spool.save()
-    assert spool.spans == 9
+    assert spool.totals.spans == 9
     spool.close()
     again = Spool(str(tmp_path / "spool.db"), MAX_BYTES)
     again.register(["zipkin"])
@@ -166,7 +168,7 @@ def test_removed_sender_keeps_nothing_and_what_it_had_not_passed_is_said(
     (record,) = caplog.records
     assert record.getMessage() == "kafka is no longer among the senders: 9 spans it had not passed go"
     again.save()
-    assert again.spans == 0
+    assert again.totals.spans == 0
     again.close()
     connection = sqlite3.connect(tmp_path / "spool.db")
     assert connection.execute("select name from senders").fetchall() == [("zipkin",)]

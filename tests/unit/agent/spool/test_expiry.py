@@ -13,7 +13,7 @@ from kaspan.agent.batch import Batch
 from kaspan.agent.spool.dead_letters import DeadLetters, Selection
 from kaspan.agent.spool.expiry import Expiry
 from kaspan.agent.spool.portions import FEWEST_ROWS, MOST_ROWS
-from kaspan.agent.spool.spool import EXPIRED, Gone, Spool
+from kaspan.agent.spool.spool import EXPIRED, Spool
 from support.ring_writer import span
 
 MAX_AGE_S = 1000.0
@@ -53,10 +53,10 @@ def expiry(spool: Spool, clock: Clock) -> Expiry:
 def test_what_is_not_too_old_stays(spool: Spool, expiry: Expiry, clock: Clock) -> None:
     """Up to the limit nothing is dropped."""
     spool.put([Batch(1, span(1))], {})
-    DeadLetters(spool).bury("zipkin", [("HTTP 400", span(2))])
+    DeadLetters(spool).add("zipkin", [("HTTP 400", span(2))])
     clock.ahead_s = MAX_AGE_S - 100
     expiry.check(MAX_AGE_S)
-    assert (spool.spans, spool.dead_spans, dict(spool.dropped)) == (1, 1, {})
+    assert (spool.totals.spans, spool.totals.dead_spans, dict(spool.dropped)) == (1, 1, {})
 
 
 def test_without_a_limit_nothing_goes(spool: Spool, expiry: Expiry, clock: Clock) -> None:
@@ -64,7 +64,7 @@ def test_without_a_limit_nothing_goes(spool: Spool, expiry: Expiry, clock: Clock
     spool.put([Batch(1, span(1))], {})
     clock.ahead_s = 1e9
     expiry.check(None)
-    assert spool.spans == 1
+    assert spool.totals.spans == 1
 
 
 def test_what_is_too_old_goes_and_is_said(
@@ -73,12 +73,12 @@ def test_what_is_too_old_goes_and_is_said(
     """Spans that some sender has not passed are counted; dead letters go as well; one line says it all."""
     for number in range(100):
         spool.put([Batch(2, span(number))], {})
-    DeadLetters(spool).bury("zipkin", [("HTTP 400", span(2))])
+    DeadLetters(spool).add("zipkin", [("HTTP 400", span(2))])
     spool.advance("zipkin", 100)
     spool.advance("kafka", 40)
     clock.ahead_s = MAX_AGE_S + 10
     expiry.check(MAX_AGE_S)
-    assert (spool.spans, spool.bytes, spool.dead_spans) == (0, 0, 0)
+    assert (spool.totals.spans, spool.totals.bytes, spool.totals.dead_spans) == (0, 0, 0)
     assert spool.dropped == {EXPIRED: 120}
     assert [record.getMessage() for record in caplog.records] == [
         "120 spans and 1 dead letters are older than agent.spool.max_age_s, 1000 s, and were dropped"
@@ -99,7 +99,7 @@ def test_senders_go_on_after_what_was_dropped(spool: Spool, expiry: Expiry, cloc
         assert message.body == b"new"
         spool.advance(sender, message.last_id)
     spool.save()
-    assert spool.spans == 0
+    assert spool.totals.spans == 0
 
 
 def test_rows_of_the_future_keep_nothing_from_its_age_limit(
@@ -109,20 +109,20 @@ def test_rows_of_the_future_keep_nothing_from_its_age_limit(
     with monkeypatch.context() as ahead:
         ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
         spool.put([Batch(1, span(1))], {})
-        DeadLetters(spool).bury("zipkin", [("HTTP 400", span(2))])
+        DeadLetters(spool).add("zipkin", [("HTTP 400", span(2))])
     spool.put([Batch(1, span(3))], {})
     with monkeypatch.context() as ahead:
         ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
         spool.put([Batch(1, span(4))], {})
     clock.ahead_s = MAX_AGE_S - 100
     expiry.check(MAX_AGE_S)
-    assert (spool.spans, spool.dead_spans) == (3, 1)
+    assert (spool.totals.spans, spool.totals.dead_spans) == (3, 1)
     clock.ahead_s = MAX_AGE_S + 100
     expiry.check(MAX_AGE_S)
-    assert (spool.spans, spool.dead_spans) == (1, 1)
+    assert (spool.totals.spans, spool.totals.dead_spans) == (1, 1)
     clock.ahead_s = 3 * MAX_AGE_S
     expiry.check(MAX_AGE_S)
-    assert (spool.spans, spool.dead_spans) == (0, 0)
+    assert (spool.totals.spans, spool.totals.dead_spans) == (0, 0)
 
 
 def test_many_rows_of_the_future_keep_nobody_waiting(
@@ -132,7 +132,7 @@ def test_many_rows_of_the_future_keep_nobody_waiting(
     with monkeypatch.context() as ahead:
         ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
         spool.put([Batch(1, span(number)) for number in range(3 * MOST_ROWS)], {})
-        DeadLetters(spool).bury("zipkin", [("HTTP 400", b"{}")] * 3 * MOST_ROWS)
+        DeadLetters(spool).add("zipkin", [("HTTP 400", b"{}")] * 3 * MOST_ROWS)
     changed = []
     run = spool.database.run
 
@@ -149,23 +149,24 @@ def test_many_rows_of_the_future_keep_nobody_waiting(
 
 
 def test_expiry_ends_when_it_is_told_to_however_much_is_too_old(
-    spool: Spool, expiry: Expiry, clock: Clock
+    spool: Spool, expiry: Expiry, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million rows on a slow disk do not keep the agent from stopping: it waits for one transaction."""
     for first in range(0, 400, 100):
         spool.put([Batch(1, span(first + number)) for number in range(100)], {})
-        DeadLetters(spool).bury("zipkin", [("HTTP 400", span(first))])
+        DeadLetters(spool).add("zipkin", [("HTTP 400", span(first))])
     spool.portions.rows = FEWEST_ROWS
     clock.ahead_s = MAX_AGE_S + 10
-    deleted = spool.deleted
+    transact = spool.transact
 
-    def stop(gone: Gone) -> None:
-        deleted(gone)
+    def stop(work: Any) -> Any:
+        result = transact(work)
         expiry.stop()
+        return result
 
-    spool.deleted = stop  # type: ignore[method-assign]
+    monkeypatch.setattr(spool, "transact", stop)
     expiry.check(MAX_AGE_S)
-    assert (spool.spans, spool.dead_spans) == (400 - FEWEST_ROWS, 4)
+    assert (spool.totals.spans, spool.totals.dead_spans) == (400 - FEWEST_ROWS, 4)
     expiry.run(lambda: MAX_AGE_S)  # returns
 
 
@@ -185,7 +186,7 @@ def test_many_old_rows_go_in_few_transactions(
 
     monkeypatch.setattr(spool.database, "run", counted)
     expiry.check(MAX_AGE_S)
-    assert spool.spans == 0
+    assert spool.totals.spans == 0
     assert transactions < 8
 
 
@@ -195,4 +196,4 @@ def test_clock_that_is_set_back_drops_nothing(spool: Spool, expiry: Expiry, cloc
     clock.wall_s = lambda: 0.0  # type: ignore[method-assign]
     clock.ahead_s = 100
     expiry.check(MAX_AGE_S)
-    assert spool.spans == 1
+    assert spool.totals.spans == 1

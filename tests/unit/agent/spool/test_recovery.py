@@ -67,8 +67,8 @@ def test_everything_that_was_not_delivered_comes_back_for_whom_it_is(spool: Spoo
     """Rows small and large, those that only one sender had not passed, dead letters; nothing that is done."""
     old = opened(tmp_path / "old.db")
     spans = fill(old, 300, random.Random(1))
-    DeadLetters(old).bury("kafka", [("HTTP 400: bad", b"{1}"), ("HTTP 413", b"{" + b"2" * 50_000)])
-    DeadLetters(old).bury("former", [("HTTP 400", b"{3}")])
+    DeadLetters(old).add("kafka", [("HTTP 400: bad", b"{1}"), ("HTTP 413", b"{" + b"2" * 50_000)])
+    DeadLetters(old).add("former", [("HTTP 400", b"{3}")])
     old.advance("zipkin", 200)
     old.advance("kafka", 100)
     old.save()
@@ -161,7 +161,7 @@ def test_recovery_that_does_not_fit_stores_nothing(spool: Spool, tmp_path: Path)
     spool.max_bytes = 100_000
     with pytest.raises(SpoolFull, match=r"old\.db holds \d+ bytes of spans"):
         recover(spool, str(tmp_path / "old.db"))
-    assert spool.spans == 0
+    assert spool.totals.spans == 0
 
 
 def test_spool_of_the_first_version_is_recovered(spool: Spool, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_command_recovers_what_was_set_aside_and_names_it_anew(
     raw[:PAGE_BYTES] = bytes(PAGE_BYTES)
     path.write_bytes(raw)
     spool = opened(path)
-    assert (spool.damages, spool.spans, spool.dropped["spool_damaged"]) == (1, 0, len(spans))
+    assert (spool.damages, spool.totals.spans, spool.dropped["spool_damaged"]) == (1, 0, len(spans))
     control = Control(spool)
     thread = threading.Thread(target=control.run)
     if is_running:
@@ -291,7 +291,7 @@ def test_waiting_spans_of_a_file_found_damaged_at_the_start_are_counted(tmp_path
     spool.advance("zipkin", 30)
     spool.advance("kafka", 20)
     spool.save()
-    left = spool.spans
+    left = spool.totals.spans
     spool.close()
     with open(path, "r+b") as file:
         file.seek(0)

@@ -20,7 +20,8 @@ from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.dead_letters import DeadLetters
 from kaspan.agent.spool.lock import SpoolError
 from kaspan.agent.spool.portions import FEWEST_ROWS, MOST_BYTES
-from kaspan.agent.spool.spool import Gone, Row, Spool
+from kaspan.agent.spool.spool import Spool
+from kaspan.agent.spool.transaction import BatchRow, Deleted, Transaction
 
 MAX_BYTES = 1024 * 1024
 LARGE = 10_000_000
@@ -117,7 +118,7 @@ def test_batches_are_kept_until_every_sender_has_passed_them(spool: Spool, path:
     assert everything(spool, "console") == [b"{1}", b"{2}"]
     spool.advance("console", 1)
     spool.save()
-    assert (spool.spans, everything(spool, "console")) == (1, [b"{2}"])
+    assert (spool.totals.spans, everything(spool, "console")) == (1, [b"{2}"])
 
 
 def test_cursor_survives_a_restart(opener: Opener, spool: Spool) -> None:
@@ -135,7 +136,7 @@ def test_put_saves_what_senders_have_passed(opener: Opener, spool: Spool) -> Non
     spool.put([batch(b"{1}")], {})
     spool.advance("zipkin", 1)
     spool.put([batch(b"{2}")], {})
-    assert spool.spans == 1
+    assert spool.totals.spans == 1
     spool = opener.open()
     assert everything(spool) == [b"{2}"]
 
@@ -258,7 +259,7 @@ def fill_and_damage(spool: Spool, path: str) -> int:
         for offset in range(16384, os.path.getsize(path), 16384):
             file.seek(offset)
             file.write(b"\xff" * 1000)
-    return spool.spans
+    return spool.totals.spans
 
 
 def test_file_that_is_damaged_while_open_is_moved_aside(spool: Spool, path: str, tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_spans_of_a_damaged_file_are_counted_as_dropped(spool: Spool, path: str)
     """What the file held when it was found damaged is gone undelivered, and that is not silent."""
     spans = fill_and_damage(spool, path)
     assert spool.read(0, LARGE) is None
-    assert (spool.damages, spool.spans, dict(spool.dropped)) == (1, 0, {"spool_damaged": spans})
+    assert (spool.damages, spool.totals.spans, dict(spool.dropped)) == (1, 0, {"spool_damaged": spans})
 
 
 def test_cursor_that_is_ahead_of_all_batches_is_not_believed(
@@ -492,10 +493,10 @@ def test_spool_where_no_file_can_be_made_is_refused(tmp_path: Path) -> None:
 
 def test_dead_letters_are_kept_up_to_a_tenth_of_the_spool(opener: Opener, spool: Spool, path: str) -> None:
     """They are for people to look at, and must not fill the disk."""
-    assert DeadLetters(spool).bury("zipkin", [("HTTP 400", b"x" * (MAX_BYTES // 10 - 8))])
-    assert not DeadLetters(spool).bury("zipkin", [("HTTP 400", b"y" * 9)])
+    assert DeadLetters(spool).add("zipkin", [("HTTP 400", b"x" * (MAX_BYTES // 10 - 8))])
+    assert not DeadLetters(spool).add("zipkin", [("HTTP 400", b"y" * 9)])
     spool = opener.open()
-    assert not DeadLetters(spool).bury("zipkin", [("HTTP 400", b"y" * 9)])
+    assert not DeadLetters(spool).add("zipkin", [("HTTP 400", b"y" * 9)])
     opener.close()
     connection = sqlite3.connect(path)
     assert connection.execute("select sender, reason, length(span) from dead_letters").fetchall() == [
@@ -520,7 +521,7 @@ def test_dead_letters_are_not_written_anew_whenever_the_spool_is_empty(opener: O
     """Space is given back where there is more of it than of what stays."""
     spool = opener.open(max_bytes=1 << 30)
     for _ in range(9):
-        DeadLetters(spool).bury("zipkin", [("HTTP 400", bytes(8 << 20))])
+        DeadLetters(spool).add("zipkin", [("HTTP 400", bytes(8 << 20))])
     statements: list[str] = []
     spool.database._connection.set_trace_callback(statements.append)
     for row in range(1, 6):
@@ -535,31 +536,34 @@ def test_full_disk_is_no_reason_not_to_delete(spool: Spool, monkeypatch: pytest.
     """Many rows go in one transaction, and where the disk is full for that, as few as its reserve is for."""
     spool.put([batch(b"{}")] * 3000, {})
     portions: list[int] = []
-    delete = spool.delete
+    delete = Transaction.delete_batches
 
-    def deleting(connection: sqlite3.Connection, found: Sequence[Row], limit: int) -> Gone:
-        gone = delete(connection, found, limit)
-        portions.append(gone.spans)
-        if gone.spans > FEWEST_ROWS and len(portions) < 8:
+    def deleting(self: Transaction, found: Sequence[BatchRow], limit: int) -> Deleted:
+        before = self.totals.spans
+        deleted = delete(self, found, limit)
+        portions.append(before - self.totals.spans)
+        if portions[-1] > FEWEST_ROWS and len(portions) < 8:
             raise sqlite3.OperationalError("database or disk is full")
-        return gone
+        return deleted
 
-    monkeypatch.setattr(spool, "delete", deleting)
+    monkeypatch.setattr(Transaction, "delete_batches", deleting)
     spool.advance("zipkin", 3000)
     spool.save()
-    assert spool.spans == 0
+    assert spool.totals.spans == 0
     assert portions == [2048, 32, 64, 32, 64, 32, 64, 32, 64, 128, 256, 512, 1024, 888]
 
 
-def test_large_rows_are_deleted_in_transactions_of_bounded_size(opener: Opener) -> None:
+def test_large_rows_are_deleted_in_transactions_of_bounded_size(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What they hold is read for that, and others wait meanwhile."""
     spool = opener.open(max_bytes=1 << 30)
     size = MOST_BYTES // 3
     spool.put([batch(bytes(size))] * 5, {})
     spool.advance("zipkin", 5)
     left = []
-    deleted = spool.deleted
-    spool.deleted = lambda gone: (deleted(gone), left.append(spool.spans))[0]  # type: ignore[method-assign]
+    transact = spool.transact
+    monkeypatch.setattr(spool, "transact", lambda work: (transact(work), left.append(spool.totals.spans))[0])
     spool.save()
     assert left == [2, 0]
 

@@ -1,4 +1,4 @@
-"""kaspan.agent.processors.environment: variables in the values of settings."""
+"""kaspan.agent.environment: variables in the values of settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaspan.agent.processors.environment import VariableError, expand
+from kaspan.agent.environment import VariableError, expand
 
 
 @pytest.mark.parametrize(
