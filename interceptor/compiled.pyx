@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, auto_pickle=False
 """The way of the ordinary record, compiled: the same as in Python at a fraction of the cost.
 
-What is here stands in for the class of the same name in `cursor`, `ring`, `sending` and `span`, which say what
+What is here stands in for the class of the same name in `record_scope`, `ring`, `send_span` and `span`, which say what
 each does, and to which the tests hold it. Ordinary is what nearly every record is; whatever is not goes to the
 Python code, which also is all there is where nothing could be compiled.
 """
@@ -280,8 +280,8 @@ cdef bytes fill(bytes template, Value *values, int count):
 cdef class ScopedSpan:
     """Stands in for span.ScopedSpan."""
 
-    cdef public object outer, token
-    cdef public bint left
+    cdef public object outer_context, token
+    cdef public bint is_left
 
 
 cdef class ForwardedContext(ScopedSpan):
@@ -360,12 +360,12 @@ cdef object plain_key(object key):
 @cython.no_gc  # what it refers to never refers to it; a garbage collector would walk all that are under way
 @cython.freelist(512)
 cdef class SendSpan:
-    """Stands in for sending.SendSpan."""
+    """Stands in for send_span.SendSpan."""
 
     cdef void *newer
     cdef void *older
     cdef bint is_listed
-    cdef public object lane
+    cdef public object templates
     cdef readonly bytes trace_id, span_id
     cdef readonly object parent_id, extras, key
     cdef readonly bint is_tombstone
@@ -373,9 +373,9 @@ cdef class SendSpan:
     cdef public long long enqueued_ns
 
     def __init__(
-        self, lane, bytes trace_id not None, bytes span_id not None, parent_id, extras, key, bint is_tombstone
+        self, templates, bytes trace_id not None, bytes span_id not None, parent_id, extras, key, bint is_tombstone
     ):
-        self.lane = lane
+        self.templates = templates
         self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
         self.extras, self.key, self.is_tombstone = extras, plain_key(key), is_tombstone
         self.begin()
@@ -413,26 +413,26 @@ cdef class SendSpan:
 
     def __call__(self, outcome):
         cdef long long ended = performance_clock_ns()
-        lane, self.lane = self.lane, None
-        if lane is None:
+        templates, self.templates = self.templates, None
+        if templates is None:
             return
         self.unlist()
         if PyExceptionInstance_Check(outcome):
-            lane.end(self, None, outcome, ended)
+            templates.end(self, None, outcome, ended)
             return
         cdef long long offset, duration_us
         cdef Value values[9]
         try:
-            offset_or_none, template, tracing = outcome.offset, lane.ordinary, lane.tracing
+            offset_or_none, template, tracing = outcome.offset, templates.ordinary, templates.tracing
             offset = -1 if offset_or_none is None else offset_or_none
             if (
                 template is None
                 or self.is_tombstone
                 or self.extras is not None
                 or offset < 0
-                or self.started_ns < <long long>tracing.born_ns
+                or self.started_ns < <long long>tracing.process_start_ns
             ):
-                lane.end(self, outcome, None, ended)
+                templates.end(self, outcome, None, ended)
                 return
             duration_us = (ended - self.started_ns) // 1000
             text(&values[0], self.trace_id)
@@ -453,13 +453,13 @@ cdef class SendSpan:
             self(future.value if future.exception is None else future.exception)
 
     def give_up(self):
-        lane, self.lane = self.lane, None
-        if lane is not None:
+        templates, self.templates = self.templates, None
+        if templates is not None:
             self.unlist()
-            lane.end(self, None, None, performance_clock_ns())
+            templates.end(self, None, None, performance_clock_ns())
 
     def __del__(self):
-        if self.lane is not None:
+        if self.templates is not None:
             try:
                 self.give_up()
             except BaseException as error:
@@ -467,7 +467,7 @@ cdef class SendSpan:
 
 
 def open_sends():
-    """Stands in for sending.open_sends."""
+    """Stands in for send_span.open_sends."""
     found = []
     cdef void *at = newest
     while at != NULL:
@@ -492,20 +492,20 @@ cdef bytes new_trace_id(object tracing):
 cdef class OrdinarySends:
     """What ProducerState.begin does for the ordinary sends of one producer."""
 
-    cdef object tracing, takes
+    cdef object tracing, is_sampled
     cdef Current current
-    cdef dict known, lanes
-    cdef bint takes_all, is_simple
+    cdef dict known, templates
+    cdef bint samples_all, is_simple
     cdef uint64_t bound
 
-    def __init__(self, tracing, dict lanes):
+    def __init__(self, tracing, dict templates):
         sampler = tracing.sampler
-        self.tracing, self.lanes = tracing, lanes
-        self.known = tracing.excluded.known
+        self.tracing, self.templates = tracing, templates
+        self.known = tracing.excluded_topics.known
         self.current = Current(tracing.scope)
-        self.takes, self.takes_all = sampler.takes, sampler.takes_all
+        self.is_sampled, self.samples_all = sampler.is_sampled, sampler.samples_all
         self.is_simple = sampler.is_simple
-        self.bound = sampler.bound if self.is_simple and not self.takes_all else 0
+        self.bound = sampler.bound if self.is_simple and not self.samples_all else 0
 
     cdef object begin(self, tuple args, dict kwargs, bint *is_injected):
         """Begin a send as ProducerState.begin does; NotImplemented, with nothing done, if it is not ordinary."""
@@ -518,8 +518,8 @@ cdef class OrdinarySends:
         is_excluded = self.known.get(topic)
         if is_excluded is not False:
             return None if is_excluded and not self.current.get() else NotImplemented
-        lane = self.lanes.get(topic)
-        if lane is None:
+        templates = self.templates.get(topic)
+        if templates is None:
             return NotImplemented
         tracing = self.tracing
         cdef bytes trace_id, span_id
@@ -528,12 +528,12 @@ cdef class OrdinarySends:
         parent = tracing.current() if self.current.get() else None
         if parent is None:
             span_id, trace_id = new_id(tracing), new_trace_id(tracing)
-            if self.takes_all:
+            if self.samples_all:
                 sampled = True
             elif self.is_simple:
                 sampled = low_bits(PyBytes_AS_STRING(trace_id) + 16) < self.bound
             else:
-                sampled = self.takes(trace_id, "send", topic)
+                sampled = self.is_sampled(trace_id, "send", topic)
         else:
             known_id, parent_id, decision, debug = parent
             if debug or known_id is None or decision is None:
@@ -551,45 +551,45 @@ cdef class OrdinarySends:
         is_injected[0] = True
         if not sampled:
             return None
-        cdef SendSpan sending = SendSpan.__new__(SendSpan)
-        sending.lane, sending.trace_id, sending.span_id, sending.parent_id = lane, trace_id, span_id, parent_id
-        sending.key = plain_key(args[2] if given > 2 else kwargs.get("key"))
-        sending.is_tombstone = (args[1] if given > 1 else kwargs.get("value")) is None
-        sending.begin()
-        return sending
+        cdef SendSpan send_span = SendSpan.__new__(SendSpan)
+        send_span.templates, send_span.trace_id, send_span.span_id, send_span.parent_id = templates, trace_id, span_id, parent_id
+        send_span.key = plain_key(args[2] if given > 2 else kwargs.get("key"))
+        send_span.is_tombstone = (args[1] if given > 1 else kwargs.get("value")) is None
+        send_span.begin()
+        return send_span
 
 
 cdef class Sends:
     """Stands in for what producer.instrument puts in the place of send(), which `general` is."""
 
-    cdef object state_class, original, general, follow
-    cdef bint may_miss
+    cdef object state_class, original, traced_send, follow
+    cdef bint must_settle
 
-    def __init__(self, state_class, original, general, follow, bint may_miss):
-        self.state_class, self.original, self.general, self.follow = state_class, original, general, follow
-        self.may_miss = may_miss
+    def __init__(self, state_class, original, traced_send, follow, bint must_settle):
+        self.state_class, self.original, self.traced_send, self.follow = state_class, original, traced_send, follow
+        self.must_settle = must_settle
 
     def send(self, producer, tuple args not None, dict kwargs not None):
         cdef bint is_injected = False, is_too_large = False
-        sending = NotImplemented
+        send_span = NotImplemented
         try:
             state = getattr(producer, "_kaspan", None)
             if type(state) is self.state_class:
                 ordinary = state.ordinary
                 if ordinary is not None:
-                    sending = (<OrdinarySends>ordinary).begin(args, kwargs, &is_injected)
+                    send_span = (<OrdinarySends>ordinary).begin(args, kwargs, &is_injected)
         except Exception as error:
             record_failure("tracing a send", error)
             return self.original(producer, *args, **kwargs)
-        if sending is NotImplemented:
-            return self.general(producer, *args, **kwargs)
+        if send_span is NotImplemented:
+            return self.traced_send(producer, *args, **kwargs)
         try:
             future = call(self.original, producer, args, kwargs)
         except BaseException as error:
             is_too_large = is_injected and type(error).__name__ == TOO_LARGE
             if not is_too_large:
-                if sending is not None:
-                    sending(error)
+                if send_span is not None:
+                    send_span(error)
                 raise
         else:
             # kafka-python 2 returns a future that has failed, where 3 raises.
@@ -599,14 +599,14 @@ cdef class Sends:
                 and type(future.exception).__name__ == TOO_LARGE
             )
         if is_too_large:
-            future = state.send_stripped(self.original, producer, args, kwargs, sending)
-        if sending is None:
+            future = state.send_without_context(self.original, producer, args, kwargs, send_span)
+        if send_span is None:
             return future
         try:
-            (<SendSpan>sending).enqueued_ns = performance_clock_ns()
-            self.follow(future, sending, sending)
-            if self.may_miss:
-                sending.settle(future)
+            (<SendSpan>send_span).enqueued_ns = performance_clock_ns()
+            self.follow(future, send_span, send_span)
+            if self.must_settle:
+                send_span.settle(future)
         except Exception as error:
             record_failure("following a send", error)
         return future
@@ -649,31 +649,31 @@ cdef inline object new(object span_class):
 
 
 cdef class RecordScope:
-    """Stands in for cursor.RecordScope."""
+    """Stands in for record_scope.RecordScope."""
 
     cdef object __weakref__
-    cdef object _processing, _tracing, _excluded, _record_class, _subscription, _extract
-    cdef object _span_class, _passed_class
+    cdef object _consumer_spans, _tracing, _excluded_topics, _record_class, _subscription, _extract
+    cdef object _span_class, _forwarded_class
     cdef Current _current
-    cdef dict _known, _lanes
+    cdef dict _known, _templates
     cdef int _topic, _partition, _offset, _timestamp, _key, _value, _headers
-    cdef bint _is_simple, _is_b3_first, _is_mine
+    cdef bint _is_simple, _is_b3_first, _must_report
     cdef object _before, _during, _token, _record, _span
     cdef long long _started_ns, _timestamp_ns
 
-    def __init__(self, processing):
-        tracing = processing.tracing
-        self._processing, self._tracing, self._excluded = processing, tracing, processing.excluded
-        self._known, self._lanes = processing.excluded.known, processing.lanes
+    def __init__(self, consumer_spans):
+        tracing = consumer_spans.tracing
+        self._consumer_spans, self._tracing, self._excluded_topics = consumer_spans, tracing, consumer_spans.excluded_topics
+        self._known, self._templates = consumer_spans.excluded_topics.known, consumer_spans.templates
         self._current = Current(tracing.scope)
-        self._record_class, self._span_class = processing.record_class, processing.span_class
-        self._passed_class = processing.passed_class
-        self._subscription, self._extract = processing.subscription, tracing.propagation.extract
+        self._record_class, self._span_class = consumer_spans.record_class, consumer_spans.span_class
+        self._forwarded_class = consumer_spans.forwarded_class
+        self._subscription, self._extract = consumer_spans.subscription, tracing.propagation.extract
         self._is_b3_first = tracing.propagation.is_b3_first
-        self._is_simple = tracing.captured is None
+        self._is_simple = tracing.captured_headers is None
         (
             self._topic, self._partition, self._offset, self._timestamp, self._key, self._value, self._headers
-        ) = processing.places
+        ) = consumer_spans.field_positions
 
     def open(self, record):
         return self._open(record)
@@ -693,22 +693,22 @@ cdef class RecordScope:
                 return record
             fields = <tuple>record
             span = record.kaspan_span
-            self._is_mine = False
+            self._must_report = False
             if span is None:
                 topic = fields[self._topic]
                 is_excluded = self._known.get(topic)
                 if is_excluded is None:
-                    is_excluded = topic in self._excluded
+                    is_excluded = topic in self._excluded_topics
                 if is_excluded:
                     headers = fields[self._headers]
                     if not headers:
                         return record
-                    span = new(self._passed_class)
+                    span = new(self._forwarded_class)
                     (<ForwardedContext>span)._extract, (<ForwardedContext>span)._headers = self._extract, headers
                 else:
                     span = self._start(record, fields)
             before = self._current.get()
-            if before or (<ScopedSpan>span).left:
+            if before or (<ScopedSpan>span).is_left:
                 self._before, self._during = self._tracing.scope.enter(span, True)
                 self._token, (<ScopedSpan>span).token = (<ScopedSpan>span).token, None
             else:
@@ -716,7 +716,7 @@ cdef class RecordScope:
                 self._during = {_SPAN_KEY: span}
                 self._token = self._current.enter(self._during)
             self._span = span
-            if self._is_mine and (<SpanIds>span).sampled:
+            if self._must_report and (<SpanIds>span).sampled:
                 self._record = record
                 self._timestamp_ns = (<SpanIds>span).timestamp_ns = wall_clock_ns()
                 self._started_ns = performance_clock_ns()
@@ -725,15 +725,15 @@ cdef class RecordScope:
         return record
 
     cdef int _recover(self, object record, object error) except -1:
-        """Do what cursor.RecordScope._recover does."""
+        """Do what record_scope.RecordScope._recover does."""
         if is_from_outside(error):
             span = record.kaspan_span
             self._span = self._record = None
             if span is not None and self._current.get().get(_SPAN_KEY) is span:
-                self._current.set(span.outer or {})
+                self._current.set(span.outer_context or {})
             self._open(record)
             if span is not None and self._span is span and span.sampled and not span.ended:
-                self._is_mine, self._record = True, record
+                self._must_report, self._record = True, record
                 self._timestamp_ns, self._started_ns = wall_clock_ns(), performance_clock_ns()
         pass_on_later("starting a record's span", error)
         return 0
@@ -758,14 +758,14 @@ cdef class RecordScope:
                     span.span_id = new_id(self._tracing)
                     span.parent_id = PyBytes_FromStringAndSize(given + 33, 16)
                     span.sampled = given[50] == c'1'
-                    span.consumer = self._processing
+                    span.consumer = self._consumer_spans
                     span.topic = fields[self._topic]
                     if len(<list>headers) > 1:
                         span.headers = headers
                     carried = (<dict>record.__dict__).setdefault("kaspan_span", span)
-                    self._is_mine = carried is span
+                    self._must_report = carried is span
                     return carried
-        carried, self._is_mine = self._processing.start(record)
+        carried, self._must_report = self._consumer_spans.start(record)
         return carried
 
     cdef int _close(self) except -1:
@@ -773,34 +773,34 @@ cdef class RecordScope:
         span, before, during, record, token = self._span, self._before, self._during, self._record, self._token
         if span is None:
             return 0
-        cdef bint is_mine = self._is_mine, is_reported = record is not None
+        cdef bint must_report = self._must_report, is_reported = record is not None
         cdef long long started_ns = self._started_ns, timestamp_ns = self._timestamp_ns
         cdef long long ended_ns = performance_clock_ns() if is_reported else 0
         self._span = self._record = self._token = None
         try:
-            self._end(span, before, during, token, record, is_mine, timestamp_ns, started_ns, ended_ns)
+            self._end(span, before, during, token, record, must_report, timestamp_ns, started_ns, ended_ns)
         except BaseException as error:
             if is_from_outside(error):
-                self._end(span, before, during, token, record, is_mine, timestamp_ns, started_ns, ended_ns)
+                self._end(span, before, during, token, record, must_report, timestamp_ns, started_ns, ended_ns)
             record_failure("ending a record's span", error)
         return 0
 
     cdef int _fail(self, error) except -1:
-        if self._is_mine and self._record is not None:
+        if self._must_report and self._record is not None:
             self._span.fail(error)
         return 0
 
     cdef int _end(
-        self, object span, object before, object during, object token, object record, bint is_mine,
+        self, object span, object before, object during, object token, object record, bint must_report,
         long long timestamp_ns, long long started_ns, long long ended_ns,
     ) except -1:
         cdef long long duration_us
         if before or self._current.get() is not during or not self._current.leave(before, token):
             self._tracing.scope.leave(before, during, span, token)
         if record is None:
-            if is_mine:
+            if must_report:
                 (<SpanIds?>span).ended = True
-        elif started_ns >= <long long>self._tracing.born_ns:
+        elif started_ns >= <long long>self._tracing.process_start_ns:
             duration_us = (ended_ns - started_ns) // 1000
             self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
         return 0
@@ -811,12 +811,12 @@ cdef class RecordScope:
         cdef long long offset, lag, queued_ms, sent_ms
         cdef Value values[9]
         place = (fields[self._topic], fields[self._partition])
-        lane = self._lanes.get(place)
+        templates = self._templates.get(place)
         assigned = self._subscription.assignment.get(place)
         highwater = None if assigned is None else assigned.highwater
         sent = fields[self._timestamp]
         if (
-            lane is not None and highwater is not None and sent is not None and span.parent_id is not None
+            templates is not None and highwater is not None and sent is not None and span.parent_id is not None
             and span.extras is None and fields[self._value] is not None
         ):
             offset, sent_ms = fields[self._offset], sent
@@ -833,33 +833,33 @@ cdef class RecordScope:
                 kept = key_tag(&values[6], fields[self._key])
                 number(&values[7], queued_ms)
                 number(&values[8], lag)
-                self._tracing.report(fill(lane.ordinary, values, 9))
+                self._tracing.report(fill(templates.ordinary, values, 9))
                 return 0
-        self._processing.report("process", record, span, timestamp_us, duration_us)
+        self._consumer_spans.report("process", record, span, timestamp_us, duration_us)
         return 0
 
 
 cdef class ConsumerLoop(RecordScope):
-    """Stands in for cursor.ConsumerLoop."""
+    """Stands in for record_scope.ConsumerLoop."""
 
     cdef object _consumer, _next_record
-    cdef RecordScope _other
+    cdef RecordScope _next_scope
 
-    def __init__(self, processing, consumer, next_record, RecordScope other):
-        RecordScope.__init__(self, processing)
-        self._consumer, self._next_record, self._other = consumer, next_record, other
+    def __init__(self, consumer_spans, consumer, next_record, RecordScope next_scope):
+        RecordScope.__init__(self, consumer_spans)
+        self._consumer, self._next_record, self._next_scope = consumer, next_record, next_scope
 
     def __iter__(self):
         return self
 
     def __next__(self):
         self._close()
-        if self._other._span is not None:
-            self._other._close()
+        if self._next_scope._span is not None:
+            self._next_scope._close()
         try:
             record = self._next_record(self._consumer)
         except Exception as error:
-            self._processing.refused(error)
+            self._consumer_spans.report_refused(error)
             raise
         return self._open(record)
 
@@ -868,13 +868,13 @@ cdef class ConsumerLoop(RecordScope):
 
 
 cdef class ListLoop(RecordScope):
-    """Stands in for cursor.ListLoop."""
+    """Stands in for record_scope.ListLoop."""
 
     cdef Py_ssize_t _index
     cdef object _records  # a subclass of list
 
-    def __init__(self, processing, records):
-        RecordScope.__init__(self, processing)
+    def __init__(self, consumer_spans, records):
+        RecordScope.__init__(self, consumer_spans)
         self._records = records
 
     def __iter__(self):

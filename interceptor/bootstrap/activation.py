@@ -99,7 +99,7 @@ def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> N
         "kaspan.interceptor.functions.decorators", lambda functions: _follow_calls(functions, tracing)
     )
     if settings.interceptor.follow_handovers:
-        tracing.at_consumer = lambda record_class: _follow_records(record_class, tracing)
+        tracing.on_consumer = lambda record_class: _follow_records(record_class, tracing)
     if settings.interceptor.errors_from_logs:
         from kaspan.interceptor.kafka.logged_errors import follow_logs
 
@@ -108,7 +108,7 @@ def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> N
         from kaspan.interceptor.functions.settings import NamedFunctions
 
         named = NamedFunctions(settings.interceptor.functions, imports)
-        tracing.at_client = named.settle
+        tracing.on_client = named.settle
         named.watch()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span
 
 from kaspan.interceptor.failures import record_failure
-from kaspan.interceptor.tracing.span import PassedSpan, RecordSpan
+from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
 from kaspan.interceptor.tracing.zipkin_json import annotations_part, parent_part, quote
 from kaspan.wire.context import TraceContext
@@ -125,10 +125,10 @@ class FunctionSpans:
     ) -> FunctionSpan | None:
         tracing = self.tracing
         current = tracing.scope.current_span()
-        if record.topic in tracing.excluded:
-            if isinstance(current, PassedSpan) or not record.headers:
+        if record.topic in tracing.excluded_topics:
+            if isinstance(current, ForwardedSpan) or not record.headers:
                 return None
-            return FunctionSpan(self, site, PassedSpan(tracing.propagation.extract, record.headers))
+            return FunctionSpan(self, site, ForwardedSpan(tracing.propagation.extract, record.headers))
         span = record.kaspan_span
         parent = _context(span) if span is not None else self._sender(record)
         if current is not None and (parent is None or _belongs(current, span, parent[0])):
@@ -214,7 +214,7 @@ class FunctionSpan:
 
     __slots__ = ("_before", "_calls", "_during", "_started_ns", "site", "span", "tags", "timestamp_ns")
 
-    def __init__(self, calls: FunctionSpans, site: TracedFunction, span: RecordSpan | PassedSpan) -> None:
+    def __init__(self, calls: FunctionSpans, site: TracedFunction, span: RecordSpan | ForwardedSpan) -> None:
         self._calls = calls
         self.site = site
         self.span = span
@@ -255,7 +255,7 @@ class FunctionSpan:
         if not isinstance(span, RecordSpan) or span.ended:
             return
         span.ended = True
-        if not span.sampled or self._started_ns < self._calls.tracing.born_ns:
+        if not span.sampled or self._started_ns < self._calls.tracing.process_start_ns:
             return
         try:
             if ended_us is None:
@@ -305,4 +305,4 @@ def _is_recorded(span: Span) -> bool:
     if isinstance(span, RecordSpan):
         return span.sampled
     context = span.get_span_context()
-    return not isinstance(span, PassedSpan) and (context.trace_flags.sampled or not context.is_valid)
+    return not isinstance(span, ForwardedSpan) and (context.trace_flags.sampled or not context.is_valid)

@@ -50,7 +50,7 @@ def _follow_task(plain: Any, loop: Any, coroutine: Any, kwargs: dict[str, Any]) 
         raise
     if not is_runner:
         call.leave()
-        call.span.outer = None  # what a task hands to the next one, for ever, is no chain of contexts
+        call.span.outer_context = None  # what a task hands to the next one, for ever, is no chain of contexts
     open_calls.add(call)
     try:
         task.add_done_callback(functools.partial(_end_task, call), context=context)

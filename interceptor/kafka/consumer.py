@@ -24,16 +24,16 @@ class ConsumerState:
     """What kaspan knows of one consumer: what is open on it, weakly where the application holds it."""
 
     def __init__(self, consumer: Any, record_class: type, tracing: Tracing) -> None:
-        self.processing = ConsumerSpans(consumer, record_class, tracing)
-        self.cursor = RecordScope(self.processing)
+        self.consumer_spans = ConsumerSpans(consumer, record_class, tracing)
+        self.next_scope = RecordScope(self.consumer_spans)
         """The record that `next(consumer)` returned last."""
         self.loops: list[weakref.ref[RecordScope]] = []
         self.polled: list[weakref.ref[RecordList]] = []
         _know(self)
-        if tracing.at_client is not None:
-            tracing.at_client()
-        if tracing.at_consumer is not None:
-            tracing.at_consumer(record_class)
+        if tracing.on_client is not None:
+            tracing.on_client()
+        if tracing.on_consumer is not None:
+            tracing.on_consumer(record_class)
 
     @classmethod
     def of(cls, consumer: Any, record_class: type, tracing: Tracing) -> ConsumerState:
@@ -51,7 +51,7 @@ class ConsumerState:
 
         Not what it is still looping over: it may poll meanwhile only to stay in its group.
         """
-        self.cursor.close()
+        self.next_scope.close()
         polled, self.polled = self.polled, []
         for reference in polled:
             records = reference()
@@ -137,7 +137,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
         if type(self).__next__ is traced_next:
             try:
                 state = state_of(self)
-                loop = ConsumerLoop(state.processing, self, plain_next, state.cursor)
+                loop = ConsumerLoop(state.consumer_spans, self, plain_next, state.next_scope)
                 state.begin_loop(loop)
             except Exception as error:  # noqa: BLE001
                 record_failure("tracing a consumer's loop", error)
@@ -150,12 +150,12 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
         try:
             state = state_of(self)
             state.close_loops()
-            cursor = state.cursor
+            next_scope = state.next_scope
         except Exception as error:  # noqa: BLE001
             record_failure("tracing next(consumer)", error)
             return plain_next(self)
-        cursor.close()
-        return cursor.open(state.processing.ask(plain_next, self))
+        next_scope.close()
+        return next_scope.open(state.consumer_spans.fetch(plain_next, self))
 
     @functools.wraps(plain_poll)
     def traced_poll(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -170,10 +170,10 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
         except Exception as error:  # noqa: BLE001
             record_failure("tracing a poll", error)
             return plain_poll(self, *args, **kwargs)
-        polled = state.processing.ask(plain_poll, self, *args, **kwargs)
+        polled = state.consumer_spans.fetch(plain_poll, self, *args, **kwargs)
         try:
             for partition, records in polled.items():
-                traced = polled[partition] = RecordList.of(records, state.processing)
+                traced = polled[partition] = RecordList.of(records, state.consumer_spans)
                 traced.owner = state
                 state.polled.append(weakref.ref(traced))
         except BaseException as error:  # noqa: BLE001 (records that kafka-python has given must arrive)

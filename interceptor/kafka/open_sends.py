@@ -14,7 +14,7 @@ def end_open_sends() -> None:
     # to 0.2 s: only an application pays that which ends with sends under way.
     try:
         if any(producer.has_open_sends() for producer in known_producers()):
-            for sending in open_sends():
-                sending.give_up()
+            for send_span in open_sends():
+                send_span.give_up()
     except BaseException as error:  # noqa: BLE001 (what is interrupted is done all the same)
         finish("ending the sends that were not answered", error, end_open_sends)

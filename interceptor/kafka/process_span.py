@@ -8,7 +8,7 @@ from typing import Any
 
 from kaspan.interceptor.failures import finish, record_failure
 from kaspan.interceptor.kafka.refused_record import refused_record
-from kaspan.interceptor.tracing.span import PassedSpan, RecordSpan
+from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
 from kaspan.interceptor.tracing.zipkin_json import (
     Tags,
@@ -20,7 +20,7 @@ from kaspan.interceptor.tracing.zipkin_json import (
     span_template,
 )
 
-_MAX_LANES = 10_000
+_MAX_TOPICS = 10_000
 _FIELDS = ("topic", "partition", "offset", "timestamp", "key", "value", "headers")
 _PARENT = b',"parentId":"%b"'
 _OFFSET_AND_KEY = b',"messaging.kafka.offset":"%d"%b'
@@ -59,16 +59,16 @@ class ProcessTemplates:
 
 
 class ConsumerSpans:
-    """The spans of one consumer: its group and client, and the lanes of its partitions."""
+    """The spans of one consumer: its group and client, and the templates of its partitions."""
 
-    span_class, passed_class = RecordSpan, PassedSpan
+    span_class, forwarded_class = RecordSpan, ForwardedSpan
 
     def __init__(self, consumer: Any, record_class: Any, tracing: Tracing) -> None:
         self.tracing = tracing
         self.record_class = record_class
-        self.places = tuple(record_class._fields.index(name) for name in _FIELDS)
+        self.field_positions = tuple(record_class._fields.index(name) for name in _FIELDS)
         """Where in a record what is looked at is, since that differs between versions of kafka-python."""
-        self.excluded = tracing.excluded
+        self.excluded_topics = tracing.excluded_topics
         self.get_context = tracing.scope.get
         self.set_context = tracing.scope.set
         # Not the consumer: what lives as long as a list of records must not keep a consumer alive.
@@ -78,16 +78,16 @@ class ConsumerSpans:
             "messaging.client.id": consumer.config.get("client_id"),
         }
         self._tags = [(key, str(value)) for key, value in tags.items() if value]
-        self.lanes: dict[tuple[str, int], ProcessTemplates] = {}
+        self.templates: dict[tuple[str, int], ProcessTemplates] = {}
         self._refused: dict[tuple[str, int], int] = {}
         """Partitions and offsets of the last record in each that a deserializer refused."""
 
-    def is_plain(self, record: Any) -> bool:
+    def needs_span(self, record: Any) -> bool:
         """Whether the record came from kafka-python just now, without a span yet, and should have one."""
         return (
             type(record) is self.record_class
             and record.kaspan_span is None
-            and record.topic not in self.tracing.excluded
+            and record.topic not in self.tracing.excluded_topics
         )
 
     def start(self, record: Any) -> tuple[RecordSpan, bool]:
@@ -100,42 +100,42 @@ class ConsumerSpans:
         tracing = self.tracing
         headers = record.headers
         parent = tracing.propagation.extract(headers) if headers else None
-        span = tracing.child_of(parent or tracing.current(but_of=self), "receive", record.topic)
+        span = tracing.child_of(parent or tracing.current(ignoring=self), "receive", record.topic)
         span.consumer, span.topic = self, record.topic
-        if tracing.captured is not None and headers and span.sampled:
-            span.set_attributes(dict(tracing.captured.tags(headers)))
+        if tracing.captured_headers is not None and headers and span.sampled:
+            span.set_attributes(dict(tracing.captured_headers.tags(headers)))
         if parent is not None and len(headers) > 1:
             span.headers = headers
         carried: RecordSpan = record.__dict__.setdefault("kaspan_span", span)
         return carried, carried is span
 
-    def pass_on(self, record: Any) -> PassedSpan | None:
+    def forward(self, record: Any) -> ForwardedSpan | None:
         """Make what is current while a record of an excluded topic is worked on; None if nothing need be."""
-        return PassedSpan(self.tracing.propagation.extract, record.headers) if record.headers else None
+        return ForwardedSpan(self.tracing.propagation.extract, record.headers) if record.headers else None
 
-    def received(self, record: Any) -> None:
+    def report_polled(self, record: Any) -> None:
         """Record that poll() returned a record whose processing cannot be seen. Never raises."""
         try:
-            span, is_mine = self.start(record)
-            if is_mine:
+            span, must_report = self.start(record)
+            if must_report:
                 self.report("poll", record, span, time_ns() // 1000, 1)
         except BaseException as error:  # noqa: BLE001 (a span that is interrupted is reported all the same)
-            finish("recording a polled record", error, self._receive_again, record)
+            finish("recording a polled record", error, self._report_polled_again, record)
 
-    def _receive_again(self, record: Any) -> None:
+    def _report_polled_again(self, record: Any) -> None:
         span = record.kaspan_span or self.start(record)[0]
         if not span.ended:
             self.report("poll", record, span, time_ns() // 1000, 1)
 
-    def ask(self, ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def fetch(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Ask kafka-python for records, and record what it fails at."""
         try:
-            return ask(*args, **kwargs)
+            return original(*args, **kwargs)
         except Exception as error:
-            self.refused(error)
+            self.report_refused(error)
             raise
 
-    def refused(self, error: Exception) -> None:
+    def report_refused(self, error: Exception) -> None:
         """Record that a record was not handed out since its deserializer raised, if that is what `error` is.
 
         kafka-python tries the same record again each time it is asked: only the first time is recorded.
@@ -143,12 +143,12 @@ class ConsumerSpans:
         """
         try:
             record = refused_record(error, self.record_class)
-            if record is None or record.topic in self.excluded:
+            if record is None or record.topic in self.excluded_topics:
                 return
             place = (record.topic, record.partition)
             if self._refused.get(place) == record.offset:
                 return
-            if len(self._refused) >= _MAX_LANES:
+            if len(self._refused) >= _MAX_TOPICS:
                 self._refused.clear()
             self._refused[place] = record.offset
             span, _ = self.start(record)
@@ -171,7 +171,7 @@ class ConsumerSpans:
         self, operation: str, record: Any, span: RecordSpan, timestamp_us: int, duration_us: int
     ) -> None:
         place = (record.topic, record.partition)
-        lane = self.lanes.get(place) or self._lane(*place)
+        templates = self.templates.get(place) or self._templates_of(*place)
         parent_id, offset, sent_ms = span.parent_id, record.offset, record.timestamp
         # kafka-python's TopicPartition is a tuple, so this finds it in the dict without making one.
         assigned = self.subscription.assignment.get(place)
@@ -188,7 +188,7 @@ class ConsumerSpans:
             and operation == "process"
         ):
             self.tracing.report(
-                lane.ordinary
+                templates.ordinary
                 % (
                     span.trace_id,
                     span.span_id,
@@ -211,12 +211,12 @@ class ConsumerSpans:
             tags += b',"messaging.kafka.message.tombstone":"true"'
         name, annotations, added = extras_parts(span.extras)
         self.tracing.report(
-            lane.general[operation]
+            templates.general[operation]
             % (
                 span.trace_id,
                 span.span_id,
                 parent_part(parent_id, span.debug),
-                name or lane.names[operation],
+                name or templates.names[operation],
                 timestamp_us,
                 duration_us,
                 annotations,
@@ -226,8 +226,8 @@ class ConsumerSpans:
             )
         )
 
-    def _lane(self, topic: str, partition: int) -> ProcessTemplates:
-        if len(self.lanes) >= _MAX_LANES:
-            self.lanes.clear()
-        made = self.lanes[topic, partition] = ProcessTemplates(self.tracing, topic, partition, self._tags)
+    def _templates_of(self, topic: str, partition: int) -> ProcessTemplates:
+        if len(self.templates) >= _MAX_TOPICS:
+            self.templates.clear()
+        made = self.templates[topic, partition] = ProcessTemplates(self.tracing, topic, partition, self._tags)
         return made

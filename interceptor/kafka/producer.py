@@ -23,7 +23,7 @@ if not TYPE_CHECKING:
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
-_MAX_LANES = 10_000
+_MAX_TOPICS = 10_000
 _MANY_PRODUCERS = 64
 _HEADERS_SINCE = (0, 11)
 
@@ -50,56 +50,57 @@ def _know(state: ProducerState) -> None:
 
 
 class ProducerState:
-    """What is constant for one producer: whether its broker takes headers, and a lane per topic."""
+    """What is constant for one producer: whether its broker supports headers, and each topic's templates."""
 
     __slots__ = (
         "__weakref__",
         "_client_id",
         "_get_context",
-        "_is_answered",
+        "_is_acknowledged",
         "_is_ordinary",
-        "_lanes",
-        "_lanes_without_context",
+        "_templates",
+        "_templates_without_context",
         "ordinary",
-        "takes_headers",
+        "supports_headers",
         "tracing",
     )
 
     def __init__(self, producer: Any, tracing: Tracing) -> None:
         api_version = producer.config.get("api_version")
-        self.takes_headers = api_version is None or api_version >= _HEADERS_SINCE
-        self._is_answered = producer.config.get("acks") != 0
+        self.supports_headers = api_version is None or api_version >= _HEADERS_SINCE
+        self._is_acknowledged = producer.config.get("acks") != 0
         self.tracing = tracing
         self._get_context = tracing.scope.get
-        self._is_ordinary = self.takes_headers and tracing.propagation.only_b3
+        self._is_ordinary = self.supports_headers and tracing.propagation.only_b3
         self._client_id = producer.config.get("client_id")
-        self._lanes: dict[str, SendTemplates] = {}
-        self._lanes_without_context: dict[str, SendTemplates] = {}
+        self._templates: dict[str, SendTemplates] = {}
+        self._templates_without_context: dict[str, SendTemplates] = {}
         """Those of the topics into whose records nothing is injected: what is compiled does not know them."""
         is_compiled = OrdinarySends is not None and self._is_ordinary
-        self.ordinary = OrdinarySends(tracing, self._lanes) if is_compiled else None
+        self.ordinary = OrdinarySends(tracing, self._templates) if is_compiled else None
         """Does what `begin` does for the ordinary sends, if it was compiled."""
         _know(self)
-        if tracing.at_client is not None:
-            tracing.at_client()
+        if tracing.on_client is not None:
+            tracing.on_client()
 
     def has_open_sends(self) -> bool:
-        """Whether spans of its sends are open: each holds its lane, so it shows in the references."""
-        lanes = (self._lanes, self._lanes_without_context)
-        return max(map(_most_references, lanes)) > _most_references({"": object()})
+        """Whether spans of its sends are open. Each refers to its templates, so reference counts tell."""
+        by_topic = (self._templates, self._templates_without_context)
+        return max(map(_most_references, by_topic)) > _most_references({"": object()})
 
     def _injects_into(self, topic: str) -> bool:
-        return self.takes_headers and topic not in self.tracing.propagation.excluded
+        return self.supports_headers and topic not in self.tracing.propagation.excluded_topics
 
-    def _lane(self, topic: str) -> SendTemplates:
-        lanes = self._lanes if self._injects_into(topic) else self._lanes_without_context
-        lane = lanes.get(topic)
-        if lane is None:
-            if len(lanes) >= _MAX_LANES:
-                lanes.clear()
-            lane = lanes[topic] = SendTemplates(self.tracing, topic, self._client_id, self._is_answered)
-            lane.takes_context = lanes is self._lanes
-        return lane
+    def _templates_of(self, topic: str) -> SendTemplates:
+        by_topic = self._templates if self._injects_into(topic) else self._templates_without_context
+        templates = by_topic.get(topic)
+        if templates is None:
+            if len(by_topic) >= _MAX_TOPICS:
+                by_topic.clear()
+            templates = SendTemplates(self.tracing, topic, self._client_id, self._is_acknowledged)
+            templates.injects_context = by_topic is self._templates
+            by_topic[topic] = templates
+        return templates
 
     def begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -116,39 +117,39 @@ class ProducerState:
             return args, None, False  # kafka-python refuses these, in words that the caller knows
         tracing = self.tracing
         parent = tracing.current() if self._get_context() else None
-        if tracing.excluded.known.get(topic) is not False and topic in tracing.excluded:
+        if tracing.excluded_topics.known.get(topic) is not False and topic in tracing.excluded_topics:
             if parent is None or not self._injects_into(topic):
                 return args, None, False
             return self._inject(args, kwargs, headers, RecordSpan.of(parent)), None, True
         if parent is None and headers:
             parent = tracing.propagation.extract(headers)
-        lane = self._lanes.get(topic) or self._lane(topic)
+        templates = self._templates.get(topic) or self._templates_of(topic)
         span = tracing.child_of(parent, "send", topic)
-        sending = None
+        send_span = None
         if span.sampled:
-            if tracing.captured is not None and headers:
-                span.set_attributes(dict(tracing.captured.tags(headers)))
+            if tracing.captured_headers is not None and headers:
+                span.set_attributes(dict(tracing.captured_headers.tags(headers)))
             value = args[_VALUE] if given > _VALUE else kwargs.get("value")
             key = args[_KEY] if given > _KEY else kwargs.get("key")
-            sending = SendSpan(
-                lane, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
+            send_span = SendSpan(
+                templates, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
             )
-            is_ordinary = self._is_ordinary and lane.takes_context
+            is_ordinary = self._is_ordinary and templates.injects_context
             if is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
                 # What _inject does for nearly everybody, without three calls.
                 kwargs["headers"] = [("b3", b"%b-%b-1" % (span.trace_id, span.span_id))]
-                return args, sending, True
-        if not lane.takes_context:
-            return args, sending, False
-        return self._inject(args, kwargs, headers, span), sending, True
+                return args, send_span, True
+        if not templates.injects_context:
+            return args, send_span, False
+        return self._inject(args, kwargs, headers, span), send_span, True
 
-    def send_stripped(
+    def send_without_context(
         self,
         send: Any,
         producer: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        sending: SendSpan | None,
+        send_span: SendSpan | None,
     ) -> Any:
         """Call `send` once more without the context in the headers, which are a list of ours."""
         headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]
@@ -156,8 +157,8 @@ class ProducerState:
         try:
             return send(producer, *args, **kwargs)
         except BaseException as error:
-            if sending is not None:
-                sending(error)
+            if send_span is not None:
+                send_span(error)
             raise
 
     def _inject(
@@ -195,7 +196,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             if type(state) is not ProducerState:
                 state = ProducerState(self, tracing)
                 object.__setattr__(self, _STATE, state)
-            args, sending, injected = state.begin(args, kwargs)
+            args, send_span, injected = state.begin(args, kwargs)
         except Exception as error:  # noqa: BLE001
             record_failure("tracing a send", error)
             return original(self, *args, **kwargs)
@@ -204,22 +205,22 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
         except BaseException as error:
             too_large = injected and _is_too_large(error)
             if not too_large:
-                if sending is not None:
-                    sending(error)
+                if send_span is not None:
+                    send_span(error)
                 raise
         else:
             # kafka-python 2 returns a future that has failed, where 3 raises.
             too_large = injected and getattr(future, "is_done", False) and _is_too_large(future.exception)
         if too_large:
             # Perhaps it is only so by our header: without it, kafka-python has the last word.
-            future = state.send_stripped(original, self, args, kwargs, sending)
-        if sending is None:
+            future = state.send_without_context(original, self, args, kwargs, send_span)
+        if send_span is None:
             return future
         try:
-            sending.enqueued_ns = perf_counter_ns()
-            follow(future, sending, sending)
+            send_span.enqueued_ns = perf_counter_ns()
+            follow(future, send_span, send_span)
             if not locked_futures:
-                sending.settle(future)
+                send_span.settle(future)
         except Exception as error:  # noqa: BLE001
             record_failure("following a send", error)
         return future

@@ -22,23 +22,23 @@ class RecordList(list[Any]):
     no loop is at it.
     """
 
-    __slots__ = ("__weakref__", "loops", "owner", "processing")
+    __slots__ = ("__weakref__", "consumer_spans", "loops", "owner")
 
-    processing: ConsumerSpans
+    consumer_spans: ConsumerSpans
     loops: tuple[weakref.ref[ListLoop], ...]
     owner: object
     """What must live as long as the list does."""
 
     @classmethod
-    def of(cls, records: list[Any], processing: ConsumerSpans) -> RecordList:
-        """Wrap what poll() returned; `processing` makes the spans."""
+    def of(cls, records: list[Any], consumer_spans: ConsumerSpans) -> RecordList:
+        """Wrap what poll() returned; `consumer_spans` makes the spans."""
         made = cls(records)
         made.loops = ()
-        made.processing = processing
+        made.consumer_spans = consumer_spans
         return made
 
     def __iter__(self) -> Iterator[Any]:
-        loop = ListLoop(self.processing, self)
+        loop = ListLoop(self.consumer_spans, self)
         others = tuple([one for one in self.loops if one() is not None]) if self.loops else ()
         self.loops = (weakref.ref(loop), *others)
         return loop
@@ -58,20 +58,20 @@ class RecordList(list[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         found = super().__getitem__(index)
-        self._receive(found if isinstance(index, slice) else [found])
+        self._report_polled(found if isinstance(index, slice) else [found])
         return found
 
     def pop(self, index: SupportsIndex = -1) -> Any:
         """Remove and return the record at `index`."""
         record = super().pop(index)
-        self._receive([record])
+        self._report_polled([record])
         return record
 
     def remove(self, record: Any) -> None:
         """Remove the first record that equals `record`."""
         removed = self._at(self.index(record)) if record in self else []
         super().remove(record)
-        self._receive(removed)
+        self._report_polled(removed)
 
     def clear(self) -> None:
         """Remove all records."""
@@ -81,12 +81,12 @@ class RecordList(list[Any]):
     def __delitem__(self, index: Any) -> None:
         removed = self._at(index)
         super().__delitem__(index)
-        self._receive(removed)
+        self._report_polled(removed)
 
     def __setitem__(self, index: Any, records: Any) -> None:
         removed = self._at(index)
         super().__setitem__(index, records)
-        self._receive(removed)
+        self._report_polled(removed)
 
     def _at(self, index: Any) -> list[Any]:
         """The records at an index or in a slice; none for one that list itself is about to refuse."""
@@ -96,16 +96,16 @@ class RecordList(list[Any]):
             return []
         return found if isinstance(index, slice) else [found]
 
-    def _receive(self, records: Iterable[Any]) -> None:
+    def _report_polled(self, records: Iterable[Any]) -> None:
         for record in records:
-            if self.processing.is_plain(record):
-                self.processing.received(record)
+            if self.consumer_spans.needs_span(record):
+                self.consumer_spans.report_polled(record)
 
     def settle(self) -> None:
         """Give every record that was never looked at its span."""
         try:
-            if hasattr(self, "processing"):  # `of` may have been interrupted
-                self._receive(super().__iter__())
+            if hasattr(self, "consumer_spans"):  # `of` may have been interrupted
+                self._report_polled(super().__iter__())
         except BaseException as error:  # noqa: BLE001 (those after an interruption have their spans as well)
             finish("recording what poll() returned", error, self.settle)
 

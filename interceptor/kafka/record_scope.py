@@ -24,9 +24,9 @@ class RecordScope:
         "__weakref__",
         "_asked",
         "_before",
+        "_consumer_spans",
         "_during",
-        "_is_mine",
-        "_processing",
+        "_must_report",
         "_record",
         "_span",
         "_started_ns",
@@ -34,8 +34,8 @@ class RecordScope:
         "_token",
     )
 
-    def __init__(self, processing: ConsumerSpans) -> None:
-        self._processing = processing
+    def __init__(self, consumer_spans: ConsumerSpans) -> None:
+        self._consumer_spans = consumer_spans
         self._span: Any = None
         self._record: Any = None
         self._asked: Place | None = None
@@ -46,32 +46,32 @@ class RecordScope:
         A record that has a span already, because it was looked at before, gets no second one: the one it
         has becomes current again.
         """
-        processing = self._processing
+        consumer_spans = self._consumer_spans
         try:
-            if type(record) is not processing.record_class:
+            if type(record) is not consumer_spans.record_class:
                 return record
-            span, is_mine = record.kaspan_span, False
+            span, must_report = record.kaspan_span, False
             if span is None:
-                excluded = processing.excluded
-                if excluded.known.get(record.topic) is not False and record.topic in excluded:
-                    span = processing.pass_on(record)
+                excluded_topics = consumer_spans.excluded_topics
+                if excluded_topics.known.get(record.topic) is not False and record.topic in excluded_topics:
+                    span = consumer_spans.forward(record)
                     if span is None:
                         return record
                 else:
-                    span, is_mine = processing.start(record)
-            self._is_mine = is_mine
-            before = processing.get_context()
-            if before or span.left:
-                self._before, self._during = processing.tracing.scope.enter(span, True)
+                    span, must_report = consumer_spans.start(record)
+            self._must_report = must_report
+            before = consumer_spans.get_context()
+            if before or span.is_left:
+                self._before, self._during = consumer_spans.tracing.scope.enter(span, True)
                 self._token, span.token = span.token, None
             else:
                 # What Scope.enter does outside of any span, without the call.
                 self._before = before
                 self._during = during = {SPAN_KEY: span}
-                self._token = processing.set_context(during)
+                self._token = consumer_spans.set_context(during)
             self._record = record
             self._timestamp_ns = time_ns()
-            if is_mine:
+            if must_report:
                 span.timestamp_ns = self._timestamp_ns
             self._started_ns = perf_counter_ns()
             self._span = span
@@ -83,11 +83,11 @@ class RecordScope:
         """Go on when `open` was interrupted: an exception from outside is raised in the loop's body."""
         if is_from_outside(error):
             span = record.kaspan_span
-            if self._processing.get_context().get(SPAN_KEY) is span is not None:
-                self._processing.set_context(span.outer or {})
+            if self._consumer_spans.get_context().get(SPAN_KEY) is span is not None:
+                self._consumer_spans.set_context(span.outer_context or {})
             self.open(record)
             if span is not None and self._span is span:
-                self._is_mine = not span.ended
+                self._must_report = not span.ended
         pass_on("starting a record's span", error)
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class RecordScope:
         if span is None:
             return
         # All that is needed is taken first: from `leave` on, another thread may close or open as well.
-        work = (span, self._record, self._before, self._during, self._token, self._is_mine)
+        work = (span, self._record, self._before, self._during, self._token, self._must_report)
         started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
         ended_ns = perf_counter_ns()
         try:
@@ -112,24 +112,24 @@ class RecordScope:
         before: Any,
         during: Any,
         token: Any,
-        is_mine: bool,
+        must_report: bool,
         timestamp_ns: int,
         started_ns: int,
         ended_ns: int,
     ) -> None:
-        processing = self._processing
-        tracing = processing.tracing
+        consumer_spans = self._consumer_spans
+        tracing = consumer_spans.tracing
         tracing.scope.leave(before, during, span, token)
-        if is_mine and started_ns >= tracing.born_ns:
+        if must_report and started_ns >= tracing.process_start_ns:
             duration_us = (ended_ns - started_ns) // 1000 or 1
-            processing.report("process", record, span, timestamp_ns // 1000, duration_us)
+            consumer_spans.report("process", record, span, timestamp_ns // 1000, duration_us)
 
     def __del__(self) -> None:
         try:
             span = getattr(self, "_span", None)
             if span is not None:  # __init__ may have been interrupted
                 caller = sys._getframe().f_back  # None: nobody called it, as at the end of the program
-                if self._is_mine and caller is not None and is_unwinding(caller, self._asked):
+                if self._must_report and caller is not None and is_unwinding(caller, self._asked):
                     span.fail(None)
                 self.close()
         except BaseException as error:  # noqa: BLE001 (Python would ignore it)
@@ -139,15 +139,15 @@ class RecordScope:
 class ConsumerLoop(RecordScope):
     """What `iter(consumer)` returns: the consumer's own records, each with its span while it is worked on."""
 
-    __slots__ = ("_consumer", "_next_record", "_other")
+    __slots__ = ("_consumer", "_next_record", "_next_scope")
 
     def __init__(
-        self, processing: ConsumerSpans, consumer: Any, next_record: Any, other: RecordScope
+        self, consumer_spans: ConsumerSpans, consumer: Any, next_record: Any, next_scope: RecordScope
     ) -> None:
-        super().__init__(processing)
+        super().__init__(consumer_spans)
         self._consumer = consumer
         self._next_record = next_record
-        self._other = other
+        self._next_scope = next_scope
         """The record that `next(consumer)` returned last, which going on with the loop ends."""
 
     def __iter__(self) -> ConsumerLoop:
@@ -158,12 +158,12 @@ class ConsumerLoop(RecordScope):
             self._asked = place()
         else:
             self.close()
-        if self._other._span is not None:
-            self._other.close()
+        if self._next_scope._span is not None:
+            self._next_scope.close()
         try:
             record = self._next_record(self._consumer)
         except Exception as error:
-            self._processing.refused(error)
+            self._consumer_spans.report_refused(error)
             raise
         return self.open(record)
 
@@ -177,8 +177,8 @@ class ListLoop(RecordScope):
 
     __slots__ = ("_index", "_records")
 
-    def __init__(self, processing: ConsumerSpans, records: list[Any]) -> None:
-        super().__init__(processing)
+    def __init__(self, consumer_spans: ConsumerSpans, records: list[Any]) -> None:
+        super().__init__(consumer_spans)
         self._records = records
         self._index = 0
 

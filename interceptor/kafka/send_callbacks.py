@@ -50,16 +50,16 @@ def _span_of(future: Any, tracing: Tracing) -> RecordSpan | None:
     if callbacks is None:
         return None  # the answer has come this moment
     # The first is ours: it was added before send() returned.
-    sending = next(iter(callbacks), None)
+    send_span = next(iter(callbacks), None)
     topic = future._produce_future.topic_partition.topic
-    if isinstance(sending, SendSpan):
-        span = RecordSpan(sending.trace_id, sending.span_id, sending.parent_id, True)
-        if sending.extras is not None and sending.extras.debug:
+    if isinstance(send_span, SendSpan):
+        span = RecordSpan(send_span.trace_id, send_span.span_id, send_span.parent_id, True)
+        if send_span.extras is not None and send_span.extras.debug:
             span.extras = Extras(debug=True)
         scope = tracing.scope.current_span()
         if scope is not None and scope.get_span_context().trace_id == int(span.trace_id, 16):
             span.carry_state(scope)
-    elif topic in tracing.excluded:
+    elif topic in tracing.excluded_topics:
         return None
     else:
         # Not sampled. Outside of its trace, only that is known of it.

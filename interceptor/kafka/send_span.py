@@ -29,12 +29,12 @@ class SendTemplates:
 
     `ordinary` is for the record that nearly all are like, acknowledged with its offset: filled in at once,
     where `general`, for all others, is put together from parts. It is None where the broker does not answer
-    with the offset (acks=0). `takes_context` says whether the context is injected into the topic's records.
+    with the offset (acks=0). `injects_context` says whether the context is injected into the topic's records.
     """
 
-    __slots__ = ("general", "is_answered", "name", "ordinary", "takes_context", "tracing")
+    __slots__ = ("general", "injects_context", "is_acknowledged", "name", "ordinary", "tracing")
 
-    def __init__(self, tracing: Tracing, topic: str, client_id: str | None, is_answered: bool) -> None:
+    def __init__(self, tracing: Tracing, topic: str, client_id: str | None, is_acknowledged: bool) -> None:
         tags = [
             ("kafka.topic", topic),
             ("messaging.system", "kafka"),
@@ -44,54 +44,54 @@ class SendTemplates:
         if client_id:
             tags.append(("messaging.client.id", str(client_id)))
         self.tracing = tracing
-        self.is_answered = is_answered
-        self.takes_context = True
+        self.is_acknowledged = is_acknowledged
+        self.injects_context = True
         self.name = quote(f"send {topic}")
         self.general = span_template(
             "PRODUCER", tracing.service, tracing.remote_service, topic, tags, varying=b"%b"
         )
         ordinary = ordinary_template(self.general, b"%b", self.name, _ENQUEUED, _PLACE)
-        self.ordinary = ordinary if is_answered else None
+        self.ordinary = ordinary if is_acknowledged else None
 
-    def end(self, sending: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
+    def end(self, send_span: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
         """Report a span whatever became of its record; None and None when nobody knows. Never raises."""
-        if sending.started_ns < self.tracing.born_ns:
+        if send_span.started_ns < self.tracing.process_start_ns:
             return
         try:
-            self._write(sending, metadata, error, ended_ns)
+            self._write(send_span, metadata, error, ended_ns)
         except BaseException as failure:  # noqa: BLE001 (a span that is interrupted is reported all the same)
-            finish("recording a send", failure, self._write, sending, metadata, error, ended_ns)
+            finish("recording a send", failure, self._write, send_span, metadata, error, ended_ns)
 
-    def _write(self, sending: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
-        started_ns, annotations = sending.started_ns, b""
-        if sending.enqueued_ns:
-            annotations = _ENQUEUED % ((sending.timestamp_ns + sending.enqueued_ns - started_ns) // 1000)
-        extras = sending.extras
+    def _write(self, send_span: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
+        started_ns, annotations = send_span.started_ns, b""
+        if send_span.enqueued_ns:
+            annotations = _ENQUEUED % ((send_span.timestamp_ns + send_span.enqueued_ns - started_ns) // 1000)
+        extras = send_span.extras
         self.tracing.report(
             self.general
             % (
-                sending.trace_id,
-                sending.span_id,
-                parent_part(sending.parent_id, extras is not None and extras.debug),
+                send_span.trace_id,
+                send_span.span_id,
+                parent_part(send_span.parent_id, extras is not None and extras.debug),
                 self.name,
-                sending.timestamp_ns // 1000,
+                send_span.timestamp_ns // 1000,
                 (ended_ns - started_ns) // 1000 or 1,
                 annotations,
-                key_part(sending.key),
-                self._outcome(sending, metadata, error),
+                key_part(send_span.key),
+                self._outcome(send_span, metadata, error),
             )
         )
 
-    def _outcome(self, sending: SendSpan, metadata: Any, error: BaseException | None) -> bytes:
-        tags = extras_parts(sending.extras)[2]
-        if sending.is_tombstone:
+    def _outcome(self, send_span: SendSpan, metadata: Any, error: BaseException | None) -> bytes:
+        tags = extras_parts(send_span.extras)[2]
+        if send_span.is_tombstone:
             tags += b',"messaging.kafka.message.tombstone":"true"'
         if error is not None:
             return tags + error_part(error)
         if metadata is None:
             return tags + b',"error":"timeout","error.type":"timeout"'
         # With acks=0 there is no offset; kafka-python 3.0 calls it 0.
-        if self.is_answered and metadata.offset is not None and metadata.offset >= 0:
+        if self.is_acknowledged and metadata.offset is not None and metadata.offset >= 0:
             return tags + _PLACE % (metadata.partition, metadata.offset)
         return tags + b',"messaging.destination.partition.id":"%d"' % metadata.partition
 
@@ -100,7 +100,7 @@ class SendSpan:
     """The open span of one send: its future calls it with the record's metadata, or with the error.
 
     When the future goes away without either, the producer gave the record up: the span ends as a timeout.
-    `lane` is None once the span has ended.
+    `templates` is None once the span has ended.
     """
 
     __slots__ = (
@@ -108,17 +108,17 @@ class SendSpan:
         "extras",
         "is_tombstone",
         "key",
-        "lane",
         "parent_id",
         "span_id",
         "started_ns",
+        "templates",
         "timestamp_ns",
         "trace_id",
     )
 
     def __init__(
         self,
-        lane: SendTemplates,
+        templates: SendTemplates,
         trace_id: bytes,
         span_id: bytes,
         parent_id: bytes | None,
@@ -136,31 +136,33 @@ class SendSpan:
         """When send() returned to its caller, on the performance counter."""
         self.timestamp_ns = time_ns()
         self.started_ns = perf_counter_ns()
-        self.lane: SendTemplates | None = lane  # last, since a signal handler can end this at any line
+        self.templates: SendTemplates | None = (
+            templates  # last, since a signal handler can end this at any line
+        )
 
     def __call__(self, outcome: Any) -> None:
         """End the span, if it is open. Never raises."""
         ended_ns = perf_counter_ns()
-        lane, self.lane = self.lane, None
-        if lane is None:
+        templates, self.templates = self.templates, None
+        if templates is None:
             return
         if isinstance(outcome, BaseException):
-            lane.end(self, None, outcome, ended_ns)
+            templates.end(self, None, outcome, ended_ns)
             return
         try:
-            offset, template, started_ns = outcome.offset, lane.ordinary, self.started_ns
+            offset, template, started_ns = outcome.offset, templates.ordinary, self.started_ns
             if (
                 template is None
                 or self.is_tombstone
                 or self.extras is not None
                 or offset is None
                 or offset < 0
-                or started_ns < lane.tracing.born_ns
+                or started_ns < templates.tracing.process_start_ns
             ):
-                lane.end(self, outcome, None, ended_ns)
+                templates.end(self, outcome, None, ended_ns)
                 return
             parent_id, timestamp_ns = self.parent_id, self.timestamp_ns
-            lane.tracing.report(
+            templates.tracing.report(
                 template
                 % (
                     self.trace_id,
@@ -184,13 +186,13 @@ class SendSpan:
 
     def give_up(self) -> None:
         """End the span, if it is open, as that of a send to which no answer will come. Never raises."""
-        lane, self.lane = self.lane, None
-        if lane is not None:
-            lane.end(self, None, None, perf_counter_ns())
+        templates, self.templates = self.templates, None
+        if templates is not None:
+            templates.end(self, None, None, perf_counter_ns())
 
     def __del__(self) -> None:
         try:
-            if getattr(self, "lane", None) is not None:
+            if getattr(self, "templates", None) is not None:
                 self.give_up()
         except BaseException as error:  # noqa: BLE001 (Python would ignore it)
             pass_on("recording a send", error)
@@ -198,7 +200,7 @@ class SendSpan:
 
 def open_sends() -> list[SendSpan]:
     """Find every open span of a send in this process."""
-    return [found for found in gc.get_objects() if type(found) is SendSpan and found.lane is not None]
+    return [found for found in gc.get_objects() if type(found) is SendSpan and found.templates is not None]
 
 
 if not TYPE_CHECKING:

@@ -54,7 +54,7 @@ def _is_open(sender: Any, batch: Any) -> bool:
 def _strip(batch: Any, formats: Any, tracing: Tracing) -> bool:
     """Take the context out of every record of the batch; False if there is none of ours in it."""
     topic = batch.topic_partition.topic
-    if topic in tracing.excluded or topic in tracing.propagation.excluded:
+    if topic in tracing.excluded_topics or topic in tracing.propagation.excluded_topics:
         return False  # what looks like a context is the application's own
     buffer = batch.records.buffer()
     read = formats.DefaultRecordBatch(bytes(buffer))

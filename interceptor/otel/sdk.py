@@ -83,7 +83,7 @@ class RootSampler(Sampler):
         self, parent_context: Context | None, trace_id: int, name: str, *args: Any, **kwargs: Any
     ) -> SamplingResult:
         """Take the trace or leave it."""
-        taken = self._sampler.takes_all or self._sampler.takes(b"%032x" % trace_id)
+        taken = self._sampler.samples_all or self._sampler.is_sampled(b"%032x" % trace_id)
         chosen: Any = ALWAYS_ON if taken else ALWAYS_OFF
         result: SamplingResult = chosen.should_sample(parent_context, trace_id, name, *args, **kwargs)
         return result

@@ -36,12 +36,14 @@ _EXTRACTORS: dict[str, Callable[[Headers], TraceContext | None]] = {
 class Propagation:
     """Writes every format of `inject`, reads the first of `extract` that parses.
 
-    Both are names of formats: b3, b3multi, tracecontext. Into records of the topics in `excluded` nothing is
-    to be written.
+    Both are names of formats: b3, b3multi, tracecontext. Callers write nothing into records of
+    `excluded_topics`.
     """
 
-    def __init__(self, inject: Sequence[str], extract: Sequence[str], excluded: ExcludedTopics) -> None:
-        self.excluded = excluded
+    def __init__(
+        self, inject: Sequence[str], extract: Sequence[str], excluded_topics: ExcludedTopics
+    ) -> None:
+        self.excluded_topics = excluded_topics
         self._inject = tuple(inject)
         self._extractors = tuple(_EXTRACTORS[name] for name in extract)
         self.only_b3 = self._inject == ("b3",)

@@ -32,10 +32,10 @@ class Sampler:
         limit = settings.max_traces_per_s
         self._limit = None if limit is None else _Limit(limit, clock_s)
         self.is_simple = not self._rules and limit is None
-        self.takes_all = self.bound == _EVERYTHING and self.is_simple
+        self.samples_all = self.bound == _EVERYTHING and self.is_simple
         """Whether every trace is recorded, so that nobody needs to ask."""
 
-    def takes(self, trace_id: bytes, operation: Operation | None = None, topic: str = "") -> bool:
+    def is_sampled(self, trace_id: bytes, operation: Operation | None = None, topic: str = "") -> bool:
         """Whether the trace with this id (hex digits), which starts here, is recorded.
 
         The rules are for those that start with a record; for another one `operation` is None.
@@ -43,7 +43,7 @@ class Sampler:
         bound = self._bound_of(operation, topic) if self._rules and operation else self.bound
         if bound != _EVERYTHING and int(trace_id[-16:], 16) >= bound:
             return False
-        return self._limit is None or self._limit.takes()
+        return self._limit is None or self._limit.allows()
 
     def _bound_of(self, operation: Operation, topic: str) -> int:
         found = self._bounds.get((operation, topic))
@@ -73,14 +73,14 @@ class _Limit:
         self._most = round(traces_per_s * self._window_s)
         self._clock_s = clock_s
         self._window = -1
-        self._taken = itertools.count()
+        self._allowed = itertools.count()
 
-    def takes(self) -> bool:
+    def allows(self) -> bool:
         # No lock: a finalizer that starts a trace could meet it held by the thread that it interrupts.
         window = int(self._clock_s() / self._window_s)
         if window != self._window:
-            self._window, self._taken = window, itertools.count()
-        return next(self._taken) < self._most
+            self._window, self._allowed = window, itertools.count()
+        return next(self._allowed) < self._most
 
 
 class CapturedHeaders:

@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from kaspan.interceptor.tracing.span import PassedSpan, RecordSpan
+from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan
 
 SPAN_KEY = _SPAN_KEY
 """Where every instrumentation looks for the current span."""
@@ -47,7 +47,7 @@ class Scope:
         span: Span | None = self.get().get(SPAN_KEY)
         return span
 
-    def enter(self, span: RecordSpan | PassedSpan, keeps_token: bool = False) -> tuple[Any, Any]:
+    def enter(self, span: RecordSpan | ForwardedSpan, keeps_token: bool = False) -> tuple[Any, Any]:
         """Make `span` current; returns the contexts before and now, which `leave` needs.
 
         The token with which `leave` finds back to where it was entered is `span.token`, if it is wanted: it
@@ -57,18 +57,18 @@ class Scope:
         if before:
             before = without_left_spans(before)
             if not _holds(before, span):  # as where a list is looped over in a loop over itself
-                span.outer = _lasting(before, span)
+                span.outer_context = _lasting(before, span)
             during = {**before, SPAN_KEY: span}
         else:
             # A plain dict does what everybody does with a Context, at a third of the cost of making one.
             during = {SPAN_KEY: span}
-        span.left = False
+        span.is_left = False
         token = self.set(during)
         if keeps_token:
             span.token = token
         return before, during
 
-    def leave(self, before: Any, during: Any, span: RecordSpan | PassedSpan, token: Any = None) -> None:
+    def leave(self, before: Any, during: Any, span: RecordSpan | ForwardedSpan, token: Any = None) -> None:
         """Make current what was before `span`, unless the caller is not in `span`'s scope any more.
 
         A finalizer may run in any thread or task, and the application may have attached a context of its own
@@ -82,7 +82,7 @@ class Scope:
         # Where a task was started in its scope the span stays current: the task goes on with a copy of the
         # context. Where it was entered it is made to end; if that cannot be, it counts nowhere any more.
         if not self._leave_home(before, during, token):
-            span.left = True
+            span.is_left = True
         if now.get(SPAN_KEY) is span:
             self.set(without_left_spans(before) if now is during else _without(now, before))
 
@@ -118,16 +118,16 @@ def without_left_spans(context: Any) -> Any:
     that was left, or more than a bounded number of others.
     """
     chain: list[tuple[Any, Any]] = []
-    while isinstance(span := context.get(SPAN_KEY), RecordSpan | PassedSpan):
+    while isinstance(span := context.get(SPAN_KEY), RecordSpan | ForwardedSpan):
         if len(chain) == _MAX_NESTED:
             context = {}
             break
         chain.append((context, span))
-        context = span.outer or {}
+        context = span.outer_context or {}
     for within, span in reversed(chain):
-        if span.outer:
-            span.outer = context
-        context = _without(within, span.outer or {}) if span.left else within
+        if span.outer_context:
+            span.outer_context = context
+        context = _without(within, span.outer_context or {}) if span.is_left else within
     return context
 
 
@@ -147,13 +147,13 @@ def _holds(context: Any, span: object) -> bool:
         inner = context.get(SPAN_KEY)
         if inner is span:
             return True
-        if not isinstance(inner, RecordSpan | PassedSpan):
+        if not isinstance(inner, RecordSpan | ForwardedSpan):
             return False
-        context = inner.outer or {}
+        context = inner.outer_context or {}
     return False
 
 
-def _lasting(context: Any, span: RecordSpan | PassedSpan) -> Any:
+def _lasting(context: Any, span: RecordSpan | ForwardedSpan) -> Any:
     """The context around a span, without those of earlier records of its consumer.
 
     A task that is started in a loop's body, and reads on, is in the scope of the record before.
@@ -164,5 +164,5 @@ def _lasting(context: Any, span: RecordSpan | PassedSpan) -> Any:
         and isinstance(span, RecordSpan)
         and inner.consumer is span.consumer is not None
     ):
-        context = inner.outer or {}
+        context = inner.outer_context or {}
     return context

@@ -37,8 +37,8 @@ class ScopedSpan:
     """What a span of ours that is made current keeps."""
 
     # On the class, since nearly all spans leave them as they are.
-    left = False
-    outer: Any = None
+    is_left = False
+    outer_context: Any = None
     """The context in which it was made current, if that was not empty."""
     token: Any = None
     """The context variable's, of when it was made current last."""
@@ -82,7 +82,7 @@ if not TYPE_CHECKING:
         from kaspan.interceptor.compiled import ForwardedContext, SpanIds
 
 
-class PassedSpan(ForwardedContext, NonRecordingSpan):
+class ForwardedSpan(ForwardedContext, NonRecordingSpan):
     """What is current while a record of an excluded topic is worked on: its sender's span, if it named one.
 
     Nothing is recorded, but what the application sends meanwhile still belongs to the sender's trace. The

@@ -21,7 +21,7 @@ from kaspan.interceptor.tracing.extras import Extras
 from kaspan.interceptor.tracing.propagation import Propagation
 from kaspan.interceptor.tracing.sampling import CapturedHeaders, ExcludedTopics, Sampler
 from kaspan.interceptor.tracing.scope import SPAN_KEY, Scope, without_left_spans
-from kaspan.interceptor.tracing.span import PassedSpan, RecordSpan
+from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan
 from kaspan.wire import VERSION
 from kaspan.wire.context import TraceContext
 
@@ -34,7 +34,7 @@ RING_RETRY_S = 60.0
 
 _IDS_AT_ONCE = 512
 _MAX_EARLY_SPANS = 1000
-_NOBODY: TraceContext = (None, None, None, False)
+_NO_PARENT: TraceContext = (None, None, None, False)
 
 
 class Tracing:
@@ -50,24 +50,24 @@ class Tracing:
         self.scope = Scope()
         self._get_context = self.scope.get
         self.sampler = Sampler(settings.sampling)
-        self._takes_all = self.sampler.takes_all
-        self.excluded = ExcludedTopics(settings.exclude_topics)
+        self._samples_all = self.sampler.samples_all
+        self.excluded_topics = ExcludedTopics(settings.exclude_topics)
         """Those of which nothing is recorded."""
-        captured = settings.capture_headers
-        self.captured = CapturedHeaders(captured) if captured else None
+        captured_headers = settings.capture_headers
+        self.captured_headers = CapturedHeaders(captured_headers) if captured_headers else None
         self._reporters = Reporters(settings)
         self._ring: SpanRing | HttpReporter | None = None
         # Before any producer has its own: what is acknowledged while that one closes is reported as well.
         atexit.register(self._close)
-        self.at_client: Callable[[], None] | None = None
+        self.on_client: Callable[[], None] | None = None
         """Called when the application uses a producer or consumer for the first time."""
-        self.at_consumer: Callable[[type], None] | None = None
+        self.on_consumer: Callable[[type], None] | None = None
         """Called with the class of its records when the application uses a consumer for the first time."""
         self._begin_life()
         os.register_at_fork(after_in_child=self._after_fork)
 
     def _begin_life(self) -> None:
-        self.born_ns = time.perf_counter_ns()
+        self.process_start_ns = time.perf_counter_ns()
         """A span that started earlier is the parent's, from before a fork, and the parent's to report."""
         self.report: Callable[[bytes], None] = self._report_first
         """report(span_json): put one span into the process's ring. Never blocks, but that the first span
@@ -98,22 +98,22 @@ class Tracing:
             self.ids.extend([digits[at : at + 16] for at in range(0, len(digits), 16)])
             return self.new_id()
 
-    def current(self, but_of: object = None) -> TraceContext | None:
+    def current(self, ignoring: object = None) -> TraceContext | None:
         """The span in scope as a parent, whoever made it; None when there is none.
 
-        Passes over the spans of records of `but_of`, which one consumer's records have as their `consumer`.
+        Passes over the spans of records of `ignoring`, which one consumer's records have as their `consumer`.
         """
         context = self._get_context()
         while context:
             span = context.get(SPAN_KEY)
-            if isinstance(span, RecordSpan | PassedSpan) and span.left:
+            if isinstance(span, RecordSpan | ForwardedSpan) and span.is_left:
                 context = without_left_spans(context)
             elif not isinstance(span, RecordSpan):
                 return None if span is None else _foreign(span)
-            elif but_of is None or span.consumer is not but_of:
+            elif ignoring is None or span.consumer is not ignoring:
                 return span.trace_id, span.span_id, span.sampled, span.debug
             else:
-                context = span.outer
+                context = span.outer_context
         return None
 
     def child_of(self, parent: TraceContext | None, operation: Operation | None, topic: str) -> RecordSpan:
@@ -122,7 +122,7 @@ class Tracing:
         `operation` and `topic` are the record's, if it is about one; they count where the decision is still
         to be made.
         """
-        known_id, parent_id, sampled, debug = _NOBODY if parent is None else parent
+        known_id, parent_id, sampled, debug = _NO_PARENT if parent is None else parent
         try:
             pop = self.ids.pop
             span_id = pop()
@@ -131,7 +131,7 @@ class Tracing:
             span_id = self.new_id()
             trace_id = known_id or self.new_id() + self.new_id()
         if sampled is None:
-            sampled = self._takes_all or self.sampler.takes(trace_id, operation, topic)
+            sampled = self._samples_all or self.sampler.is_sampled(trace_id, operation, topic)
         span = RecordSpan(trace_id, span_id, parent_id, sampled)
         if debug:
             span.extras = Extras(debug=True)

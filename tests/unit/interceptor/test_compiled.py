@@ -125,7 +125,7 @@ def test_compiled_code_is_what_is_used() -> None:
     partition=st.integers(0, 2**31),
     step_ns=st.integers(0, 10**12),
     is_tombstone=st.booleans(),
-    is_answered=st.booleans(),
+    is_acknowledged=st.booleans(),
     debug=st.booleans(),
 )
 def test_sends_are_recorded_alike(
@@ -137,7 +137,7 @@ def test_sends_are_recorded_alike(
     partition: int,
     step_ns: int,
     is_tombstone: bool,
-    is_answered: bool,
+    is_acknowledged: bool,
     debug: bool,
 ) -> None:
     """Whatever is sent and whatever comes back, the span is the same byte for byte."""
@@ -146,12 +146,12 @@ def test_sends_are_recorded_alike(
     for module in (send_span, python_sending):
         reported: list[bytes] = []
         tracing: Any = SimpleNamespace(
-            service="50 %", remote_service="kafka/{topic}", born_ns=0, report=reported.append
+            service="50 %", remote_service="kafka/{topic}", process_start_ns=0, report=reported.append
         )
-        lane = module.SendTemplates(tracing, topic, "client-1", is_answered)
+        templates = module.SendTemplates(tracing, topic, "client-1", is_acknowledged)
         clock.start(step_ns)
         extras = Extras(debug=True) if debug else None
-        sent = module.SendSpan(lane, b"a" * 32, b"b" * 16, parent, extras, key, is_tombstone)
+        sent = module.SendSpan(templates, b"a" * 32, b"b" * 16, parent, extras, key, is_tombstone)
         sent.enqueued_ns = 10**9 + 5
         sent(metadata)
         sent(metadata)
@@ -200,7 +200,7 @@ def test_sends_begin_alike(
             span.extras = Extras(debug=True)
         fake = producer_class()
         token = context.attach(Context({} if span is None else {SPAN_KEY: span}))
-        for _ in range(2):  # for the first of a topic the lane has to be made
+        for _ in range(2):  # for the first of a topic the templates has to be made
             tracing.ids = [low_bits, b"b" * 16, b"a" * 16]
             args, kwargs = tuple(arguments.values())[:given], dict(list(arguments.items())[given:])
             assert fake.send(*args, **kwargs) is fake.futures[-1]
@@ -242,7 +242,7 @@ def test_refused_sends_end_alike(
         with mock.patch.object(producer, "Sends", compiled.Sends if takes_compiled else None):
             producer.instrument(producer_class, Future, tracing)
         fake = producer_class()
-        fake.send(topic, b"value")  # for the first of a topic the lane has to be made
+        fake.send(topic, b"value")  # for the first of a topic the templates has to be made
         fake.error, fake.only_with_headers = error, only_with_headers
         tracing.ids = [b"c" * 16, b"b" * 16, b"a" * 16]
         raised: Any = None
@@ -268,8 +268,8 @@ def test_key_of_the_applications_own_class_is_not_kept() -> None:
         sent: Any
 
     keys = [Key(), Text("order-1"), Raw(b"order-2"), None]
-    lane = send_span.SendTemplates(make_tracing(Path("/unused")), "orders", None, True)
-    held = [send_span.SendSpan(lane, b"a" * 32, b"b" * 16, None, None, key, False).key for key in keys]
+    templates = send_span.SendTemplates(make_tracing(Path("/unused")), "orders", None, True)
+    held = [send_span.SendSpan(templates, b"a" * 32, b"b" * 16, None, None, key, False).key for key in keys]
 
     assert held == [None, "order-1", b"order-2", None]
     assert [type(key) for key in held[1:3]] == [str, bytes]
@@ -376,7 +376,7 @@ def test_records_are_recorded_alike(
         reported: list[bytes] = []
         tracing.report, tracing.ids = reported.append, [b"%016x" % number for number in range(9, 0, -1)]
         spans = process_span.ConsumerSpans(consumer, record_class, tracing)
-        for _ in range(2):  # for the first of a partition the lane has to be made
+        for _ in range(2):  # for the first of a partition the templates has to be made
             tracing.ids = [b"%016x" % number for number in range(9, 0, -1)]
             record = record_class(**{name: fields.get(name) for name in record_class._fields})
             clock.start(step_ns)

@@ -257,7 +257,7 @@ def test_module_that_may_still_be_imported_is_no_mistake(application: Any, name:
 def test_first_use_of_a_client_settles_what_is_left(application: Any, monkeypatch: Any) -> None:
     """A producer's first send and a consumer's first poll are when the program is complete."""
     settled: list[str] = []
-    monkeypatch.setattr(application.tracing, "at_client", lambda: settled.append("now"))
+    monkeypatch.setattr(application.tracing, "on_client", lambda: settled.append("now"))
     producer, consumer = application.producer(), application.consumer()
     assert settled == []
     producer.send("orders", b"value")

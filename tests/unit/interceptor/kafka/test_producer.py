@@ -501,13 +501,13 @@ def test_open_sends_are_found_while_another_thread_sends_to_new_topics(
     producer.send("orders", b"value")
     state, is_done = producer._kaspan, threading.Event()
     for number in range(2000):
-        state._lane(f"topic-{number}")
+        state._templates_of(f"topic-{number}")
 
     def send() -> None:
         for number in itertools.count(2000):
             if is_done.is_set():
                 return
-            state._lane(f"topic-{number % 9000}")
+            state._templates_of(f"topic-{number % 9000}")
 
     sending = threading.Thread(target=send)
     sending.start()

@@ -157,7 +157,7 @@ def test_callback_of_a_send_that_is_not_recorded_records_nothing(followed: Any, 
     for _ in application.consumer([application.record(headers=not_sampled)]) if within else "1":
         producer.send("orders", b"value").add_callback(lambda _: producer.send("audit", b"value"))
     application.tracing.sampler.bound = 2**64  # what begins a trace now is recorded
-    application.tracing._takes_all = True
+    application.tracing._samples_all = True
     answer(producer, True)
 
     assert header(producer.last).endswith(b"-0")

@@ -412,7 +412,7 @@ def test_peer_that_was_there_first_is_displaced(programs: ProgramRunner) -> None
     """Where the peer has patched kafka-python before kaspan comes, its patches are taken away."""
     code = PEER + (
         "import kafka; peer = instrument()\n"
-        "from kaspan.interceptor import activation; activation.activate()\n"
+        "from kaspan.interceptor.bootstrap import activation; activation.activate()\n"
         "use(); peer.uninstrument(); use()"
     )
     done = programs.plain(code)

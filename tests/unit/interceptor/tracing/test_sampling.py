@@ -24,7 +24,7 @@ def test_decision_is_that_of_opentelemetrys_sampler(trace_id: int, rate: float) 
     """For every trace id and every rate kaspan decides as TraceIdRatioBased does."""
     theirs = TraceIdRatioBased(rate).should_sample(None, trace_id, "send orders").decision.is_sampled()
 
-    assert Sampler(Sampling(rate=rate)).takes(b"%032x" % trace_id, "send", "orders") == theirs
+    assert Sampler(Sampling(rate=rate)).is_sampled(b"%032x" % trace_id, "send", "orders") == theirs
 
 
 @given(st.integers(1, 2**64 - 1), RATES)
@@ -32,7 +32,7 @@ def test_decision_for_a_64_bit_trace_is_that_of_its_low_half(low: int, rate: flo
     """Only the low 64 bits count, so a trace id decides the same with its upper half or without."""
     sampler = Sampler(Sampling(rate=rate))
 
-    assert sampler.takes(b"%016x" % low, "send", "orders") == sampler.takes(
+    assert sampler.is_sampled(b"%016x" % low, "send", "orders") == sampler.is_sampled(
         b"ffffffffffffffff%016x" % low, "send", "orders"
     )
 
@@ -101,7 +101,7 @@ def test_first_rule_that_matches_decides(operation: Any, topic: str, expected: b
     sampler = Sampler(Sampling(rate=0.0, rules=RULES))
 
     for _ in range(2):  # the answer is kept
-        assert sampler.takes(b"f" * 32, operation, topic) is expected
+        assert sampler.is_sampled(b"f" * 32, operation, topic) is expected
 
 
 def test_rule_that_matches_none_leaves_the_rate(configured: Any) -> None:
@@ -142,8 +142,8 @@ class Clock:
         return self.now_s
 
 
-def takes(sampler: Sampler, count: int) -> int:
-    return sum(sampler.takes(b"0" * 31 + b"1", "send", "orders") for _ in range(count))
+def count_sampled(sampler: Sampler, count: int) -> int:
+    return sum(sampler.is_sampled(b"0" * 31 + b"1", "send", "orders") for _ in range(count))
 
 
 def test_limit_is_so_many_traces_a_second() -> None:
@@ -151,11 +151,11 @@ def test_limit_is_so_many_traces_a_second() -> None:
     clock = Clock()
     sampler = Sampler(Sampling(max_traces_per_s=10), clock)
 
-    first = takes(sampler, 100)
+    first = count_sampled(sampler, 100)
     clock.now_s += 1
-    second = takes(sampler, 100)
+    second = count_sampled(sampler, 100)
     clock.now_s += 3600
-    later = takes(sampler, 4)
+    later = count_sampled(sampler, 4)
 
     assert (first, second, later) == (10, 10, 4)
 
@@ -166,7 +166,7 @@ def test_limit_below_one_a_second_is_one_in_so_many_seconds() -> None:
     sampler = Sampler(Sampling(max_traces_per_s=0.1), clock)
     taken = []
     for _ in range(100):
-        taken.append(takes(sampler, 3))
+        taken.append(count_sampled(sampler, 3))
         clock.now_s += 1
 
     assert sum(taken) == 10
@@ -176,9 +176,9 @@ def test_limit_below_one_a_second_is_one_in_so_many_seconds() -> None:
 def test_limit_does_not_count_what_the_rate_leaves_out() -> None:
     """Only traces that the rate lets through use up the limit."""
     sampler = Sampler(Sampling(rate=0.5, max_traces_per_s=5), Clock())
-    refused = sum(sampler.takes(b"f" * 32, "send", "orders") for _ in range(100))
+    refused = sum(sampler.is_sampled(b"f" * 32, "send", "orders") for _ in range(100))
 
-    assert (refused, takes(sampler, 100)) == (0, 5)
+    assert (refused, count_sampled(sampler, 100)) == (0, 5)
 
 
 def test_excluded_topic_is_not_recorded(configured: Any) -> None:
