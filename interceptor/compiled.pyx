@@ -18,6 +18,7 @@ from cpython.contextvars cimport PyContextVar_Reset, PyContextVar_Set, get_value
 from functools import partial
 from time import perf_counter_ns, time_ns
 from types import FunctionType
+from weakref import ref
 from zlib import crc32
 
 from opentelemetry.trace.propagation import _SPAN_KEY
@@ -280,7 +281,7 @@ cdef bytes fill(bytes template, Value *values, int count):
 cdef class ScopedSpan:
     """Stands in for span.ScopedSpan."""
 
-    cdef public object outer_context, token
+    cdef public object outer_context, token, expiry
     cdef public bint is_left
 
 
@@ -769,6 +770,10 @@ cdef class RecordScope:
         return carried
 
     cdef int _close(self) except -1:
+        return self._close_by(0)
+
+    cdef int _close_by(self, long long latest_ns) except -1:
+        """End the open span, if there is one, at `latest_ns` at the latest if that is not 0."""
         # All that is needed is taken first: from `leave` on, another thread may close or open as well.
         span, before, during, record, token = self._span, self._before, self._during, self._record, self._token
         if span is None:
@@ -776,6 +781,8 @@ cdef class RecordScope:
         cdef bint must_report = self._must_report, is_reported = record is not None
         cdef long long started_ns = self._started_ns, timestamp_ns = self._timestamp_ns
         cdef long long ended_ns = performance_clock_ns() if is_reported else 0
+        if 0 < latest_ns < ended_ns:
+            ended_ns = latest_ns
         self._span = self._record = self._token = None
         try:
             self._end(span, before, during, token, record, must_report, timestamp_ns, started_ns, ended_ns)
@@ -837,6 +844,37 @@ cdef class RecordScope:
                 return 0
         self._consumer_spans.report("process", record, span, timestamp_us, duration_us)
         return 0
+
+
+cdef class NextScope(RecordScope):
+    """Stands in for record_scope.NextScope."""
+
+    cdef long long _interval_ns, _limit_ns
+    cdef object _reference
+
+    def __init__(self, consumer_spans, long long interval_ns):
+        RecordScope.__init__(self, consumer_spans)
+        self._interval_ns = interval_ns
+        self._reference = ref(self)
+
+    def open(self, record):
+        self._limit_ns = performance_clock_ns() + self._interval_ns
+        self._open(record)
+        if self._span is not None:
+            (<ScopedSpan>self._span).expiry = self._reference
+        return record
+
+    cdef int _close(self) except -1:
+        span = self._span
+        self._close_by(self._limit_ns)
+        if span is not None:
+            (<ScopedSpan>span).expiry = None
+        return 0
+
+    def expire(self, span):
+        if self._span is span and performance_clock_ns() >= self._limit_ns:
+            self._close_by(self._limit_ns)
+            (<ScopedSpan>span).is_left = True
 
 
 cdef class ConsumerLoop(RecordScope):

@@ -5,19 +5,30 @@ from __future__ import annotations
 import functools
 import os
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 from kaspan.interceptor.failures import finish, pass_on, record_failure
 from kaspan.interceptor.kafka.process_span import ConsumerSpans
 from kaspan.interceptor.kafka.record_class import with_span_attribute
 from kaspan.interceptor.kafka.record_list import RecordList
-from kaspan.interceptor.kafka.record_scope import ConsumerLoop, RecordScope
+from kaspan.interceptor.kafka.record_scope import ConsumerLoop, NextScope, RecordScope
 from kaspan.interceptor.tracing.tracing import Tracing
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"
 _MANY_CONSUMERS = 64
+_DEFAULT_MAX_POLL_INTERVAL_MS = 300_000
+_MAX_INTERVAL_MS = 2**31 - 1  # as brokers have it
 _UPDATE_OFFSETS = 2  # position in poll(timeout_ms, max_records, update_offsets)
+
+
+def max_poll_interval_ns(config: Mapping[str, Any]) -> int:
+    """How long after a poll Kafka takes a consumer for stalled, and gives its partitions to another one."""
+    given_ms: Any = config.get("max_poll_interval_ms")
+    if type(given_ms) not in (int, float) or not 0 < given_ms <= _MAX_INTERVAL_MS:
+        given_ms = _DEFAULT_MAX_POLL_INTERVAL_MS
+    return int(given_ms * 1_000_000)
 
 
 class ConsumerState:
@@ -25,7 +36,7 @@ class ConsumerState:
 
     def __init__(self, consumer: Any, record_class: type, tracing: Tracing) -> None:
         self.consumer_spans = ConsumerSpans(consumer, record_class, tracing)
-        self.next_scope = RecordScope(self.consumer_spans)
+        self.next_scope = NextScope(self.consumer_spans, max_poll_interval_ns(consumer.config))
         """The record that `next(consumer)` returned last."""
         self.loops: list[weakref.ref[RecordScope]] = []
         self.polled: list[weakref.ref[RecordList]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,8 @@ class RecordScope:
                 self._must_report = not span.ended
         pass_on("starting a record's span", error)
 
-    def close(self) -> None:
-        """End the open span, if there is one. Never raises."""
+    def close(self, latest_ns: int = 0) -> None:
+        """End the open span, if there is one, at `latest_ns` at the latest if that is given. Never raises."""
         span = self._span
         if span is None:
             return
@@ -99,6 +100,8 @@ class RecordScope:
         work = (span, self._record, self._before, self._during, self._token, self._must_report)
         started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
         ended_ns = perf_counter_ns()
+        if 0 < latest_ns < ended_ns:
+            ended_ns = latest_ns
         try:
             self._span = self._record = self._token = None
             self._end(*work, timestamp_ns, started_ns, ended_ns)
@@ -134,6 +137,46 @@ class RecordScope:
                 self.close()
         except BaseException as error:  # noqa: BLE001 (Python would ignore it)
             pass_on("ending a record's span", error)
+
+
+class NextScope(RecordScope):
+    """The record that `next(consumer)` returned last, in work for at most `interval_ns`.
+
+    Without another call nothing says when the work on it is done. Whoever finds its span current asks the
+    scope, by the span's `expiry`, whether its time is over.
+    """
+
+    __slots__ = ("_interval_ns", "_limit_ns", "_reference")
+
+    def __init__(self, consumer_spans: ConsumerSpans, interval_ns: int) -> None:
+        super().__init__(consumer_spans)
+        self._interval_ns = interval_ns
+        self._limit_ns = 0
+        self._reference = weakref.ref(self)
+
+    def open(self, record: Any) -> Any:
+        """Make the record's span current, until its time is over; returns the record. Never raises."""
+        self._limit_ns = perf_counter_ns() + self._interval_ns
+        super().open(record)
+        try:
+            if self._span is not None:
+                self._span.expiry = self._reference
+        except BaseException as error:  # noqa: BLE001 (a record that kafka-python has given must arrive)
+            pass_on("bounding a record's span", error)
+        return record
+
+    def close(self, latest_ns: int = 0) -> None:
+        """End the open span, if there is one, with at most its time. Never raises."""
+        span = self._span
+        super().close(latest_ns or self._limit_ns)
+        if span is not None:
+            span.expiry = None
+
+    def expire(self, span: Any) -> None:
+        """End `span` if it is the open one and its time is over; then it counts nowhere any more."""
+        if self._span is span and perf_counter_ns() >= self._limit_ns:
+            super().close(self._limit_ns)
+            span.is_left = True
 
 
 class ConsumerLoop(RecordScope):
@@ -205,6 +248,11 @@ class ListLoop(RecordScope):
 
 if not TYPE_CHECKING:
     try:
-        from kaspan.interceptor.compiled import ConsumerLoop, ListLoop, RecordScope
+        from kaspan.interceptor.compiled import (  # noqa: F401 (they stand in for the above)
+            ConsumerLoop,
+            ListLoop,
+            NextScope,
+            RecordScope,
+        )
     except ImportError:
         watch_finalizers()

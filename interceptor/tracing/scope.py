@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan
+from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan, has_expired
 
 SPAN_KEY = _SPAN_KEY
 """Where every instrumentation looks for the current span."""
@@ -44,7 +44,10 @@ class Scope:
 
     def current_span(self) -> Span | None:
         """The span in scope, whoever made it; None outside of any."""
-        span: Span | None = self.get().get(SPAN_KEY)
+        context = self.get()
+        span: Span | None = context.get(SPAN_KEY)
+        if isinstance(span, RecordSpan | ForwardedSpan) and is_over(span):
+            span = without_left_spans(context).get(SPAN_KEY)
         return span
 
     def enter(self, span: RecordSpan | ForwardedSpan, keeps_token: bool = False) -> tuple[Any, Any]:
@@ -111,6 +114,11 @@ class Scope:
         return True
 
 
+def is_over(span: RecordSpan | ForwardedSpan) -> bool:
+    """Whether a span of ours that is found current counts no more: it was left, or its time is over."""
+    return span.is_left or (span.expiry is not None and has_expired(span))
+
+
 def without_left_spans(context: Any) -> Any:
     """The context without a span of ours that was left from elsewhere, as when two loops are interleaved.
 
@@ -127,7 +135,7 @@ def without_left_spans(context: Any) -> Any:
     for within, span in reversed(chain):
         if span.outer_context:
             span.outer_context = context
-        context = _without(within, span.outer_context or {}) if span.is_left else within
+        context = _without(within, span.outer_context or {}) if is_over(span) else within
     return context
 
 

@@ -42,6 +42,8 @@ class ScopedSpan:
     """The context in which it was made current, if that was not empty."""
     token: Any = None
     """The context variable's, of when it was made current last."""
+    expiry: Callable[[], Any] | None = None
+    """Where its time is bounded, a weak reference to the NextScope that ends it."""
 
 
 class ForwardedContext(ScopedSpan):
@@ -82,6 +84,14 @@ if not TYPE_CHECKING:
         from kaspan.interceptor.compiled import ForwardedContext, SpanIds
 
 
+def has_expired(span: ScopedSpan) -> bool:
+    """Whether a span with an `expiry` is over; it is ended here if its time is up."""
+    scope = None if span.expiry is None else span.expiry()
+    if scope is not None:
+        scope.expire(span)
+    return scope is None or span.is_left  # None: with its consumer it is gone
+
+
 class ForwardedSpan(ForwardedContext, NonRecordingSpan):
     """What is current while a record of an excluded topic is worked on: its sender's span, if it named one.
 
@@ -94,6 +104,8 @@ class ForwardedSpan(ForwardedContext, NonRecordingSpan):
 
     def get_span_context(self) -> SpanContext:
         """The sender's span, or an invalid context."""
+        if self.expiry is not None and has_expired(self):
+            return INVALID_SPAN_CONTEXT
         trace_id, span_id, sampled, _ = self._extract(self._headers) or (None, None, None, False)
         if trace_id is None or span_id is None:
             return INVALID_SPAN_CONTEXT
@@ -139,7 +151,9 @@ class RecordSpan(SpanIds, Readable, Span):
             self._state = state.to_header().encode()
 
     def get_span_context(self) -> SpanContext:
-        """The span's context as OpenTelemetry's instrumentations want it."""
+        """The span's context as OpenTelemetry's instrumentations want it; invalid once its time is over."""
+        if self.expiry is not None and has_expired(self):
+            return INVALID_SPAN_CONTEXT
         flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
         state = _trace_state(self.trace_state)
         return SpanContext(int(self.trace_id, 16), int(self.span_id, 16), False, flags, state)
@@ -151,7 +165,7 @@ class RecordSpan(SpanIds, Readable, Span):
 
     def is_recording(self) -> bool:
         """Whether additions are kept."""
-        return self.sampled and not self.ended
+        return self.sampled and not (self.expiry is not None and has_expired(self)) and not self.ended
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
         """Add a tag; Zipkin's tags are text."""

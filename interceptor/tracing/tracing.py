@@ -21,7 +21,7 @@ from kaspan.interceptor.tracing.extras import Extras
 from kaspan.interceptor.tracing.propagation import Propagation
 from kaspan.interceptor.tracing.sampling import CapturedHeaders, ExcludedTopics, Sampler
 from kaspan.interceptor.tracing.scope import SPAN_KEY, Scope, without_left_spans
-from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan
+from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan, has_expired
 from kaspan.wire import VERSION
 from kaspan.wire.context import TraceContext
 
@@ -106,7 +106,9 @@ class Tracing:
         context = self._get_context()
         while context:
             span = context.get(SPAN_KEY)
-            if isinstance(span, RecordSpan | ForwardedSpan) and span.is_left:
+            if isinstance(span, RecordSpan | ForwardedSpan) and (
+                span.is_left or (span.expiry is not None and has_expired(span))
+            ):
                 context = without_left_spans(context)
             elif not isinstance(span, RecordSpan):
                 return None if span is None else _foreign(span)

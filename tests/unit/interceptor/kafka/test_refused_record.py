@@ -48,7 +48,7 @@ def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Call
     if request.param is by_loop_in_python:
         in_plain = in_python(record_scope)
         monkeypatch.setattr(consumer_tracing, "ConsumerLoop", in_plain.ConsumerLoop)
-        monkeypatch.setattr(consumer_tracing, "RecordScope", in_plain.RecordScope)
+        monkeypatch.setattr(consumer_tracing, "NextScope", in_plain.NextScope)
     asking: Callable[[Any], Any] = request.param
     return asking
 
