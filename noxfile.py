@@ -100,7 +100,7 @@ def pure(session: nox.Session) -> None:
 COMPILED_TESTS = [
     f"tests/unit/interceptor/{name}.py"
     for name in (
-        *("test_compiled", "test_asyncio", "handover/test_handover"),
+        *("test_compiled", "kafka/test_asyncio", "handover/test_handover"),
         *("reporters/test_ring_writer", "reporters/test_removed_ring"),
         *("kafka/test_producer", "kafka/test_consumer_loop", "kafka/test_consumer_poll"),
         *("kafka/test_record_headers", "kafka/test_errors"),

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.deployment import Deployment
+from support.programs import ProgramRunner
+from support.zipkin_stub import ZipkinStub
 
 if TYPE_CHECKING:
     # Not loaded for runs that want no server: `servers` imports kafka-python.
@@ -96,5 +98,19 @@ def collecting_zipkin(kafka: KafkaServer, started_servers: Servers) -> ZipkinSer
 def deployment(tmp_path: Path) -> Iterator[Deployment]:
     """Give an empty ring directory and spool, and end every process that was started on them."""
     made = Deployment(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> ProgramRunner:
+    """Give a directory from which programs are started, plain or under `kaspan run`."""
+    return ProgramRunner(tmp_path)
+
+
+@pytest.fixture
+def zipkin_stub() -> Iterator[ZipkinStub]:
+    """Give a collector that accepts everything, unless the test tells it what to answer."""
+    made = ZipkinStub()
     yield made
     made.close()

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from kaspan.demo.cluster import MockCluster
-from support.zipkin_stub import ZipkinStub
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +28,3 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
     yield path
     subprocess.run(["umount", str(path)], check=True)
-
-
-@pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    """Give a collector that takes everything."""
-    zipkin_stub = ZipkinStub()
-    yield zipkin_stub
-    zipkin_stub.close()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,13 +56,6 @@ class Agent:
     def end(self) -> None:
         assert self.process.terminate() == 0, self.process.stderr
         assert "Traceback" not in self.process.stderr
-
-
-@pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    zipkin_stub = ZipkinStub()
-    yield zipkin_stub
-    zipkin_stub.close()
 
 
 def harass(agent: Agent, rng: random.Random) -> None:

@@ -9,7 +9,6 @@ import random
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,13 +54,6 @@ class Agent:
     def peak_mb(self) -> float:
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
-@pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    zipkin_stub = ZipkinStub()
-    yield zipkin_stub
-    zipkin_stub.close()
 
 
 def arrive(zipkin_stub: ZipkinStub, acknowledged: set[str]) -> None:

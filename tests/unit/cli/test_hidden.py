@@ -16,11 +16,6 @@ VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
 
 
-@pytest.fixture
-def programs(tmp_path: Path) -> ProgramRunner:
-    return ProgramRunner(tmp_path)
-
-
 @contextmanager
 def running(programs: ProgramRunner, script: str) -> Iterator[int]:
     """Run a Python by a shell script under `kaspan run`; yields its process id."""

@@ -28,11 +28,6 @@ SPEAKING = [
 ]
 
 
-@pytest.fixture
-def programs(tmp_path: Path) -> ProgramRunner:
-    return ProgramRunner(tmp_path)
-
-
 def run_into(
     programs: ProgramRunner, stdout: int | None, *arguments: str
 ) -> subprocess.CompletedProcess[str]:

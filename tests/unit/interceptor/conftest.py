@@ -12,7 +12,6 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 
 from support.kafka_clients import TracedClients, make_tracing
-from support.programs import ProgramRunner
 from support.ring_reader import RingReader
 
 
@@ -66,9 +65,3 @@ def no_span_outside() -> Iterator[None]:
     left = trace.get_current_span()
     context.attach(Context())
     assert left is trace.INVALID_SPAN
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> ProgramRunner:
-    """Give a directory from which programs are started, plain or under `kaspan run`."""
-    return ProgramRunner(tmp_path)

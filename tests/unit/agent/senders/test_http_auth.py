@@ -20,13 +20,6 @@ from support.zipkin_stub import Response, ZipkinStub
 SPANS = span(1) + b",\n" + span(2)
 
 
-@pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    zipkin_stub = ZipkinStub()
-    yield zipkin_stub
-    zipkin_stub.close()
-
-
 def post(zipkin_stub: ZipkinStub, **settings: Any) -> object:
     """Post two spans to the stub and return what became of them."""
     sender = ZipkinSender(Settings(**{"url": zipkin_stub.url, "timeout_s": 5.0} | settings))

@@ -28,13 +28,6 @@ NOW_S = 1_700_000_000.0
 
 
 @pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    zipkin_stub = ZipkinStub()
-    yield zipkin_stub
-    zipkin_stub.close()
-
-
-@pytest.fixture
 def sender(zipkin_stub: ZipkinStub) -> Iterator[ZipkinSender]:
     sender = ZipkinSender(Settings(url=zipkin_stub.url, timeout_s=5.0), wall_clock_s=lambda: NOW_S)
     yield sender

@@ -146,3 +146,39 @@ def test_warnings_go_the_way_of_the_applications_logging(programs: ProgramRunner
     code = f"import logging; logging.basicConfig(level={level})\n{TRACED}"
 
     assert outcome(programs.traced(code, KASPAN_INTERCEPTOR__ENABLED="x")) == (0, "False\n", "")
+
+
+MISSING = {
+    "KafkaConsumer": ("import kafka.consumer.group as m; del m.KafkaConsumer", "True False"),
+    "KafkaProducer": ("import kafka.producer.kafka as m; del m.KafkaProducer", "False True"),
+    "ConsumerRecord": ("import kafka.consumer.fetcher as m; del m.ConsumerRecord", "True False"),
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), MISSING.values(), ids=MISSING.keys())
+def test_missing_patch_point_disables_only_its_feature(
+    programs: ProgramRunner, change: str, expected: str
+) -> None:
+    """A kafka-python without a consumer that we know is traced as a producer, and the other way round."""
+    code = (
+        f"import kafka; {change}\nfrom kaspan.interceptor.bootstrap.activation import activate\nactivate()\n"
+        "print(*(hasattr(m, '__wrapped__') for m in (kafka.KafkaProducer.send, kafka.KafkaConsumer.poll)))"
+    )
+
+    assert programs.plain(code).stdout == f"{expected}\n"
+
+
+def test_class_that_another_agent_has_patched_is_traced_all_the_same(programs: ProgramRunner) -> None:
+    """A wrapper of somebody else's around send() is not taken for ours, and stays below ours."""
+    code = """
+import functools, kafka
+plain = kafka.KafkaProducer.send
+@functools.wraps(plain)
+def theirs(*args, **kwargs): return plain(*args, **kwargs)
+kafka.KafkaProducer.send = theirs
+from kaspan.interceptor.bootstrap.activation import activate
+activate()
+print(kafka.KafkaProducer.send is not theirs, kafka.KafkaProducer.send.__wrapped__ is theirs)
+"""
+
+    assert programs.plain(code).stdout == "True True\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kafka import TopicPartition
-from opentelemetry import trace
+from opentelemetry import context, trace
 
 from support.kafka_clients import UnconnectedConsumer, plain_record
 from support.ring_reader import current, offsets
@@ -417,9 +417,9 @@ def test_two_threads_have_each_their_own_current_span(application: Any) -> None:
     spans = {(span.trace_id, span.id): span for span in application.take()}
     assert len(spans) == 40
     for topic, pairs in seen.items():
-        for offset, context in pairs:
-            assert spans[context].tags["kafka.topic"] == topic
-            assert spans[context].tags["messaging.kafka.offset"] == str(offset)
+        for offset, ids in pairs:
+            assert spans[ids].tags["kafka.topic"] == topic
+            assert spans[ids].tags["messaging.kafka.offset"] == str(offset)
 
 
 def test_lag_is_how_many_records_are_behind_this_one(application: Any) -> None:
@@ -563,3 +563,18 @@ def test_iterator_has_what_the_consumer_has(application: Any) -> None:
     assert iter(iterator) is iterator
     assert iterator.config is consumer.config
     assert iterator.assignment() == consumer.assignment()
+
+
+def test_record_that_another_thread_has_ended_is_no_parent(application: Any) -> None:
+    """After a consumer was closed by another thread, its last record is no parent of what is sent here."""
+    consumer = application.consumer(application.records(2))
+    next(consumer)
+    closer = threading.Thread(target=consumer.close)
+    closer.start()
+    closer.join()
+    producer = application.producer()
+    producer.send("orders", b"value")
+    producer.last.acknowledge()
+    context.attach(context.Context())
+
+    assert application.take()[-1].parent_id is None

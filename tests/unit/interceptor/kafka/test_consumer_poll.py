@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import pickle
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -483,3 +484,38 @@ def test_unsampled_records_make_no_span(configured: Any) -> None:
     consumer.close()
 
     assert application.take() == []
+
+
+def test_abandoned_iterator_is_no_parent_of_the_next_record(application: Any) -> None:
+    """A loop over a polled list that is given up, but held, has no influence on what is polled next."""
+    consumer = application.consumer(application.records(2), application.records(2))
+    (records,) = consumer.poll().values()
+    abandoned = iter(records)
+    next(abandoned)
+    for _ in next(iter(consumer.poll().values())):
+        break
+    del abandoned
+
+    assert current() is None
+    spans = application.take()
+    assert len({span.trace_id for span in spans}) == len(spans)
+
+
+def test_threads_that_switch_at_any_moment_make_one_span_for_each_record(application: Any) -> None:
+    """Even when threads that loop over one list are switched every microsecond, no record is a span twice."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    seen = []
+    try:
+        for _ in range(60):
+            (records,) = application.consumer(application.records(50)).poll().values()
+            threads = [threading.Thread(target=list, args=(records,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            seen.append(sorted(offsets(application.take())))
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert seen == [list(range(50))] * 60

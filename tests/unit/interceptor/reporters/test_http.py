@@ -95,13 +95,6 @@ def reporting_to() -> Iterator[Callable[..., HttpReporter]]:
         reporter.close()
 
 
-@pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    made = ZipkinStub()
-    yield made
-    made.close()
-
-
 def wait_for_spans(zipkin_stub: ZipkinStub, *numbers: int) -> None:
     wait_until(lambda: zipkin_stub.stored == ids(*numbers), f"spans {numbers} are stored", every_s=0.01)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,13 +20,6 @@ producer = UnconnectedProducer()
 producer.send("orders", b"value")
 atexit.register(producer.last.acknowledge)
 """
-
-
-@pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    made = ZipkinStub()
-    yield made
-    made.close()
 
 
 def reporting_to(zipkin_stub: ZipkinStub) -> dict[str, str]:

@@ -20,7 +20,7 @@ from kaspan.agent.monitoring.metrics import PREFIX, render
 from kaspan.agent.status import REASONS, ReceiverStatus, SenderStatus, SpoolStatus, Status
 from kaspan.config import load
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 OPERATION = (DOCS / "operation.md").read_text(encoding="utf-8")
 DEPLOYMENT = (DOCS / "deployment.md").read_text(encoding="utf-8")
 DEPLOY = DOCS.parent / "deploy"

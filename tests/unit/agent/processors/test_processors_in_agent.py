@@ -47,13 +47,6 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
     deployment.close()
 
 
-@pytest.fixture
-def zipkin_stub() -> Iterator[ZipkinStub]:
-    zipkin_stub = ZipkinStub()
-    yield zipkin_stub
-    zipkin_stub.close()
-
-
 def post(socket_path: str, body: bytes) -> int:
     """Send a body to the agent's unix socket and return the answer's status."""
     connection = http.client.HTTPConnection("localhost")
