@@ -11,6 +11,7 @@ from importlib import import_module
 from kaspan.agent.process import hold_signals, keep_freed_memory, raise_descriptor_limit, serve
 from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.cli.path import absolute
+from kaspan.cli.settings import add_config_option, print_errors
 from kaspan.config import ConfigError, Loaded, load
 
 _log = logging.getLogger("kaspan.agent")
@@ -32,9 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         loaded = _load(arguments)
     except ConfigError as error:
-        for line in error.errors:
-            sys.stderr.write(f"kaspan agent: {line}\n")
-        return 2
+        return print_errors("kaspan agent", error)
     try:
         # Here and not above: `--help` works without the agent's packages, and this says what to install.
         from kaspan.agent.agent import Agent
@@ -107,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code 2: it cannot start; standard error says why. --zipkin, --kafka and --console "
         "replace the senders of the settings file.",
     )
-    parser.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    add_config_option(parser)
     parser.add_argument(
         "--zipkin", metavar="URL", help="send to this Zipkin, http://zipkin:9411 or the full address"
     )

@@ -9,6 +9,7 @@ from functools import reduce
 from typing import Any
 
 from kaspan.agent.senders.entry_points import InstalledSenders
+from kaspan.cli.settings import add_config_option, print_errors
 from kaspan.config import ConfigError, Loaded, load
 from kaspan.config.display import write
 from kaspan.config.keys import types
@@ -25,9 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         loaded = load(options.config, senders=InstalledSenders())
     except ConfigError as error:
-        for line in error.errors:
-            sys.stderr.write(f"kaspan config: {line}\n")
-        return 2
+        return print_errors("kaspan config", error)
     for line in loaded.warnings:
         sys.stderr.write(f"kaspan config: warning: {line}\n")
     lines = as_yaml(loaded) if options.format == "yaml" else as_table(loaded)
@@ -41,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Print the settings in effect and where each came from. Secrets are shown as ***.",
         epilog="Exit code 2: the settings are wrong; standard error says what and where.",
     )
-    parser.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    add_config_option(parser)
     parser.add_argument("--format", choices=("text", "yaml"), default="text", help="default: text")
     return parser
 

@@ -12,8 +12,8 @@ import msgspec
 from kaspan.agent.spool.control_socket import Find, Purge, Replay, Reply, Request, Show, ask
 from kaspan.agent.spool.dead_letters import DeadLetter, Integer, Selection
 from kaspan.agent.spool.lock import SpoolError
-from kaspan.cli.path import absolute
-from kaspan.config import ConfigError, load
+from kaspan.cli.settings import add_spool_options, load_spool, print_errors
+from kaspan.config import ConfigError
 from kaspan.config.errors import escaped, escaped_json
 
 Ask = Callable[[Request], Reply]
@@ -26,13 +26,10 @@ class _FailedError(Exception):
 def main(arguments: Sequence[str]) -> int:
     """Do one of the four: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
     options = _parser().parse_args(arguments)
-    path = options.spool or None
     try:
-        spool = load(options.config, arguments={"agent.spool.path": path}, side="agent").settings.agent.spool
+        spool = load_spool(options)
     except ConfigError as error:
-        for line in error.errors:
-            sys.stderr.write(f"kaspan agent dead-letter: {line}\n")
-        return 2
+        return print_errors("kaspan agent dead-letter", error)
     # Spans hold what the terminal's encoding may lack; it is shown escaped then.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -139,10 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit code 1: it could not be done; 2: wrong settings or arguments. Standard error says why.",
     )
     spool = argparse.ArgumentParser(add_help=False)
-    spool.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
-    spool.add_argument(
-        "--spool", type=absolute, metavar="FILE", help="the agent's spool, if it is not the settings'"
-    )
+    add_spool_options(spool)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[spool], help="list all, oldest first")
     listing.add_argument("--sender", type=_sender, metavar="NAME", help="only those of this sender")

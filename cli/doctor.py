@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from kaspan.cli.delivery import Findings, at, delivery
 from kaspan.cli.hidden import hidden_hooks
 from kaspan.cli.interpreter import this_python
-from kaspan.cli.rings import Ring, Survey, is_locked, survey
+from kaspan.cli.rings import Ring, Survey, survey
 from kaspan.cli.room import room_for_rings
+from kaspan.cli.settings import add_config_option, print_errors
 from kaspan.cli.silence import silenced
 from kaspan.config import ConfigError, Loaded, load, schema
 from kaspan.interceptor.reporters.http_client import ReportClient
@@ -33,16 +34,14 @@ def main(arguments: Sequence[str]) -> int:
         "wrong, in words. Looks at what an application started here and now would.",
         epilog="Exit code 0: nothing is wrong. 1: something is. 2: the settings are.",
     )
-    parser.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
+    add_config_option(parser)
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         # As an application's: what is wrong for the agent is told as what it is to that, a warning.
         loaded = load(options.config, side="interceptor")
     except ConfigError as error:
-        for line in error.errors:
-            sys.stderr.write(f"kaspan doctor: {line}\n")
-        return 2
+        return print_errors("kaspan doctor", error)
     found = examine(loaded)
     sys.stdout.writelines(f"{line}\n" for line in found.said)
     nothing = "Nothing is wrong." if found.is_known else "Nothing that can be seen from here is wrong."
@@ -58,7 +57,7 @@ def examine(loaded: Loaded) -> Findings:
     """
     said, wrong = this_python()
     for line in loaded.warnings:
-        (said if line in loaded.of_others else wrong).append(f"settings: {line}")
+        (said if line in loaded.foreign_warnings else wrong).append(f"settings: {line}")
     wrong += silenced(loaded)
     wrong += hidden_hooks()
     interceptor = loaded.settings.interceptor
@@ -81,12 +80,12 @@ def all_rings(loaded: Loaded) -> tuple[list[str], list[str]]:
     left, short = room_for_rings(settings)
     if settings.ring_dir == schema.default_ring_dir() and os.path.isdir(on_disk):
         try:
-            found, has_reader = survey(on_disk), is_locked(on_disk)
+            found, has_agent = survey(on_disk), is_read(on_disk)
         except OSError as error:
             return [*left, *said], [*wrong, *short, f"{on_disk} cannot be read: {error.strerror}"]
         if found.rings or found.unreadable:
             said += ["", f"rings for which it had no room are in {on_disk}", "", *table(found.rings)]
-            wrong += judge(on_disk, found, has_reader)
+            wrong += judge(on_disk, found, has_agent)
     return [*left, *said], [*wrong, *short]
 
 
@@ -107,15 +106,15 @@ def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:
         return [*said, "it does not exist yet: no traced program has made a span, and no agent runs"], wrong
     try:
         os.close(open_ring_dir(path))
-        has_reader, found = is_locked(path), survey(path)
+        has_agent, found = is_read(path), survey(path)
     except RingDirError as error:
         return said, [*wrong, str(error)]
     except OSError as error:
         return said, [*wrong, f"{path} cannot be read: {error.strerror}"]
-    said.append("an agent reads it" if has_reader else "no agent reads it")
+    said.append("an agent reads it" if has_agent else "no agent reads it")
     if found.rings:
         said += ["", *table(found.rings)]
-    return said, wrong + judge(path, found, has_reader)
+    return said, wrong + judge(path, found, has_agent)
 
 
 def table(rings: Iterable[Ring]) -> list[str]:
@@ -138,12 +137,12 @@ def _row(ring: Ring) -> tuple[str, ...]:
     )
 
 
-def judge(path: str, found: Survey, is_read: bool) -> list[str]:
+def judge(path: str, found: Survey, has_agent: bool) -> list[str]:
     """Say in words what is wrong with the rings of a directory."""
     wrong = [f"{said}: not a span ring" for said in found.unreadable]
-    if not is_read and any(ring.unread_bytes for ring in found.rings):
+    if not has_agent and any(ring.unread_bytes for ring in found.rings):
         wrong.append(f"spans wait in {path} and no agent reads them: start `kaspan agent`")
-    elif not is_read:
+    elif not has_agent:
         wrong.append(f"no agent reads {path}, so no trace is seen: start `kaspan agent`")
     orphans = sum(not ring.is_owned and not ring.has_been_read for ring in found.rings)
     if orphans >= MAX_UNREAD_ORPHANS:
@@ -155,7 +154,7 @@ def judge(path: str, found: Survey, is_read: bool) -> list[str]:
                 f"{who} has dropped {ring.dropped_spans} spans, since its ring was full: the agent was away, "
                 "or its spool full, or interceptor.ring_bytes is too small"
             )
-        if is_read and ring.unread_bytes * 2 > ring.data_bytes:
+        if has_agent and ring.unread_bytes * 2 > ring.data_bytes:
             wrong.append(f"the ring of {who} is more than half full: the agent does not keep up")
         if ring.suppressed_errors:
             wrong.append(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kaspan.cli import record
 from kaspan.cli.path import absolute
+from kaspan.cli.settings import print_errors
 from kaspan.config import ConfigError, load
 from kaspan.config.environment import CONFIG_VARIABLE
 
@@ -60,9 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         load(options.config, environ=variables)
         path = install(variables)
     except ConfigError as error:
-        for line in error.errors:
-            sys.stderr.write(f"kaspan install: {line}\n")
-        return 2
+        return print_errors("kaspan install", error)
     except InstallError as error:
         sys.stderr.write(f"kaspan install: {error}\n")
         return 1

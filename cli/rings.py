@@ -1,15 +1,14 @@
-"""What stands in the headers of a directory's span rings, read beside whoever writes and reads them."""
+"""The span rings of a directory, as `kaspan doctor` sees them: it reads their headers and changes nothing."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
 from kaspan.config.errors import escaped
-from kaspan.wire.ring import HEADER_BYTES, SUFFIX, Header, RingError
+from kaspan.wire.ring import HEADER_BYTES, SUFFIX, Header, RingError, is_locked
 
 
 @dataclass(frozen=True)
@@ -60,34 +59,12 @@ def survey(directory: str) -> Survey:
     return Survey(tuple(rings), tuple(unreadable))
 
 
-def is_locked(path: str) -> bool:
-    """Whether somebody holds a file or directory: a ring its owner, a ring directory its agent.
-
-    Raises OSError if it cannot be opened.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return _is_locked(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _is_locked(descriptor: int) -> bool:
-    try:
-        # Shared and only for this moment: whoever asks in the same way gets the same answer.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    return False
-
-
 def _read(directory: str, name: str) -> Ring:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(f"{directory}/{name}", flags)
     try:
         header = Header(os.pread(descriptor, HEADER_BYTES, 0))
-        is_owned = _is_locked(descriptor)
+        is_owned = is_locked(descriptor)
     finally:
         os.close(descriptor)
     return Ring(

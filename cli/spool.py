@@ -13,7 +13,8 @@ from kaspan.agent.spool.control_socket import Recover, ask
 from kaspan.agent.spool.database import ASIDE
 from kaspan.agent.spool.lock import SpoolError
 from kaspan.cli.path import absolute
-from kaspan.config import ConfigError, load
+from kaspan.cli.settings import add_spool_options, load_spool, print_errors
+from kaspan.config import ConfigError
 from kaspan.config.errors import escaped
 
 RECOVERED = ".recovered-"
@@ -23,13 +24,10 @@ RECOVERED = ".recovered-"
 def main(arguments: Sequence[str]) -> int:
     """Recover: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
     options = _parser().parse_args(arguments)
-    given = options.spool or None
     try:
-        spool = load(options.config, arguments={"agent.spool.path": given}, side="agent").settings.agent.spool
+        spool = load_spool(options)
     except ConfigError as error:
-        for line in error.errors:
-            sys.stderr.write(f"kaspan agent spool: {line}\n")
-        return 2
+        return print_errors("kaspan agent spool", error)
     paths = options.files or _set_aside(spool.path)
     if not paths:
         sys.stderr.write(f"There is no damaged spool beside {spool.path}.\n")
@@ -96,8 +94,5 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         help="the damaged spool (default: all beside the agent's)",
     )
-    recovering.add_argument("--config", metavar="FILE", help="the YAML file (default: KASPAN_CONFIG)")
-    recovering.add_argument(
-        "--spool", type=absolute, metavar="FILE", help="the agent's spool, if it is not the settings'"
-    )
+    add_spool_options(recovering)
     return parser

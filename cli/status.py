@@ -13,6 +13,7 @@ import msgspec
 from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.agent.status import SenderStatus, ServiceStatus, SpoolStatus, Status
 from kaspan.cli.ask import NoAnswerError, ask
+from kaspan.cli.settings import add_config_option, print_errors
 from kaspan.config import ConfigError, load, schema
 from kaspan.config.errors import escaped, escaped_json
 
@@ -32,9 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         loaded = load(options.config, arguments=given, senders=InstalledSenders(), side="agent")
         settings = loaded.settings.agent
     except ConfigError as error:
-        for line in error.errors:
-            sys.stderr.write(f"kaspan agent status: {line}\n")
-        return 2
+        return print_errors("kaspan agent status", error)
     try:
         raw, status = fetch(settings)
     except NoAnswerError as error:
@@ -53,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask the agent on this machine how it is: what came in, what waits, what was sent.",
         epilog="Exit code 0: all is well; 1: something is wrong; 2: the settings are; 3: no agent answers.",
     )
-    parser.add_argument("--config", metavar="FILE", help="the agent's YAML file (default: KASPAN_CONFIG)")
+    add_config_option(parser)
     parser.add_argument("--listen", metavar="HOST:PORT", help="ask there, if the agent was started so")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     return parser

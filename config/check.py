@@ -1,4 +1,4 @@
-"""Hold nodes against the schema: typed values out of them, or one error for each thing that is wrong."""
+"""Check nodes against the schema: make typed values of them, and one error for each mistake."""
 
 from __future__ import annotations
 
@@ -11,39 +11,48 @@ from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origi
 import msgspec
 
 from kaspan.config.display import MASK, is_secret, mask, mask_misplaced, mask_name
-from kaspan.config.document import NULLS, Items, Map, Node, Scalar, parse
 from kaspan.config.errors import ConfigError, Errors, shorten, suggest
-from kaspan.config.keys import Section, bare, fields, given, is_section, leaves, rule, type_of
+from kaspan.config.keys import (
+    Section,
+    fields,
+    is_section,
+    leaves,
+    rule,
+    type_of,
+    without_none,
+    without_rules,
+)
 from kaspan.config.schema import Sender, Settings
+from kaspan.config.yaml_nodes import NULLS, Items, Map, Node, Scalar, parse
 
 INVALID: Any = object()
-"""Stands for a value that was refused; the reason is in the errors."""
+"""The result for a value that was refused; the reason is in the errors."""
 
-TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 class Found(msgspec.Struct, frozen=True):
-    """A leaf's value and where it was set."""
+    """The value of a key, and the place where it was set."""
 
     value: Any
     where: str
 
 
 class SenderTypes(Protocol):
-    """What may stand as `type` in agent.senders beside kaspan's own senders."""
+    """The senders of other packages: further values of `type` in agent.senders."""
 
     def names(self) -> Iterable[str]:
-        """Name all there are."""
+        """Return all their names."""
 
     def settings(self, name: str) -> Section:
-        """Return the struct of a type's settings; raises ValueError, which says why it cannot be had."""
+        """Return the struct of a sender's settings. Raises ValueError, which says why it cannot be loaded."""
 
 
 class Checker:
     """Checks the sources one after the other; a later value of the same key replaces an earlier one.
 
-    `found` maps each dotted leaf key that was set to its last valid value. Without `senders` those that are
-    not kaspan's own are not looked at. Never raises for a bad value.
+    `found` maps each dotted key that was set to its last valid value. Without `senders`, the settings of
+    senders of other packages are not checked. Mistakes go to `errors`; nothing is raised.
     """
 
     def __init__(self, errors: Errors, senders: SenderTypes | None = None) -> None:
@@ -52,11 +61,11 @@ class Checker:
         self._senders = senders
 
     def set(self, key: str, node: Node) -> None:
-        """Check the node of one dotted key of the schema; "" is the whole file."""
+        """Check the node of one dotted key; "" means the whole file."""
         try:
             self._set(key, node)
         except ConfigError as error:
-            # A variable's YAML text that cannot be read at all: nothing else of it can be looked at.
+            # A variable whose YAML text cannot be read: there is nothing to check.
             self._errors.extend(error, key)
 
     def _set(self, key: str, node: Node) -> None:
@@ -67,9 +76,9 @@ class Checker:
             self.found[key] = Found(value, node.where)
 
     def _section(self, section: Section, key: str, node: Node) -> None:
-        node = self._unpacked(key, node)
+        node = self._parsed(key, node)
         if isinstance(node, Scalar) and node.style == "plain" and node.text in NULLS:
-            return  # A section whose keys are all commented out.
+            return  # all keys of the section are commented out
         if not isinstance(node, Map):
             self._refuse(node, key or "the whole file", f"a map with keys among {', '.join(fields(section))}")
             return
@@ -81,14 +90,14 @@ class Checker:
                 self._unknown(child.where, prefix, name, section)
 
     def _value(self, type_: Any, key: str, node: Node) -> Any:
-        type_, base = given(type_), bare(type_)
+        type_, base = without_none(type_), without_rules(type_)
         if get_origin(base) is tuple:
-            return self._tuple(type_, key, self._unpacked(key, node))
+            return self._tuple(type_, key, self._parsed(key, node))
         if get_origin(base) is dict:
-            return self._map(type_, key, self._unpacked(key, node))
+            return self._map(type_, key, self._parsed(key, node))
         structs = get_args(base) if get_origin(base) in (UnionType, Union) else (base,)
         if all(map(is_section, structs)):
-            return self._struct(structs, key, self._unpacked(key, node))
+            return self._struct(structs, key, self._parsed(key, node))
         if isinstance(node, Scalar):
             try:
                 return msgspec.convert(_python_value(base, node), type_)
@@ -97,15 +106,15 @@ class Checker:
         return self._refuse(node, key, rule(type_) + _advice(base, node))
 
     def _tuple(self, type_: Any, key: str, node: Node) -> Any:
-        item_type = get_args(bare(type_))[0]
+        item_type = get_args(without_rules(type_))[0]
         if not isinstance(node, Items):
             return self._refuse(node, key, rule(type_))
         values = tuple(self._value(item_type, f"{key}[{i}]", item) for i, item in enumerate(node.items))
         return self._whole(values, values, type_, key, node)
 
     def _map(self, type_: Any, key: str, node: Node) -> Any:
-        """Check a map whose keys are the user's own."""
-        value_type = get_args(bare(type_))[1]
+        """Check a map whose keys the user chooses."""
+        value_type = get_args(without_rules(type_))[1]
         if not isinstance(node, Map):
             return self._refuse(node, key, rule(type_))
         values = {
@@ -115,11 +124,11 @@ class Checker:
         return self._whole(values, values.values(), type_, key, node)
 
     def _whole(self, value: Any, parts: Iterable[Any], type_: Any, key: str, node: Node) -> Any:
-        """Hold a list or map against its own rules, once each of its parts is valid."""
+        """Check the rules for a list or map as a whole, once all its parts are valid."""
         if any(part is INVALID for part in parts):
             return INVALID
         whole: Any = dict[str, Any] if isinstance(value, dict) else tuple[Any, ...]
-        for meta in get_args(type_)[1:] if bare(type_) is not type_ else ():
+        for meta in get_args(type_)[1:] if without_rules(type_) is not type_ else ():
             whole = Annotated[whole, meta]
         try:
             return msgspec.convert(value, whole)
@@ -127,7 +136,7 @@ class Checker:
             return self._refuse(node, key, rule(type_))
 
     def _struct(self, structs: tuple[Section, ...], key: str, node: Node) -> Any:
-        """Check a map that stands in a list and is one of `structs`, told apart by their tags."""
+        """Check a map that is one of `structs`; its `type` says which."""
         if not isinstance(node, Map):
             return self._refuse(node, key, "a map of keys")
         tag_field = structs[0].__struct_config__.tag_field
@@ -151,7 +160,7 @@ class Checker:
         return bool(name) and (self._senders is None or name in self._senders.names())
 
     def _other_sender(self, tag: Scalar, key: str, entries: Mapping[str, Node], node: Map) -> Any:
-        """Check the settings of a sender that is not kaspan's; they become a struct with its name as tag."""
+        """Check the settings of another package's sender: a struct with the sender's name as its tag."""
         if self._senders is None:
             return _tagged(msgspec.Struct, tag.text)()
         try:
@@ -174,17 +183,17 @@ class Checker:
                 values[field.name] = self._refuse(node, f"{key}.{name}", rule(field.type), missing=True)
         return INVALID if any(value is INVALID for value in values.values()) else struct(**values)
 
-    def _unpacked(self, key: str, node: Node) -> Node:
-        """Read a variable's text as YAML, which lists and maps are there."""
+    def _parsed(self, key: str, node: Node) -> Node:
+        """Parse the text of a variable, in which a list or a map is written as YAML."""
         if isinstance(node, Scalar) and node.style == "raw":
             return parse(node.text, lambda _line: node.where, self._errors, key)
         return node
 
     def _unknown(self, where: str, prefix: str, name: str, section: Section) -> bool:
-        """Note a key that there is not; returns whether that is an error."""
+        """Add an unknown key to the errors; returns whether it is an error and not a warning."""
         shown, hint = mask_name(name), ""
         if shown != name:
-            hint = "write KEY: VALUE, with a space behind the colon"
+            hint = "write KEY: VALUE, with a space after the colon"
         elif not self._errors.full:
             elsewhere = [key for key in leaves() if key.endswith(f".{name}")]
             hint = f"did you mean {elsewhere[0]}?" if elsewhere else suggest(name, fields(section))
@@ -197,7 +206,7 @@ class Checker:
         return INVALID
 
 
-# One class for a type, so that settings that are read again can be equal.
+# Cached: settings that are read again compare equal only if their class is the same.
 @cache
 def _tagged(settings: Section, name: str) -> Section:
     tagged: Section = msgspec.defstruct(
@@ -207,7 +216,7 @@ def _tagged(settings: Section, name: str) -> Section:
 
 
 def _python_value(base: Any, node: Scalar) -> Any:
-    """Read a scalar as the key's type wants it; None, which no key allows, if it cannot be."""
+    """Read a scalar as the key's type says. None, which is no valid value of any key, if that fails."""
     raw = node.style == "raw"
     if not _is_utf8(node.text):
         return None
@@ -215,12 +224,12 @@ def _python_value(base: Any, node: Scalar) -> Any:
         return node.text if node.style != "plain" else None
     text = node.text.strip() if raw else node.text
     if get_origin(base) is Literal:
-        # Words are taken in any case: INFO is what others call info, and ssl is SSL.
+        # Words match in any case: other programs write INFO for info, or ssl for SSL.
         return next((word for word in get_args(base) if word.lower() == text.lower()), None)
     if node.style == "quoted":
         return None
     if base is bool:
-        return TRUTHS.get(text.lower(), {"1": True, "0": False}.get(text) if raw else None)
+        return BOOLEANS.get(text.lower(), {"1": True, "0": False}.get(text) if raw else None)
     return _number(text, float if base is float else int)
 
 
@@ -229,12 +238,12 @@ def _number(text: str, kind: type[int] | type[float]) -> int | float | None:
         number = kind(text)
     except ValueError:
         return None
-    # Python reads digits of every script; here a number is what other readers of YAML would see.
+    # Python reads the digits of every script; other YAML readers take only ASCII for a number.
     return number if text.isascii() and math.isfinite(number) else None
 
 
 def _is_utf8(text: str) -> bool:
-    """Tell whether text can leave the process: bytes of a variable that are not UTF-8 cannot."""
+    """Whether text can be encoded; a variable with bytes that are not UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -259,10 +268,10 @@ def _advice(base: Any, node: Node) -> str:
     if not isinstance(node, Scalar):
         return ""
     if node.style == "plain" and node.text in NULLS:
-        return "; leave the key out for its default"
+        return "; remove the key to use its default"
     if base is str and node.style == "plain":
         return "; put it in quotes"
     unquoted = msgspec.structs.replace(node, style="plain")
     if node.style == "quoted" and base is not str and _python_value(base, unquoted) is not None:
-        return "; take the quotes away"
+        return "; remove the quotes"
     return ""

@@ -1,4 +1,4 @@
-"""Write values as YAML on one line, for messages and for `kaspan config`; secrets are never written."""
+"""Write values as YAML on one line, for messages and for `kaspan config`, without secrets."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import msgspec
 
 SECRET_WORDS = ("password", "secret", "token")
 MASK = "***"
-_behind_secret_word = re.compile(
+_after_secret_word = re.compile(
     rf"((?:{'|'.join(SECRET_WORDS)}|authorization)\w*['\"]?[\s:=]|private key-----).*",
     re.IGNORECASE | re.DOTALL,
 ).sub
 
 
 def is_secret(key: str) -> bool:
-    """Whether a dotted key holds something that must not be seen: its last name says so, or it is a header.
+    """Whether the value of a dotted key must not be shown: its last name says so, or it is an HTTP header.
 
-    What a sender's headers are for is not known, but often it is to let it in.
+    A sender's headers often hold credentials.
     """
     name = key.rpartition(".")[2].lower()
     return ".headers." in f"{key}." or any(word in name for word in SECRET_WORDS)
 
 
 def mask(key: str, text: str) -> str:
-    """Return a key's text as it may be shown: a secret, or who logs in to an address and its query, as ***.
+    """Return a key's text as it may be shown: secrets, and an address's credentials and query, become ***.
 
-    A user's name is shown where a password follows it; one without may be a token.
+    The user name of an address is shown only if a password follows it: without one, it may be a token.
     """
     if is_secret(key):
         return MASK if text else ""
@@ -44,20 +44,20 @@ def mask(key: str, text: str) -> str:
 
 
 def mask_name(name: str) -> str:
-    """Return a key's name as it may be shown: without its space `{password:hunter2}` is all name, and so is
-    `{password=hunter2}`.
+    """Return a key's name as it may be shown. YAML reads `{password:hunter2}`, without a space after the
+    colon, and `{password=hunter2}` as one name.
     """
     name, colon, rest = name.partition(":")
     return f"{name}:{MASK}" if rest else mask_misplaced(name) + colon
 
 
 def mask_misplaced(text: str) -> str:
-    """Return text that is in a wrong place as it may be shown: what follows a secret's name as ***."""
-    return _behind_secret_word(rf"\1{MASK}", text)
+    """Return any text as it may be shown: what follows the name of a secret becomes ***."""
+    return _after_secret_word(rf"\1{MASK}", text)
 
 
 def write(key: str, value: Any) -> str:
-    """Write a setting's value as YAML on one line, masked; nothing for a key that is not set."""
+    """Write a setting's value as YAML on one line, without secrets; "" for a key that is not set."""
     return "" if value is None else _write(key, msgspec.to_builtins(value))
 
 
@@ -76,7 +76,7 @@ def _write(key: str, value: Any) -> str:
 
 
 def quote(text: str) -> str:
-    """Write text as a YAML scalar: bare where every reader takes it for the same text, else quoted."""
+    """Write text as a YAML scalar, in quotes unless every YAML reader reads the same text without them."""
     letters = text.translate(_PLAIN_MARKS)
     starts_plain = text[:1].isalpha() or text[:1] == "/"
     if starts_plain and letters.isascii() and letters.isalnum() and text.lower() not in _TAKEN:

@@ -1,4 +1,4 @@
-"""Settings from the environment: KASPAN_* for every key, and what OpenTelemetry's own variables say."""
+"""Settings from the environment: KASPAN_* for every key, and those of OpenTelemetry that kaspan supports."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from functools import reduce
 
 import msgspec
 
-from kaspan.config.document import Items, Map, Node, Scalar
 from kaspan.config.errors import Errors, closest, shorten, suggest
 from kaspan.config.keys import VARIABLE_PREFIX, key_of, type_of, types, variable
 from kaspan.config.schema import Settings
+from kaspan.config.yaml_nodes import Items, Map, Node, Scalar
 
 CONFIG_VARIABLE = "KASPAN_CONFIG"
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "KASPAN_INJECT"})
-"""Ours, and read elsewhere: the settings file's name, and what `kaspan run` tells its children."""
+"""Variables of kaspan that are no settings: the YAML file's path, and the folder that `kaspan run` sets."""
 
 PROPAGATORS = ("b3", "b3multi", "tracecontext")
 SAMPLER_RATES = {"always_on": "1", "always_off": "0"}
 
 
-def own(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
+def from_kaspan(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
     """Yield dotted key and node for each KASPAN_ variable that is set, sections before their own keys.
 
-    A variable that is empty counts as not set, so that a deployment's template may leave it blank; except
-    where empty text is a value of its own. Unknown variables are added to `errors`, as warnings where
-    they can be somebody else's, such as a Dockerfile's KASPAN_VERSION.
+    An empty variable counts as not set, so that a deployment's template may leave it blank, unless empty text
+    is a valid value that differs from the default. Unknown variables are added to `errors`; those that may
+    belong to another program, such as a Dockerfile's KASPAN_VERSION, are warnings.
     """
     names = [name for name in environ if name.startswith(VARIABLE_PREFIX) and name not in NOT_SETTINGS]
     for name in sorted(names, key=lambda name: (name.count("__"), name)):
         key = key_of(name)
         if key is None:
-            if not _is_of_kubernetes(name):
+            if not _is_from_kubernetes(name):
                 _unknown(name, errors)
-        elif environ[name] or _means_something_empty(key):
+        elif environ[name] or _can_be_empty(key):
             yield key, _raw(environ[name], name)
 
 
 def _unknown(name: str, errors: Errors) -> None:
-    said, where = "there is no setting of this name", _where(name)
+    said, where = "there is no setting with this name", _where(name)
     if errors.full:
-        errors.leave(where, said)
+        errors.warn(where, said)
         return
     meant = {_as_one_word(variable(key)): key for key in types()}.get(_as_one_word(name))
     section = next((one for one in ("interceptor", "agent") if name.startswith(f"{variable(one)}__")), None)
@@ -49,19 +49,20 @@ def _unknown(name: str, errors: Errors) -> None:
     elif section is not None:
         errors.add(where, f"{said}; {suggest(name, map(variable, types()))}", section, is_unknown=True)
     else:
-        # Without the prefix, which makes all of them look alike.
+        # Compared without the prefix, which makes all names look alike.
         close = closest(
             name.removeprefix(VARIABLE_PREFIX), (key.replace(".", "__").upper() for key in types())
         )
-        errors.leave(where, f"{said}{f'; did you mean {VARIABLE_PREFIX}{close}?' if close else ''}")
+        errors.warn(where, f"{said}{f'; did you mean {VARIABLE_PREFIX}{close}?' if close else ''}")
 
 
 def _as_one_word(name: str) -> str:
-    """Write a variable's name as those do who forget that sections are joined by two underscores."""
+    """Write a variable's name without underscores, to find a name with one underscore instead of two."""
     return name.upper().replace("_", "")
 
 
-def _means_something_empty(key: str) -> bool:
+def _can_be_empty(key: str) -> bool:
+    """Whether empty text is a valid value of a key, and not its default already."""
     default: object = reduce(getattr, key.split("."), Settings())
     try:
         msgspec.convert("", type_of(key))
@@ -70,8 +71,8 @@ def _means_something_empty(key: str) -> bool:
     return default != ""
 
 
-def _is_of_kubernetes(name: str) -> bool:
-    """Tell whether Kubernetes made the variable because a Service is called kaspan or kaspan-something.
+def _is_from_kubernetes(name: str) -> bool:
+    """Whether Kubernetes made the variable for a Service that is called kaspan or kaspan-something.
 
     Source: "Discovering services" in the Kubernetes documentation of Service.
     """
@@ -84,11 +85,11 @@ def _is_of_kubernetes(name: str) -> bool:
     return re.fullmatch(pattern, name) is not None
 
 
-def opentelemetry(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
-    """Yield dotted key and node for each of OpenTelemetry's variables that has a meaning here.
+def from_opentelemetry(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
+    """Yield dotted key and node for each of OpenTelemetry's variables that kaspan supports.
 
-    An empty one counts as not set. The application's own SDK reads them too: what kaspan cannot follow in
-    them is a warning in `errors`, and as if it were not set.
+    An empty variable counts as not set. The application's SDK reads the same variables, so a value that
+    kaspan does not support is a warning in `errors`, and counts as not set.
 
     Source: OpenTelemetry specification, "Environment Variable Specification".
     """
@@ -110,17 +111,17 @@ def _propagators(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[s
     names = list(dict.fromkeys(filter(None, names)))
     if not names:
         return
-    # Baggage needs nothing done: headers that are not a trace's context are passed on as they are.
+    # Baggage needs no code: kaspan leaves headers that hold no trace context as they are.
     for name in names:
         if name not in (*PROPAGATORS, "baggage", "none"):
-            errors.leave(
+            errors.warn(
                 where,
-                f"{shorten(name)} is not a propagator that kaspan has, and is left to others; kaspan's are "
+                f"{shorten(name)} is not a propagator of kaspan, which ignores it; kaspan has "
                 f"{', '.join(PROPAGATORS)}",
             )
     chosen = [] if "none" in names else [name for name in names if name in PROPAGATORS]
     if not chosen and not {"baggage", "none"} & {*names}:
-        return  # all of them are for another tracer
+        return  # all of them are propagators of another tracer
     for key in ("inject", "extract"):
         yield f"interceptor.propagation.{key}", Items([Scalar(name, "word", where) for name in chosen], where)
 
@@ -128,7 +129,7 @@ def _propagators(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[s
 def _sampler(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, Node]]:
     key = "interceptor.sampling.rate"
     sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
-    # A decision that came with a record is always kept: every sampler is parent based here.
+    # kaspan always keeps a record's own sampling decision, so every sampler is parent-based.
     kind = sampler.removeprefix("parentbased_")
     if kind in SAMPLER_RATES:
         yield key, _raw(SAMPLER_RATES[kind], "OTEL_TRACES_SAMPLER")
@@ -138,13 +139,14 @@ def _sampler(environ: Mapping[str, str], errors: Errors) -> Iterator[tuple[str, 
         if not argument or _is_rate(argument):
             yield key, _raw(argument or "1", name)
         else:
-            errors.leave(_where(name), f"{shorten(argument)} is not a number from 0 to 1, and is left aside")
+            errors.warn(
+                _where(name), f"kaspan ignores {shorten(argument)}, which is not a number from 0 to 1"
+            )
     elif sampler:
         known = "always_on, always_off, traceidratio, and each of them after parentbased_"
-        errors.leave(
+        errors.warn(
             _where("OTEL_TRACES_SAMPLER"),
-            f"{shorten(sampler)} is not a sampler that kaspan has, and is left to others; "
-            f"kaspan's are {known}",
+            f"{shorten(sampler)} is not a sampler of kaspan, which ignores it; kaspan has {known}",
         )
 
 

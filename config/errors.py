@@ -1,4 +1,4 @@
-"""What is said when settings are wrong: every error at once, one line each, never a secret."""
+"""Errors and warnings about settings: all of them at once, one line each, without secrets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 Side = Literal["interceptor", "agent"]
-"""Which of the two reads the settings, and has a section of its own in them."""
+"""The program that reads the settings; each has its own section in them."""
 
 _SECTIONS = ("interceptor", "agent")
 MAX_ERRORS = 100
@@ -22,56 +22,56 @@ class ConfigError(ValueError):
 
 
 class Errors:
-    """Collects what is wrong, so that one look at the output is enough to correct all of it.
+    """Collects all errors and warnings, so that a user can correct everything after one run.
 
-    What is not for the side that reads the settings is a warning: it goes on without it. The interceptor
-    goes on without unknown keys as well, since an older one may read the file of a newer one. More than
-    MAX_ERRORS are counted and not kept: such a file is not one of settings at all.
+    A mistake in the other side's section is a warning. An unknown key is a warning for the interceptor,
+    because an older interceptor may read the file of a newer agent. Of more than MAX_ERRORS lines the rest
+    is only counted: such a file holds no settings.
     """
 
     def __init__(self, side: Side | None = None) -> None:
         self._side = side
         self._lines: list[str] = []
         self._warnings: list[str] = []
-        self._of_others: list[str] = []
+        self._foreign: list[str] = []
         self._left_out = 0
 
     @property
     def full(self) -> bool:
-        """Whether another line would be counted only."""
-        return len(self._lines) + len(self._warnings) + len(self._of_others) >= MAX_ERRORS
+        """Whether further lines are only counted."""
+        return len(self._lines) + len(self._warnings) + len(self._foreign) >= MAX_ERRORS
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is wrong and stops nobody."""
+        """The lines that do not keep the settings from being used."""
         more = (f"and {self._left_out} more like these",) if self._left_out else ()
-        return (*self._warnings, *self._of_others, *more)
+        return (*self._warnings, *self._foreign, *more)
 
     @property
-    def of_others(self) -> tuple[str, ...]:
-        """Of the warnings, those of what can be meant for another program."""
-        return tuple(self._of_others)
+    def foreign_warnings(self) -> tuple[str, ...]:
+        """The warnings about variables that may belong to another program."""
+        return tuple(self._foreign)
 
     def add(self, where: str, what: str, key: str = "", is_unknown: bool = False) -> bool:
-        """Note that `what` is wrong at `where`, a file and line, a variable or the command line.
+        """Add the mistake `what` at `where`: a file and line, a variable, or the command line.
 
-        `key` is the dotted key of which it is said, and `is_unknown` whether there is none of that name.
-        Returns whether it is an error, and not a warning.
+        `key` is the dotted key that it is about; `is_unknown` means that no such key exists. Returns
+        whether it is an error; else it is a warning.
         """
         is_error = self._is_error(key, is_unknown)
         self._note(self._lines if is_error else self._warnings, f"{where}: {what}")
         return is_error
 
-    def leave(self, where: str, what: str) -> None:
-        """Note what can be meant for another program: a warning to both sides."""
-        self._note(self._of_others, f"{where}: {what}")
+    def warn(self, where: str, what: str) -> None:
+        """Add a warning, for both sides, about a variable that may belong to another program."""
+        self._note(self._foreign, f"{where}: {what}")
 
     def extend(self, error: ConfigError, key: str = "") -> None:
-        """Note the lines of an error that ended the reading of one source, or of one key's value."""
+        """Add the lines of an error that stopped the reading of a source, or of the value of `key`."""
         (self._lines if self._is_error(key, False) else self._warnings).extend(error.errors)
 
     def raise_if_any(self) -> None:
-        """Raise ConfigError with the errors added so far, if there are any; warnings come with them."""
+        """Raise ConfigError with all errors, and the warnings after them, if there is an error."""
         if self._lines:
             raise ConfigError((*self._lines, *self.warnings))
 
@@ -91,14 +91,14 @@ class Errors:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """End a sentence about an unknown name: the known one that looks like it, else all of them."""
+    """Make the end of a message about an unknown name: the most similar known name, else all known names."""
     known = sorted(known)
     close = closest(name, known)
-    return f"did you mean {close}?" if close else f"the known ones are {', '.join(known)}"
+    return f"did you mean {close}?" if close else f"known are {', '.join(known)}"
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that looks like an unknown one, if there is one."""
+    """Return the known name that is most similar to an unknown one; None if none is similar."""
     from difflib import get_close_matches
 
     close = get_close_matches(name, sorted(known), n=1)
@@ -106,17 +106,17 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 
 
 def shorten(text: str) -> str:
-    """Make text that a stranger wrote fit for one line of a message."""
+    """Return any text so that it fits into one line of a message: cut off, and printable."""
     return printable(text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "...")
 
 
 def printable(text: str) -> str:
-    """Return the text, or where a terminal could stumble over it, its Python literal."""
+    """Return the text, or its Python literal if it has characters that do not print."""
     return text if text.isprintable() else ascii(text)
 
 
 def escaped(text: str) -> str:
-    """Return text with escapes for characters that do not print, such as those that turn the order around."""
+    """Return text with escapes for characters that do not print, such as those that reverse its direction."""
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
@@ -125,7 +125,7 @@ def _escaped(char: str) -> str:
 
 
 def escaped_json(text: str) -> str:
-    """Return JSON on one line, with escapes of JSON's own for characters that do not print."""
+    """Return JSON on one line, with JSON's escapes for characters that do not print."""
     return text if text.isprintable() else "".join(map(_escaped_json, text))
 
 
@@ -133,5 +133,5 @@ def _escaped_json(char: str) -> str:
     import json
 
     if char in "\t\r\n":
-        return " "  # only between values, in what is JSON to the letter
+        return " "  # valid JSON has these only between values
     return char if char.isprintable() else json.dumps(char)[1:-1]

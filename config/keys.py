@@ -22,12 +22,12 @@ Section = type[msgspec.Struct]
 
 @cache
 def fields(section: Section) -> dict[str, FieldInfo]:
-    """Return what stands in a section: key to type, default and the field's name, where that differs."""
+    """Return the keys of a section, each with its type, its default and the name of its field."""
     return {field.encode_name: field for field in msgspec.structs.fields(section)}
 
 
 def is_section(type_: Any) -> bool:
-    """Whether the value of a key is a map with keys of its own."""
+    """Whether a type is a section: a map with keys of its own."""
     return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
@@ -41,8 +41,10 @@ def walk(section: Section = Settings, prefix: str = "") -> Iterator[tuple[str, A
 
 @cache
 def type_of(key: str) -> Any:
-    """Return the type of one dotted key, None if there is no such key. Only the sections on its way are
-    looked into: applications set a few keys, and all together cost milliseconds.
+    """Return the type of one dotted key; None if the schema does not have it.
+
+    Reads only the sections that contain the key: an application sets a few keys, and to read all sections
+    takes milliseconds.
     """
     type_: Any = Settings
     for name in key.split("."):
@@ -71,28 +73,28 @@ def variable(key: str) -> str:
 
 
 def key_of(name: str) -> str | None:
-    """Name the dotted key that an environment variable sets; None if it is not one of ours."""
+    """Name the dotted key that an environment variable sets; None if it sets none."""
     key = name.removeprefix(VARIABLE_PREFIX).lower().replace("__", ".")
     return key if variable(key) == name and type_of(key) is not None else None
 
 
-def given(type_: Any) -> Any:
-    """Return the type of a value that is given: None only stands for a key that is not."""
+def without_none(type_: Any) -> Any:
+    """Return the type of a value that is set. None is no value: it marks a key that is not set."""
     options = get_args(type_)
     if get_origin(type_) not in (UnionType, Union) or NoneType not in options:
         return type_
-    return Union[tuple(option for option in options if option is not NoneType)]  # noqa: UP007 (made, not written)
+    return Union[tuple(option for option in options if option is not NoneType)]  # noqa: UP007 (made at run time)
 
 
-def bare(type_: Any) -> Any:
-    """Return the type of a value that is given, without its rules."""
-    type_ = given(type_)
+def without_rules(type_: Any) -> Any:
+    """Return the type of a value that is set, without its rules."""
+    type_ = without_none(type_)
     return get_args(type_)[0] if get_origin(type_) is Annotated else type_
 
 
 def is_settable(type_: Any) -> bool:
-    """Whether a file can hold a value of a type: text, numbers, booleans, words, lists or maps of them."""
-    base = bare(type_)
+    """Whether YAML can hold a value of a type: text, numbers, booleans, words, lists or maps of them."""
+    base = without_rules(type_)
     if get_origin(base) is Literal:
         return all(isinstance(word, str) for word in get_args(base))
     if get_origin(base) is tuple:
@@ -105,8 +107,8 @@ def is_settable(type_: Any) -> bool:
 
 
 def rule(type_: Any) -> str:
-    """Say in words which values a type allows."""
-    base, type_ = bare(type_), given(type_)
+    """Say in words which values a type allows, for messages: `a number from 0 to 1`."""
+    base, type_ = without_rules(type_), without_none(type_)
     metas = (
         [meta for meta in get_args(type_)[1:] if isinstance(meta, msgspec.Meta)] if base is not type_ else []
     )

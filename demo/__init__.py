@@ -1,8 +1,1 @@
-"""The demo: three plain kafka-python applications, and what starts them for `kaspan demo`.
-
-`orders`, `shipping` and `mailer` never import kaspan; the other modules belong to the command.
-"""
-
-
-class DemoError(Exception):
-    """The demo cannot go on; the message is for whoever started it and says why."""
+"""The demo: applications that know nothing of kaspan, and what starts them traced for `kaspan demo`."""

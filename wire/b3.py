@@ -19,6 +19,9 @@ SAMPLED = "X-B3-Sampled"
 FLAGS = "X-B3-Flags"
 MULTI_HEADERS = (TRACE_ID, SPAN_ID, PARENT_ID, SAMPLED, FLAGS)
 
+SAMPLED_TEMPLATE = b"%b-%b-1"
+"""The value of `b3` for a sampled trace, from trace id and span id: what nearly every record carries."""
+
 _SINGLE = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d]))?(?:-[0-9a-f]{16})?").fullmatch
 _TRACE_ID = re.compile(rb"[0-9a-f]{16}|[0-9a-f]{32}").fullmatch
 _SPAN_ID = re.compile(rb"[0-9a-f]{16}").fullmatch

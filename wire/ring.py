@@ -18,11 +18,15 @@ Positions only grow; an index into the data area is a position modulo its size. 
 `write_pos` after the frame's bytes, so a reader that finds a frame whose CRC does not match may have come
 too early (weakly ordered processors) and looks again before it calls the ring damaged.
 
+Locks (flock): a ring's process holds an exclusive lock on the file until it ends, and an agent holds one on
+the directory whose rings it reads. `is_locked` asks, in any PID namespace.
+
 Standard library only: the interceptor imports this before anything else of kaspan.
 """
 
 from __future__ import annotations
 
+import fcntl
 import struct
 from zlib import crc32
 
@@ -107,6 +111,20 @@ def pack_header(data_bytes: int, process_json: bytes) -> bytes:
     process_json = process_json[:MAX_PROCESS_BYTES]
     head = _FIXED.pack(MAGIC, HEADER_BYTES, data_bytes, 0, 0, 0, 0, 0)
     return (head + _LENGTH.pack(len(process_json)) + process_json).ljust(HEADER_BYTES, b"\0")
+
+
+def is_locked(descriptor: int) -> bool:
+    """Whether another process holds the lock: of a ring its application, of a ring directory its agent.
+
+    Takes a shared lock for a moment, so two that ask at once get the same answer. Does not block. True also
+    where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 def frame_bytes(payload_bytes: int) -> int:

@@ -1,6 +1,6 @@
-"""The Zipkin v2 span as a typed structure, for whoever needs to look inside one.
+"""The Zipkin v2 span as a typed structure, for code that reads a span's fields.
 
-The agent's ring path never does: it forwards bytes. The field names are Zipkin's own, so that a decoded
+The agent's ring path forwards bytes and needs none of this. The field names are Zipkin's, so that a decoded
 span encodes to the same JSON.
 
 Source: zipkin2-api.yaml of the Zipkin API, version 2.
@@ -9,6 +9,9 @@ Source: zipkin2-api.yaml of the Zipkin API, version 2.
 from __future__ import annotations
 
 import msgspec
+
+SPANS_PATH = "/api/v2/spans"
+"""The path of Zipkin's HTTP collector, to which a list of spans is posted."""
 
 
 class Endpoint(msgspec.Struct, gc=False, omit_defaults=True, rename="camel"):

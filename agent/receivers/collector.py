@@ -22,14 +22,14 @@ from kaspan.agent.receivers.group_commit import GroupCommit
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.spool import Spool
 from kaspan.config import schema
+from kaspan.wire.span import SPANS_PATH
 
-PATH = "/api/v2/spans"
 V1_PATH = "/api/v1/spans"
 RETRY_S = 5
 """How long a client is asked to wait when the spool is full."""
 
 _ACCEPTED = Response(ACCEPTED)
-_ONLY_V2 = "kaspan takes Zipkin's JSON v2 and proto3 at /api/v2/spans"
+_ONLY_V2 = f"kaspan takes Zipkin's JSON v2 and proto3 at {SPANS_PATH}"
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -52,7 +52,7 @@ class Collector:
         self._reader = ThreadPoolExecutor(1, "reader")
         self._reading = asyncio.Lock()
         self._is_full = False
-        self.server.add("POST", PATH, self.take)
+        self.server.add("POST", SPANS_PATH, self.take)
         self.server.add("POST", V1_PATH, self.refuse_v1)
 
     @property

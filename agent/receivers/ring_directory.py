@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-from kaspan.wire.ring import SUFFIX
+from kaspan.wire.ring import SUFFIX, is_locked
 
 _OWNER_IN_NAME = re.compile(r"kaspan-([0-9]+)").fullmatch
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -186,7 +186,7 @@ class RingDirectory:
             return None
         try:
             is_old = time.time() - status.st_mtime > TEMPORARY_AGE_S
-            return status.st_ino if is_old and is_unlocked(descriptor) else None
+            return status.st_ino if is_old and not is_locked(descriptor) else None
         finally:
             os.close(descriptor)
 
@@ -195,13 +195,3 @@ class RingDirectory:
         if self.descriptor is not None:
             os.close(self.descriptor)
         self.descriptor = self._identity = None
-
-
-def is_unlocked(descriptor: int) -> bool:
-    """Whether the process that made a ring is gone: it holds the lock for life, in any PID namespace."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    return True

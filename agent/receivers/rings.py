@@ -9,12 +9,12 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 
-from kaspan.agent.receivers.ring_directory import RingDirectory, RingDirectoryError, is_unlocked
+from kaspan.agent.receivers.ring_directory import RingDirectory, RingDirectoryError
 from kaspan.agent.receivers.ring_file import RingFile, ring_path, spool_key
 from kaspan.agent.receivers.service_stats import RingCounters, Services
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.spool import Spool
-from kaspan.wire.ring import RingError
+from kaspan.wire.ring import RingError, is_locked
 
 DROP_WARNING_S = 10.0
 """A ring that keeps dropping is mentioned this often."""
@@ -80,7 +80,7 @@ class Rings:
         self._open_waiting()
         if complete:
             for watched in self.open.values():
-                watched.is_gone = watched.is_gone or is_unlocked(watched.ring.descriptor)
+                watched.is_gone = watched.is_gone or not is_locked(watched.ring.descriptor)
 
     def _look_into(self, directory: RingDirectory) -> None:
         """List a directory, unless it breaks a rule."""
@@ -182,7 +182,7 @@ class Rings:
             watched = Watched(ring, directory, path, inode, self.services.meter(ring))
         ring.resume(self.positions.get(path, 0))
         self.positions[path] = ring.position
-        watched.is_gone = is_unlocked(ring.descriptor)
+        watched.is_gone = not is_locked(ring.descriptor)
         self.watched[path] = self.open[path] = watched
         _log.debug("reads ring %s of %s", path, ring.service)
 

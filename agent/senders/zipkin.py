@@ -24,8 +24,8 @@ from kaspan.agent.senders.http_auth import headers_of, tls_of
 from kaspan.agent.senders.secrets import Secrets
 from kaspan.config.display import mask
 from kaspan.config.schema import ZipkinSender as Settings
+from kaspan.wire.span import SPANS_PATH
 
-PATH = "/api/v2/spans"
 _BODY_REFUSED = (400, 413, 422)
 _CONFIGURATION_HINT = {
     401: "it wants credentials; see username and token of the sender",
@@ -181,6 +181,6 @@ def target(url: str) -> tuple[str, str, str]:
     parts = urlsplit(url)
     address = parts.netloc.rpartition("@")[2]
     path = parts.path.rstrip("/")
-    if not path.endswith(PATH):
-        path += PATH
+    if not path.endswith(SPANS_PATH):
+        path += SPANS_PATH
     return parts.scheme, address, path + (f"?{parts.query}" if parts.query else "")

@@ -36,7 +36,6 @@ _AT_ONCE = (
     "KASPAN_INTERCEPTOR__FUNCTIONS",
     "OTEL_SDK_DISABLED",
 )
-_MAX_FILE_BYTES = 1024 * 1024  # as in config.document
 
 _stands_by = False
 
@@ -95,14 +94,16 @@ def _read(path: str) -> bytes | None:
     """The YAML file's bytes, unless something in them may have to be known at once; None where it cannot be
     read, which has to be said.
     """
+    from kaspan.wire import MAX_SETTINGS_BYTES  # here, since few processes name a file
+
     try:
         # Opening a pipe otherwise would wait for somebody to write to it.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            data = file.read(_MAX_FILE_BYTES + 1) if is_file else b""
+            data = file.read(MAX_SETTINGS_BYTES + 1) if is_file else b""
     except (OSError, ValueError):
         return None
-    if not data or len(data) > _MAX_FILE_BYTES:
+    if not data or len(data) > MAX_SETTINGS_BYTES:
         return None
     telling = (b"functions", b"enabled", b"\\")  # a key can be written with escapes
     return None if any(word in data for word in telling) else data

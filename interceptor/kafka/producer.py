@@ -14,6 +14,7 @@ from kaspan.interceptor.failures import record_failure
 from kaspan.interceptor.kafka.send_span import SendSpan, SendTemplates
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
+from kaspan.wire.b3 import SAMPLED_TEMPLATE
 
 OrdinarySends: Any = None
 Sends: Any = None
@@ -137,7 +138,7 @@ class ProducerState:
             is_ordinary = self._is_ordinary and templates.injects_context
             if is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
                 # What _inject does for nearly everybody, without three calls.
-                kwargs["headers"] = [("b3", b"%b-%b-1" % (span.trace_id, span.span_id))]
+                kwargs["headers"] = [("b3", SAMPLED_TEMPLATE % (span.trace_id, span.span_id))]
                 return args, send_span, True
         if not templates.injects_context:
             return args, send_span, False

@@ -9,7 +9,8 @@ import ssl
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-PATH = "/api/v2/spans"
+from kaspan.wire.span import SPANS_PATH
+
 _MAX_ANSWER_BYTES = 500
 _HEADERS = {
     "Content-Type": "application/json",
@@ -49,7 +50,7 @@ class ReportClient:
     def __init__(self, address: str, token: str = "") -> None:
         parts = urlsplit(address.removeprefix("zipkin+"))
         self.address = address
-        self._path = PATH
+        self._path = SPANS_PATH
         self._connect: functools.partial[Any]
         self._headers = _HEADERS | ({"Authorization": f"Bearer {token}"} if token else {})
         if parts.scheme == "unix":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import struct
 
 from kaspan.interceptor.reporters.room import NO_ROOM, NoRoomError
-from kaspan.wire.ring import READ_POS, SUFFIX
+from kaspan.wire.ring import READ_POS, SUFFIX, is_locked
 
 MAX_UNREAD_ORPHANS = 64
 """Rings of ended processes that no agent ever read; with more, no new ring is made (an agent is missing)."""
@@ -73,12 +72,9 @@ def is_read(path: str) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return is_locked(descriptor)
     finally:
         os.close(descriptor)
-    return False
 
 
 def _is_unread_orphan(directory: int, name: str) -> bool:
@@ -92,9 +88,8 @@ def _is_unread_orphan(directory: int, name: str) -> bool:
         position = os.pread(descriptor, 8, READ_POS)
         if len(position) < 8 or struct.unpack("<Q", position)[0] != 0:
             return False
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return not is_locked(descriptor)
     except OSError:
-        return False  # its owner lives and holds the lock
+        return False
     finally:
         os.close(descriptor)
-    return True

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kaspan.demo.cluster import MockCluster
+from kaspan.demo.harness.cluster import MockCluster
 
 
 @pytest.fixture(scope="module")

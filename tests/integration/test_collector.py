@@ -24,6 +24,7 @@ from py_zipkin import Encoding, Kind
 from py_zipkin.transport import BaseTransportHandler
 from py_zipkin.zipkin import zipkin_span
 
+from kaspan.wire.span import SPANS_PATH
 from servers import ZipkinServer, fetch_jars
 from servers.process import free_port
 from support.deployment import Deployment
@@ -32,7 +33,6 @@ from support.span_bodies import BODIES, JSON, SPAN_ID, TRACE_ID, Body, mutated
 from support.waiting import wait_until
 
 MUTATED_BODIES = 1500
-SPANS_PATH = "/api/v2/spans"
 Spans = list[dict[str, Any]]
 
 

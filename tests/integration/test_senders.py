@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import kafka as kafka_python
 import pytest
 
+from kaspan.wire.span import SPANS_PATH
 from servers import KafkaServer, ZipkinServer
 from servers.kafka import SASL_PASSWORD, SASL_USER
 from servers.process import free_port
@@ -26,7 +27,6 @@ from support.span_bodies import BODIES, TRACE_ID
 from support.waiting import wait_until
 from support.zipkin_stub import Report, Response, ZipkinStub
 
-SPANS_PATH = "/api/v2/spans"
 TOKEN = "let-me-in-please"
 # Java and Python put different numbers of U+FFFD where these bytes are.
 NOT_TEXT = "UTF-8 of a surrogate"

@@ -130,4 +130,4 @@ def python(*arguments: str) -> list[str]:
 
 def demo(name: str, *arguments: object) -> list[str]:
     """Return the command line of one of the demo's applications: orders, shipping or mailer."""
-    return python("-m", f"kaspan.demo.{name}", *(str(argument) for argument in arguments))
+    return python("-m", f"kaspan.demo.shop.{name}", *(str(argument) for argument in arguments))

@@ -393,7 +393,7 @@ SILENCE = {
     ),
     "an unknown key": (
         {"KASPAN_INTERCEPTOR__NEW": "1"},
-        "settings: environment KASPAN_INTERCEPTOR__NEW: there is no setting of this name",
+        "settings: environment KASPAN_INTERCEPTOR__NEW: there is no setting with this name",
     ),
     "a mistake in the agent's": (
         {"KASPAN_AGENT__BATCH__MAX_BYTES": "0"},

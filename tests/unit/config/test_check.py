@@ -10,10 +10,8 @@ import pytest
 from kaspan.config import ConfigError, Loaded, Settings, load
 from kaspan.config.check import Checker
 from kaspan.config.display import write
-from kaspan.config.document import parse
 from kaspan.config.errors import Errors
 from kaspan.config.schema import (
-    AbsolutePath,
     AddTags,
     ConsoleSender,
     Processor,
@@ -21,6 +19,8 @@ from kaspan.config.schema import (
     RenameRemote,
     ZipkinSender,
 )
+from kaspan.config.schema.types import AbsolutePath
+from kaspan.config.yaml_nodes import parse
 
 
 def settings_of(tmp_path: Path, text: str) -> Settings:
@@ -89,7 +89,7 @@ def test_text_that_looks_like_something_else_wants_quotes(tmp_path: Path, text: 
 def test_quoted_number_is_text(tmp_path: Path) -> None:
     """A number in quotes is refused, and the advice is to take them away."""
     assert refusal_of(tmp_path, 'interceptor:\n  sampling: {rate: "0.5"}') == (
-        'FILE:2: interceptor.sampling.rate is "0.5"; the rule is a number from 0 to 1; take the quotes away'
+        'FILE:2: interceptor.sampling.rate is "0.5"; the rule is a number from 0 to 1; remove the quotes'
     )
 
 
@@ -97,7 +97,7 @@ def test_key_without_value_is_refused(tmp_path: Path) -> None:
     """A key with nothing behind it is not its default."""
     assert refusal_of(tmp_path, "interceptor:\n  ring_dir:\n") == (
         "FILE:2: interceptor.ring_dir is empty; the rule is an absolute path; "
-        "leave the key out for its default"
+        "remove the key to use its default"
     )
 
 
@@ -105,7 +105,7 @@ def test_key_without_value_is_refused(tmp_path: Path) -> None:
     ("text", "hint"),
     [
         ("interceptor: {samplng: {}}", "there is no key interceptor.samplng; did you mean sampling?"),
-        ("sampling: {rate: 1}", "there is no key sampling; the known ones are agent, interceptor, service"),
+        ("sampling: {rate: 1}", "there is no key sampling; known are agent, interceptor, service"),
         ("agent: {rate: 1}", "there is no key agent.rate; did you mean interceptor.sampling.rate?"),
         (
             "agent: {senders: [{type: zipkin, uri: x}]}",
@@ -232,7 +232,7 @@ def test_map_with_keys_of_the_user_keeps_them(tmp_path: Path) -> None:
     [
         ("{a: 1}", "tags.a is 1; the rule is text; put it in quotes"),
         ("{a: [x]}", "tags.a is a list; the rule is text"),
-        ("{a: }", "tags.a is empty; the rule is text; leave the key out for its default"),
+        ("{a: }", "tags.a is empty; the rule is text; remove the key to use its default"),
         ("[a]", "tags is a list; the rule is a map of at least one tag, such as {deployment: prod}"),
         ("{}", "tags is a map; the rule is a map of at least one tag, such as {deployment: prod}"),
         ("{token: 5}", "tags.token is ***; the rule is text; put it in quotes"),
@@ -251,7 +251,7 @@ def test_optional_key_may_be_left_out_and_not_be_empty(tmp_path: Path) -> None:
     assert isinstance(processor, Redact)
     assert processor.hash_secret is None
     assert refused_processor(tmp_path, "{type: redact, hash_secret: }") == (
-        "FILE:3: agent.processors[0].hash_secret is ***; the rule is text; leave the key out for its default"
+        "FILE:3: agent.processors[0].hash_secret is ***; the rule is text; remove the key to use its default"
     )
 
 
@@ -342,11 +342,11 @@ def test_password_in_an_address_is_not_in_errors(tmp_path: Path) -> None:
     [
         (
             "agent: {senders: [{type: zipkin, password:hunter2}]}",
-            "there is no key agent.senders[0].password:***; write KEY: VALUE, with a space behind the colon",
+            "there is no key agent.senders[0].password:***; write KEY: VALUE, with a space after the colon",
         ),
         (
             "agent: {token:hunter2}",
-            "there is no key agent.token:***; write KEY: VALUE, with a space behind the colon",
+            "there is no key agent.token:***; write KEY: VALUE, with a space after the colon",
         ),
         ("agent:\n  token:hunter2", "agent is token:***; the rule is a map"),
         ("agent:\n  senders: 'password hunter2'", 'agent.senders is "password ***"; the rule is a list'),
@@ -357,13 +357,13 @@ def test_password_in_an_address_is_not_in_errors(tmp_path: Path) -> None:
         ("agent: {senders: [{type: zipkin, headers: hunter2}]}", "agent.senders[0].headers is ***"),
         ("agent: {senders: [{type: zipkin, url: 'htps://hunter2@zipkin'}]}", '"htps://***@zipkin"'),
         ("agent: {senders: [{type: zipkin, url: 'hunter2@zipkin'}]}", '"***@zipkin"'),
-        ("agent: {token: *hunter2}", "what begins with * is an alias of YAML"),
-        ("agent:\n  token: !hunter2", "what begins with ! is a tag of YAML"),
+        ("agent: {token: *hunter2}", "a value that begins with * is an alias in YAML"),
+        ("agent:\n  token: !hunter2", "a value that begins with ! is a tag in YAML"),
         ("agent:\n  token: !hunter2!x", "not YAML"),
-        ("{token:hunter2: 1, token:hunter2: 2}", "token:*** is given a second time"),
+        ("{token:hunter2: 1, token:hunter2: 2}", "token:*** is set a second time"),
         (
             "agent: {password=hunter2}",
-            "there is no key agent.password=***; write KEY: VALUE, with a space behind the colon",
+            "there is no key agent.password=***; write KEY: VALUE, with a space after the colon",
         ),
         (
             "agent: {tls: {key: '-----BEGIN EC PRIVATE KEY-----hunter2'}}",

@@ -109,7 +109,7 @@ def test_variable_that_can_only_be_a_misspelt_one_is_refused(name: str, meant: s
     """A variable in a section, or one that lacks an underscore, would silently do nothing."""
     assert (
         refusal_of({name: "x"})
-        == f"environment {name}: there is no setting of this name; did you mean {meant}?"
+        == f"environment {name}: there is no setting with this name; did you mean {meant}?"
     )
 
 
@@ -128,7 +128,7 @@ def test_variable_that_can_be_somebody_elses_is_a_warning(name: str, hint: str, 
     loaded = load(None, {name: "0.1.0"}, side=side)
 
     assert loaded.settings == Settings()
-    assert loaded.warnings == (f"environment {name}: there is no setting of this name{hint}",)
+    assert loaded.warnings == (f"environment {name}: there is no setting with this name{hint}",)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_otel_traces_sampler_of_another_tracer_is_left_aside() -> None:
     assert loaded.settings == Settings()
     (warning,) = loaded.warnings
     assert warning.startswith(
-        "environment OTEL_TRACES_SAMPLER: jaeger_remote is not a sampler that kaspan has"
+        "environment OTEL_TRACES_SAMPLER: jaeger_remote is not a sampler of kaspan, which ignores it"
     )
 
 

@@ -15,8 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kaspan.config import ConfigError, Loaded, Settings, load
-from kaspan.config.keys import bare, fields, is_section, leaves, types, variable
-from kaspan.config.keys import given as present
+from kaspan.config.keys import fields, is_section, leaves, types, variable, without_none, without_rules
 
 quick = settings(deadline=None, max_examples=25)
 TEXT = st.characters(exclude_categories=["Cs"])
@@ -24,7 +23,7 @@ TEXT = st.characters(exclude_categories=["Cs"])
 
 def merged_rules(type_: Any) -> dict[str, Any]:
     rules: dict[str, Any] = {}
-    for meta in get_args(type_)[1:] if bare(type_) is not type_ else ():
+    for meta in get_args(type_)[1:] if without_rules(type_) is not type_ else ():
         for name in ("ge", "gt", "le", "pattern", "min_length"):
             if getattr(meta, name) is not None:
                 rules[name] = getattr(meta, name)
@@ -34,8 +33,8 @@ def merged_rules(type_: Any) -> dict[str, Any]:
 def allowed(type_: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 one for each kind of type
     """Every value that a type of the schema allows."""
     if NoneType in get_args(type_):
-        return st.none() | allowed(present(type_))
-    base, rules = bare(type_), merged_rules(type_)
+        return st.none() | allowed(without_none(type_))
+    base, rules = without_rules(type_), merged_rules(type_)
     if base is bool:
         return st.booleans()
     if base is int:
@@ -115,7 +114,7 @@ def test_file_gives_back_settings_written_by_a_yaml_library(yaml_file: Path, wan
 @given(data=st.data())
 def test_environment_overrides_file(yaml_file: Path, key: str, data: st.DataObject) -> None:
     """Every key's variable wins over the file, and is named as the value's origin."""
-    said = allowed(present(types()[key]))
+    said = allowed(without_none(types()[key]))
     in_file, in_variable = data.draw(said), data.draw(said)
     text = as_variable(in_variable)
     assume(text or key == "interceptor.remote_service")
@@ -129,7 +128,7 @@ def test_environment_overrides_file(yaml_file: Path, key: str, data: st.DataObje
 @given(data=st.data())
 def test_command_line_overrides_environment(key: str, data: st.DataObject) -> None:
     """Every key's value from the command line wins over its variable, as text or as a value."""
-    said = allowed(present(types()[key]))
+    said = allowed(without_none(types()[key]))
     in_variable, argument = data.draw(said), data.draw(said)
     environ = {variable(key): as_variable(in_variable)}
     for given_as in (argument, as_variable(argument)):

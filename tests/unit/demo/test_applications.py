@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import kaspan.demo
-from kaspan.demo.cluster import MockCluster
+import kaspan.demo.shop
+from kaspan.demo.harness.cluster import MockCluster
 
-FOLDER = Path(kaspan.demo.__file__).parent
+FOLDER = Path(kaspan.demo.shop.__file__).parent
 APPLICATIONS = ("orders", "shipping", "mailer")
 DEADLINE_S = 60
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kaspan.demo import children as children_module
-from kaspan.demo.children import ChildError, Children
-from kaspan.demo.interrupts import Interrupted, Interrupts
+from kaspan.demo.harness import children as children_module
+from kaspan.demo.harness.children import ChildError, Children
+from kaspan.demo.harness.interrupts import Interrupted, Interrupts
 
 DEADLINE_S = 20
 

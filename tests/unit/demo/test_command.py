@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from kaspan.cli import demo
-from kaspan.demo import cluster
-from kaspan.demo.cluster import MockCluster
+from kaspan.demo import scenarios
+from kaspan.demo.harness import cluster
+from kaspan.demo.harness.cluster import MockCluster
 from support.waiting import wait_until
 
 DEADLINE_S = 60
@@ -84,7 +85,7 @@ def test_missing_command_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     code, said = run_main([], capsys)
     assert code == 2
-    assert "no `kaspan` command" in said
+    assert "there is no `kaspan` command" in said
 
 
 def test_absent_zipkin_is_named(capsys: pytest.CaptureFixture[str], closed_port: int) -> None:
@@ -163,7 +164,7 @@ def test_environment_has_nothing_of_the_caller_and_a_place_of_its_own(
     """Settings for real services do not reach the demo, whose spans stay in its own directory."""
     monkeypatch.setenv("KASPAN_CONFIG", "/etc/kaspan.yaml")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    made = demo.environment(tmp_path)
+    made = scenarios.environment(tmp_path)
     assert {key for key in made if key.startswith(("KASPAN_", "OTEL_"))} == {
         "KASPAN_INTERCEPTOR__RING_DIR",
         "KASPAN_AGENT__RING_DIRS",
@@ -237,6 +238,6 @@ def test_signal_in_the_middle_leaves_nothing_behind(private_tmp: Path, moment: s
     process.send_signal(signum)
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 128 + signum
-    assert err == f"kaspan demo: {signal.Signals(signum).name}: everything it had started is ended\n"
+    assert err == f"kaspan demo: {signal.Signals(signum).name}: all processes of the demo were ended\n"
     assert processes_of(private_tmp) == []
     assert list(private_tmp.iterdir()) == []

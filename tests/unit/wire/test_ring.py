@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import struct
+from pathlib import Path
 from zlib import crc32
 
 import pytest
@@ -10,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kaspan.wire import ring
+from support.ring_writer import RingWriter
 
 DATA_BYTES = 64 * 1024
 PAYLOADS = st.lists(st.binary(min_size=1, max_size=200), max_size=12)
@@ -165,3 +169,24 @@ def test_any_header_is_read_or_refused(raw: bytes) -> None:
     except ring.RingError:
         return
     assert len(header.process_json) <= ring.MAX_PROCESS_BYTES
+
+
+def test_ring_is_locked_until_its_process_ends(tmp_path: Path) -> None:
+    """The kernel lets go of the lock with the process, in whatever PID namespace."""
+    writer = RingWriter(tmp_path)
+    descriptor = os.open(writer.path, os.O_RDONLY)
+    assert ring.is_locked(descriptor)
+    writer.die()
+    assert not ring.is_locked(descriptor)
+    os.close(descriptor)
+
+
+def test_those_that_ask_for_the_lock_at_once_get_the_same_answer(tmp_path: Path) -> None:
+    """Asking for a moment does not make an ended process look alive to another that asks."""
+    path = tmp_path / "1-a.ring"
+    path.touch()
+    other, descriptor = os.open(path, os.O_RDONLY), os.open(path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_SH)  # as `is_locked` holds it
+    assert not ring.is_locked(descriptor)
+    os.close(other)
+    os.close(descriptor)

@@ -14,7 +14,6 @@ from kaspan.agent.receivers.ring_directory import (
     TEMPORARY_AGE_S,
     RingDirectory,
     RingDirectoryError,
-    is_unlocked,
 )
 from kaspan.config import schema
 from support.ring_writer import RingWriter
@@ -191,13 +190,3 @@ def test_rings_left_unfinished_are_removed_when_they_are_old_and_nobodys(directo
     assert list(directory.remove_unfinished()) == [".old.tmp"]
     assert sorted(os.listdir(directory.path)) == [".held.tmp", ".young.tmp"]
     owned.die()
-
-
-def test_ring_is_unlocked_when_its_owner_is_gone(directory: RingDirectory) -> None:
-    """The kernel lets go of the lock with the process, in whatever PID namespace."""
-    writer = RingWriter(Path(directory.path))
-    descriptor, _ = directory.open_ring(writer.path.name)
-    assert not is_unlocked(descriptor)
-    writer.die()
-    assert is_unlocked(descriptor)
-    os.close(descriptor)

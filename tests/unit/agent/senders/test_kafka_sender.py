@@ -282,7 +282,7 @@ def test_agent_under_kaspan_run_does_not_trace_its_own_producer(
         ("import kafka\n" if is_imported_first else "") + "import sys, os\n"
         "from kaspan.agent.senders.kafka import KafkaSender\n"
         "from kaspan.config.schema import KafkaSender as Settings\n"
-        "from kaspan.demo.cluster import MockCluster\n"
+        "from kaspan.demo.harness.cluster import MockCluster\n"
         "cluster = MockCluster()\n"
         "sender = KafkaSender(Settings(bootstrap_servers=(cluster.bootstrap_servers,)))\n"
         "sender._config |= {'api_version': (2, 3)}\n"

@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer import fetcher
 from kafka.future import Future
 
-from kaspan.demo.cluster import MockCluster
+from kaspan.demo.harness.cluster import MockCluster
 from kaspan.interceptor.kafka import consumer as consumer_tracing
 from kaspan.interceptor.kafka import producer as producer_tracing
 from support.kafka_clients import make_tracing

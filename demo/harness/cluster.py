@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from kaspan.demo import DemoError
+from kaspan.demo.harness import DemoError
 
 CONNECT_TIMEOUT_S = 5.0
 ADMIN_TIMEOUT_S = 15.0

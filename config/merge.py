@@ -1,4 +1,9 @@
-"""Put the sources of settings over each other: defaults, file, OpenTelemetry's variables, ours, arguments."""
+"""Merge the sources of settings: defaults, file, OpenTelemetry's variables, kaspan's variables, arguments.
+
+Every source becomes `yaml_nodes` first and `check` turns nodes into values, so `load` goes through `check`
+once for each source, and `check` goes back to `yaml_nodes` for a variable that holds a list or a map as
+YAML text.
+"""
 
 from __future__ import annotations
 
@@ -10,31 +15,31 @@ from typing import Any
 import msgspec
 
 from kaspan.config.check import Checker, Found, SenderTypes
-from kaspan.config.document import Items, Map, Node, Scalar, read_file
-from kaspan.config.environment import CONFIG_VARIABLE, opentelemetry, own
+from kaspan.config.environment import CONFIG_VARIABLE, from_kaspan, from_opentelemetry
 from kaspan.config.errors import ConfigError, Errors, Side, suggest
 from kaspan.config.keys import Section, fields, is_section, leaves, type_of, types
 from kaspan.config.schema import Settings
+from kaspan.config.yaml_nodes import Items, Map, Node, Scalar, read_file
 
 COMMAND_LINE = "command line"
 
 
 class Loaded:
-    """The settings in effect, where each came from, and a line for each thing that was left aside.
+    """The settings in effect, where each value came from, and one warning for each thing that was ignored.
 
-    `of_others` are those of `warnings` that can be meant for another program.
+    `foreign_warnings` are those of `warnings` about variables that may belong to another program.
     """
 
     def __init__(self, settings: Settings, found: Mapping[str, Found], errors: Errors) -> None:
         self.settings = settings
         self.warnings = errors.warnings
-        self.of_others = errors.of_others
+        self.foreign_warnings = errors.foreign_warnings
         self._found = found
 
     @cached_property
     def origins(self) -> dict[str, str]:
-        """For every dotted key that holds a value where the value came from: `default`, `FILE:LINE`,
-        `environment VARIABLE` or `command line`.
+        """The origin of every setting's value, by dotted key: `default`, `FILE:LINE`, `environment
+        VARIABLE` or `command line`.
         """
         found = self._found
         return {key: found[key].where if key in found else "default" for key in leaves()}
@@ -50,37 +55,42 @@ def load(
 ) -> Loaded:
     """Read the settings from the YAML file, the environment and the command line, and check all of them.
 
-    `config_file` is the file's path; when None, KASPAN_CONFIG in `environ` names it, and without either
-    there is none; `data` are its bytes if they were read before. `arguments` maps dotted keys to what the
-    command line said: text as it would stand in a variable, or numbers, booleans, lists and maps; None is not
-    given. Each source wins over the ones before it; lists are replaced whole.
+    `config_file` is the file's path; None means the one that KASPAN_CONFIG in `environ` names, if it is set.
+    `data` holds the file's bytes if they were read before. `arguments` maps dotted keys to values from the
+    command line: text is read like a variable's, other values are taken as they are, None means not given. A
+    later source replaces the values of the ones before it; lists are replaced whole.
 
-    `side` is who reads them. The agent is strict on its section and the interceptor on the values in its own;
-    what is wrong in the other's section, or a key that an interceptor does not know, is left aside with a
-    warning. Without a side all of that is an error. Foreign variables that begin with KASPAN_, and what
-    OpenTelemetry's say that kaspan does not have, are warnings to all.
+    `side` is the program that reads the settings. A mistake in its own section is an error, a mistake in the
+    other side's section a warning. The interceptor also ignores unknown keys of its own section, with a
+    warning. Without a side all of these are errors. Unknown variables that may belong to another program, and
+    values of OpenTelemetry's variables that kaspan does not support, are warnings for every side.
 
-    Blocks for reading the file, 1 MiB at most. Raises ConfigError with every error found in any source,
-    those in values that another source overrides included.
+    Blocks while it reads the file, 1 MiB at most. Raises ConfigError with every error of every source, also
+    those in values that another source replaces.
     """
     errors = Errors(side)
     checker = Checker(errors, senders)
     path = config_file if config_file is not None else environ.get(CONFIG_VARIABLE)
     if path:
-        named_by = CONFIG_VARIABLE if config_file is None else "the name given"
+        named_by = CONFIG_VARIABLE if config_file is None else "the path"
         try:
-            # Shells leave ~ as it is in --config=~/kaspan.yaml, as containers do in a variable.
+            # A shell does not expand ~ in --config=~/kaspan.yaml, nor does a container in a variable.
             checker.set("", read_file(os.path.expanduser(path), named_by, errors, data))
         except ConfigError as error:
             errors.extend(error)
-    for source in (opentelemetry(environ, errors), own(environ, errors), _given(arguments, errors)):
+    sources = (
+        from_opentelemetry(environ, errors),
+        from_kaspan(environ, errors),
+        _from_arguments(arguments, errors),
+    )
+    for source in sources:
         for key, node in source:
             checker.set(key, node)
     errors.raise_if_any()
     return Loaded(_build(Settings, "", checker.found), checker.found, errors)
 
 
-def _given(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[str, Node]]:
+def _from_arguments(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[str, Node]]:
     for key, value in arguments.items():
         if type_of(key) is None:
             errors.add(COMMAND_LINE, f"there is no setting {key}; {suggest(key, types())}")
@@ -108,7 +118,7 @@ def _build(section: Section, prefix: str, found: Mapping[str, Found]) -> Any:
     for name, field in fields(section).items():
         key = prefix + name
         if not any(one.startswith(key) for one in found):
-            continue  # its default, whatever is below it
+            continue  # nothing in it is set: the section's default
         if is_section(field.type):
             values[field.name] = _build(field.type, f"{key}.", found)
         elif key in found:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kaspan.demo import DemoError
-from kaspan.demo.interrupts import Interrupts
+from kaspan.demo.harness import DemoError
+from kaspan.demo.harness.interrupts import Interrupts
 
 POLL_INTERVAL_S = 0.02
 TERMINATE_TIMEOUT_S = 5.0

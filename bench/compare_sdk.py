@@ -7,7 +7,7 @@ opentelemetry-exporter-zipkin-json post them to another. `by hand`: spans with n
 less what the loop costs untraced. CPU microseconds a span: of the thread that the application works in, of
 its whole process, and with the agent's.
 
-    python bench/agent_today.py [--slices 15] [--records 2000]
+    python bench/compare_sdk.py [--slices 15] [--records 2000]
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Application:
             "KASPAN_SERVICE": "bench",
             "ZIPKIN": f"http://127.0.0.1:{zipkin_port}/api/v2/spans",
         }
-        worker = Path(__file__).parent / "today_worker.py"
+        worker = Path(__file__).parent / "compare_sdk_worker.py"
         self._process = subprocess.Popen(
             [sys.executable, str(worker), name, str(records)],
             stdin=subprocess.PIPE,
@@ -128,7 +128,7 @@ def main() -> None:
             ]
             print(f"{name:16} " + " ".join(f"{column:>18}" for column in columns))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "agent_today.json").write_text(json.dumps(costs_us, indent=1) + "\n")
+    (RESULTS / "compare_sdk.json").write_text(json.dumps(costs_us, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from kaspan.demo import links
-from kaspan.demo.links import ZipkinError, ZipkinQuery
+from kaspan.demo.harness import zipkin_query
+from kaspan.demo.harness.zipkin_query import ZipkinError, ZipkinQuery
 
 START_MS = 1_700_000_000_000
 
@@ -96,7 +96,7 @@ def test_check_gives_up_on_a_server_that_never_answers(monkeypatch: pytest.Monke
     """A server that takes the connection and says nothing is given up after a bounded time."""
     import socket
 
-    monkeypatch.setattr(links, "REQUEST_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(zipkin_query, "REQUEST_TIMEOUT_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ZipkinError, match="timed out"):

@@ -9,11 +9,11 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from kaspan.demo import DemoError
+from kaspan.demo.harness import DemoError
+from kaspan.wire.span import SPANS_PATH
 
 REQUEST_TIMEOUT_S = 5.0
 CLOCK_SLACK_MS = 60_000
-SPANS_PATH = "/api/v2/spans"
 
 
 class ZipkinError(DemoError):

@@ -1,8 +1,8 @@
-"""Read YAML text into nodes that know where they stand.
+"""Read YAML text into nodes, each with its place: file and line, variable, or command line.
 
-The text is read event by event and not by yaml.load, since only so does every error have its line, is a
-key given twice an error, and can a file of a few bytes not unfold into gigabytes: aliases, tags and deep
-nesting are refused where they appear. A scalar stays text here; what it means is up to the key's type.
+The text is read event by event, not by yaml.load. So every error has its line, a key that is set twice is an
+error, and a few bytes cannot become gigabytes: aliases, tags and deep nesting are refused where they appear.
+A scalar stays text here; `check` reads it by the type of its key.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import msgspec
 
 from kaspan.config.display import mask_name
 from kaspan.config.errors import ConfigError, Errors, printable, shorten
+from kaspan.wire import MAX_SETTINGS_BYTES
 
 if TYPE_CHECKING:
     import yaml
 
-MAX_FILE_BYTES = 1024 * 1024
 MAX_DEPTH = 16
 
 Locate = Callable[[int], str]
-"""From a line's number, the first being 1, to what an error line starts with."""
+"""Maps a 1-based line number to the start of an error line, such as `kaspan.yaml:7`."""
 
 
 class Scalar(msgspec.Struct, frozen=True):
-    """One value. Styles: `quoted`; `word`, unquoted and text to any YAML reader; `plain`, unquoted and a
-    number, boolean or null to some; `raw`, a variable's or argument's text, which has no quotes to go by.
+    """One value. Styles: `quoted`; `word`, text without quotes; `plain`, a number, boolean or null without
+    quotes, at least to some YAML readers; `raw`, the text of a variable or an argument, where quotes say
+    nothing.
     """
 
     text: str
@@ -45,7 +46,7 @@ class Items(msgspec.Struct, frozen=True):
 
 
 class Map(msgspec.Struct, frozen=True):
-    """A map; each value's `where` is its key's, the line that a reader looks for."""
+    """A map; the `where` of each value is the line of its key."""
 
     entries: dict[str, Node]
     where: str
@@ -56,11 +57,10 @@ NULLS = ("", "~", "null", "Null", "NULL")
 
 
 def read_file(path: str, named_by: str, errors: Errors, data: bytes | None = None) -> Node:
-    """Read one YAML file, whose bytes are `data` if they were read before.
+    """Read one YAML file; `data` holds its bytes if they were read before.
 
-    `named_by` says where the path came from. Blocks for the file system only: a pipe is refused rather
-    than waited for. Keys given twice are added to `errors`; raises ConfigError for anything that
-    leaves no document to look at.
+    `named_by` says where the path comes from, for messages. Blocks for the file system only: a pipe is
+    refused. Keys that are set twice are added to `errors`; ConfigError if the text cannot be read at all.
     """
     shown = printable(path)
     try:
@@ -78,14 +78,14 @@ def _read_bytes(path: str, shown: str) -> bytes:
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ConfigError([f"{shown}: is a device or a pipe; the rule is a regular file with YAML text"])
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError([f"{shown}: is longer than {MAX_FILE_BYTES} bytes; no file of settings is"])
+        data = file.read(MAX_SETTINGS_BYTES + 1)
+    if len(data) > MAX_SETTINGS_BYTES:
+        raise ConfigError([f"{shown}: is longer than {MAX_SETTINGS_BYTES} bytes; a settings file may not be"])
     return data
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    # Opening a pipe without O_NONBLOCK would hang the application until somebody writes to it.
+    # Without O_NONBLOCK, to open a pipe would block the application until another process writes to it.
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -101,9 +101,9 @@ def _decode(data: bytes, shown: str) -> str:
 
 
 def parse(text: str, locate: Locate, errors: Errors, key: str = "") -> Node:
-    """Read one YAML document, the value of a dotted key or a whole file; an empty one is a null.
+    """Read one YAML document: a whole file, or the value of the dotted `key`. An empty document is null.
 
-    Keys given twice are added to `errors`; raises ConfigError for everything else that is not allowed.
+    Keys that are set twice are added to `errors`; ConfigError for everything else that is not allowed.
     """
     import yaml
 
@@ -116,7 +116,7 @@ def parse(text: str, locate: Locate, errors: Errors, key: str = "") -> Node:
         return _Document(yaml.parse(text, Loader=loader), locate, errors).read(key)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        # PyYAML's own parser, unlike libyaml, quotes the handle of a tag, and a password may look like one.
+        # PyYAML's parser in Python quotes the handle of a tag, and a password may look like a tag.
         problem = (error.problem or "").partition("tag handle")
         said = " ".join(filter(None, (error.context, "".join(problem[:2]))))
         column = f" (column {mark.column + 1})" if mark else ""
@@ -126,7 +126,7 @@ def parse(text: str, locate: Locate, errors: Errors, key: str = "") -> Node:
 
 
 class _Document:
-    """The nodes of one document, made from the events of its text."""
+    """Makes the nodes of one document from the events of its text."""
 
     def __init__(self, events: Iterator[yaml.Event], locate: Locate, errors: Errors) -> None:
         import yaml
@@ -154,16 +154,17 @@ class _Document:
         yaml = self._yaml
         where = where or self._where(event)
         if isinstance(event, yaml.AliasEvent):
-            # Neither this nor a tag is shown: it may be a password that wants quotes.
+            # Aliases and tags are not shown: each may be a password without its quotes.
             raise self._refused(
-                event, "what begins with * is an alias of YAML; write the value out, or in quotes"
+                event,
+                "a value that begins with * is an alias in YAML, not allowed here; put it in quotes",
             )
         if event.tag is not None:
             raise self._refused(
-                event, "what begins with ! is a tag of YAML; leave it out, or put all in quotes"
+                event, "a value that begins with ! is a tag in YAML, not allowed here; put it in quotes"
             )
         if depth > MAX_DEPTH:
-            raise self._refused(event, f"nested deeper than {MAX_DEPTH} levels; no setting is")
+            raise self._refused(event, f"nested deeper than {MAX_DEPTH} levels, which no setting needs")
         if isinstance(event, yaml.MappingStartEvent):
             return self._map(depth, where, path)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -181,12 +182,12 @@ class _Document:
         while not isinstance(event := next(self._events), self._yaml.MappingEndEvent):
             key = self._node(event, depth + 1, None, path)
             if not isinstance(key, Scalar):
-                raise self._refused(event, "a list or map stands where a key is expected; the rule is a name")
+                raise self._refused(event, "a list or a map cannot be a key; the rule is a name")
             below = f"{path}.{key.text}" if path else key.text
             value = self._node(next(self._events), depth + 1, key.where, below)
             if key.text in entries:
                 first = entries[key.text].where
-                said = f"{shorten(mask_name(key.text))} is given a second time, after {first}; keep one"
+                said = f"{shorten(mask_name(key.text))} is set a second time, after {first}; remove one"
                 self._errors.add(key.where, said, below)
             else:
                 entries[key.text] = value

@@ -70,7 +70,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_directory_is_refused(tmp_path: Path) -> None:
     """A directory is not a file."""
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory; check the name given"):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory; check the path"):
         load(str(tmp_path), {})
 
 
@@ -111,7 +111,9 @@ def test_impossible_name_is_refused() -> None:
 
 def test_large_file_is_refused(refusal: Refusal) -> None:
     """A file over 1 MiB is not parsed."""
-    assert refusal(b"#" * (1024 * 1024 + 1)) == "FILE: is longer than 1048576 bytes; no file of settings is"
+    assert (
+        refusal(b"#" * (1024 * 1024 + 1)) == "FILE: is longer than 1048576 bytes; a settings file may not be"
+    )
 
 
 def test_other_encoding_is_refused_with_its_line(refusal: Refusal) -> None:
@@ -130,18 +132,27 @@ def test_other_encoding_is_refused_with_its_line(refusal: Refusal) -> None:
         ("service: 'a\n", "FILE:2: not YAML: while scanning a quoted scalar "),
         ("\nservice: \x1b[31m", "FILE:2: the character '\\x1b' is not allowed in YAML"),
         ("a: b\n---\nc: d\n", "FILE:2: a second document starts here; the rule is one in a file"),
-        ("? [a]\n: b\n", "FILE:1: a list or map stands where a key is expected; the rule is a name"),
+        ("? [a]\n: b\n", "FILE:1: a list or a map cannot be a key; the rule is a name"),
         (
             "agent: &a {}\ninterceptor: *a\n",
-            "FILE:2: what begins with * is an alias of YAML; write the value out",
+            "FILE:2: a value that begins with * is an alias in YAML, not allowed here; put it in quotes",
         ),
-        ("service: !!str 5", "FILE:1: what begins with ! is a tag of YAML; leave it out"),
-        ("service: !!python/name:os.system x", "FILE:1: what begins with ! is a tag of YAML"),
-        ("service: a\nservice: b", "FILE:2: service is given a second time, after FILE:1; keep one"),
-        ("{a: " * 17, "FILE:1: nested deeper than 16 levels; no setting is"),
+        (
+            "service: !!str 5",
+            "FILE:1: a value that begins with ! is a tag in YAML, not allowed here; put it in quotes",
+        ),
+        ("service: !!python/name:os.system x", "FILE:1: a value that begins with ! is a tag in YAML"),
+        (
+            "service: a\nservice: b",
+            "FILE:2: service is set a second time, after FILE:1; remove one",
+        ),
+        ("{a: " * 17, "FILE:1: nested deeper than 16 levels, which no setting needs"),
         ("[" * 1_000_000, "FILE:1: "),
-        ("- " * 500_000, "FILE:1: nested deeper than 16 levels; no setting is"),
-        ("a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]", "FILE:2: what begins with * is an alias of YAML"),
+        ("- " * 500_000, "FILE:1: nested deeper than 16 levels, which no setting needs"),
+        (
+            "a: &a [1,1]\nb: &b [*a,*a]\nc: &c [*b,*b]",
+            "FILE:2: a value that begins with * is an alias in YAML",
+        ),
         ("- a", "FILE:1: the whole file is a list; the rule is a map with keys among service, interceptor"),
         ("just text", "FILE:1: the whole file is just text; the rule is a map with keys among service"),
     ],

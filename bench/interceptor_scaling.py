@@ -5,7 +5,7 @@ bench/interceptor.py --null). What counts is the CPU time that tracing adds to a
 lower quartiles over slices, since whatever else the machine does nearly doubles any number of them, and with
 them the median. The ring is emptied after each slice, and must at the end have taken a span for each record.
 
-    python bench/interceptor_flat.py [--slices 200] [--records 1000000]
+    python bench/interceptor_scaling.py [--slices 200] [--records 1000000]
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Worker:
     def __init__(self, variant: str, ring_dir: Path) -> None:
         self._ring_dir = ring_dir
         self._is_traced = variant != "plain"
-        script = Path(__file__).with_name("interceptor_flat_worker.py")
+        script = Path(__file__).with_name("interceptor_scaling_worker.py")
         self._process = subprocess.Popen(
             [sys.executable, str(script), variant, str(SLICE_RECORDS)],
             stdin=subprocess.PIPE,
@@ -170,10 +170,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         found = measure_topics(Path(directory), options.slices)
         found |= measure_records(Path(directory), options.records)
-    print("interceptor, flat: CPU us that tracing adds to a record; as a part of the row it is compared with")
+    print("interceptor, scaling: CPU us that tracing adds to a record, and the ratio to the reference row")
     print(table(found))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "interceptor-flat.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "interceptor-scaling.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

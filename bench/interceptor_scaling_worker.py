@@ -1,4 +1,4 @@
-"""One process of bench/interceptor_flat.py, with plain or traced and RECORDS as its arguments.
+"""One process of bench/interceptor_scaling.py, with plain or traced and RECORDS as its arguments.
 
 Reads "send TOPICS" or "receive TOPICS" from standard input, does RECORDS of it and prints the CPU
 microseconds a record, and the process's resident memory in KiB.

@@ -1,4 +1,4 @@
-"""One variant of bench/agent_today.py, with VARIANT RECORDS as its arguments.
+"""One variant of bench/compare_sdk.py, with VARIANT RECORDS as its arguments.
 
 Reads a line from standard input, does a slice of records, and prints the CPU microseconds a record that the
 application's own thread took, and that its process took.
