@@ -18,7 +18,7 @@ from kaspan.agent.receivers.ring_directory import RingDirectory, RingDirectoryEr
 from kaspan.agent.reload import changes
 from kaspan.agent.senders.build import build as build_senders
 from kaspan.agent.senders.delivery import Delivery
-from kaspan.agent.spool.control_socket import Control
+from kaspan.agent.spool.control_socket import ControlSocket
 from kaspan.agent.spool.expiry import Expiry
 from kaspan.agent.spool.spool import Spool
 from kaspan.config import schema
@@ -96,8 +96,8 @@ class Agent:
             self.spool, self._receiver, self.collector, self._deliveries, workers, self._tally
         )
         if self.collector is not None:
-            add_operation(self.collector, self.observer)
-        self._control = Control(self.spool)
+            add_monitoring_routes(self.collector, self.observer)
+        self._control = ControlSocket(self.spool)
         self._controlling = _Worker("control", self._control.run)
 
     def _tally(self) -> Tally:
@@ -186,12 +186,12 @@ class Agent:
         if not wait(self._sending, deadline_s):
             return
         sent = ", ".join(
-            f"{delivery.account.sent_spans} to {delivery.sender.name}" for delivery in self._deliveries
+            f"{delivery.stats.sent_spans} to {delivery.sender.name}" for delivery in self._deliveries
         )
-        by_http = self.collector.taken_spans if self.collector else 0
+        by_http = self.collector.accepted_spans if self.collector else 0
         _log.info(
             "stopped: %d spans taken, sent %s, %d left in the spool",
-            self._receiver.taken_spans + by_http,
+            self._receiver.accepted_spans + by_http,
             sent,
             self.spool.totals.spans,
         )
@@ -208,11 +208,11 @@ def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) ->
     return Collector(settings, spool, chain)
 
 
-def add_operation(collector: Collector, observer: Observer) -> None:
+def add_monitoring_routes(collector: Collector, observer: Observer) -> None:
     """Have the HTTP server answer for the agent itself as well."""
-    from kaspan.agent.monitoring.routes import Operation
+    from kaspan.agent.monitoring.routes import MonitoringRoutes
 
-    Operation(observer).add_to(collector.server)
+    MonitoringRoutes(observer).add_to(collector.server)
 
 
 def _chain(settings: schema.Agent) -> Chain | None:

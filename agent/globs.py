@@ -18,7 +18,7 @@ class Globs:
         self._match = re.compile("|".join(map(translate, globs)), flags).match
         self._fitting: dict[str, bool] = {}
 
-    def fit(self, name: str) -> bool:
+    def matches(self, name: str) -> bool:
         """Whether one of the globs stands for the whole name."""
         fits = self._fitting.get(name)
         if fits is None:

@@ -15,7 +15,7 @@ _OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "a
 _log = logging.getLogger("kaspan.agent")
 
 
-class _Lines(logging.Formatter):
+class _TextFormatter(logging.Formatter):
     """Time in UTC, level and text."""
 
     converter = staticmethod(time.gmtime)
@@ -33,7 +33,7 @@ class _Lines(logging.Formatter):
         return "\n".join(f"  {escaped(line)}" for line in super().formatException(ei).split("\n"))
 
 
-class _Objects(_Lines):
+class _JsonFormatter(_TextFormatter):
     """A JSON object on one line: time, level, part (the thread), message, and what else is known apart."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,7 +50,7 @@ class _Objects(_Lines):
         return json.dumps(entry, default=str)
 
 
-_FORMATTERS: dict[str, type[logging.Formatter]] = {"text": _Lines, "json": _Objects}
+_FORMATTERS: dict[str, type[logging.Formatter]] = {"text": _TextFormatter, "json": _JsonFormatter}
 
 
 def write_log(settings: schema.Log, stream: TextIO | None = None) -> None:

@@ -32,7 +32,7 @@ _MALLOC_OPTIONS = ((-1, 32 << 20), (-3, 32 << 20), (-8, 1))
 _log = logging.getLogger("kaspan.agent")
 
 
-def hold_signals() -> None:
+def block_signals() -> None:
     """Keep signals for `serve`, which waits for them: one that comes during the start is heeded after it.
 
     Must be called in the main thread, before any other thread is started.
@@ -67,7 +67,7 @@ def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
 
     SIGHUP has it take over what `load` returns, as far as it can. Returns the process's exit code: 0, 1 when
     a part failed, 128 + the signal when it was ended at once. Must be called in the main thread, which has
-    called `hold_signals`.
+    called `block_signals`.
     """
     at_once: list[int] = []
 
@@ -124,7 +124,7 @@ def _supervise(agent: Agent, load: Callable[[], schema.Agent], manager: ServiceM
             reload(agent, load)
             manager.ready(agent.summary)
         elif manager.watchdog_s and agent.observer.stalled_s < manager.watchdog_s:
-            manager.well()
+            manager.watchdog()
 
 
 def reload(agent: Agent, load: Callable[[], schema.Agent]) -> None:

@@ -44,7 +44,7 @@ class ServiceStatus(msgspec.Struct):
     """
 
     name: str
-    taken_spans: int = 0
+    accepted_spans: int = msgspec.field(name="taken_spans", default=0)
     dropped_spans: int = 0
     suppressed_errors: int = 0
     rings: int = 0
@@ -55,7 +55,7 @@ class ServiceStatus(msgspec.Struct):
 class ReceiverStatus(msgspec.Struct):
     """What came in: spans by way, requests that were refused by reason, and what rings have lost."""
 
-    taken_spans: dict[str, int]
+    accepted_spans: dict[str, int] = msgspec.field(name="taken_spans")
     refused_requests: dict[str, int]
     services: list[ServiceStatus]
     lost_ring_bytes: int
@@ -118,9 +118,9 @@ class Status(msgspec.Struct):
         return state(self.problems)
 
     @property
-    def is_taking(self) -> bool:
+    def is_accepting(self) -> bool:
         """Whether spans that come now are taken."""
-        return is_taking(self.problems)
+        return is_accepting(self.problems)
 
 
 def state(problems: Collection[Problem]) -> str:
@@ -128,6 +128,6 @@ def state(problems: Collection[Problem]) -> str:
     return "degraded" if problems else "ready"
 
 
-def is_taking(problems: Collection[Problem]) -> bool:
+def is_accepting(problems: Collection[Problem]) -> bool:
     """Whether spans that come now are taken: what is wrong with a sender does not keep them out."""
     return not any(problem.reason in _REFUSING for problem in problems)

@@ -28,21 +28,21 @@ class ServiceManager:
 
     def ready(self, status: str) -> None:
         """Say that the agent takes spans, or has taken over its new settings."""
-        self._say(f"READY=1\nSTATUS={status}")
+        self._notify(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
         """Say that settings are being read again; `ready` follows."""
-        self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """Say that the agent is on its way out."""
-        self._say("STOPPING=1")
+        self._notify("STOPPING=1")
 
-    def well(self) -> None:
+    def watchdog(self) -> None:
         """Say that all parts work."""
-        self._say("WATCHDOG=1")
+        self._notify("WATCHDOG=1")
 
-    def _say(self, message: str) -> None:
+    def _notify(self, message: str) -> None:
         if not self._address:
             return
         try:

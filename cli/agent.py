@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from kaspan.agent.process import hold_signals, keep_freed_memory, raise_descriptor_limit, serve
+from kaspan.agent.process import block_signals, keep_freed_memory, raise_descriptor_limit, serve
 from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.cli.path import absolute
 from kaspan.cli.settings import add_config_option, print_errors
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     if command is not None:
         code: int = import_module(command).main(arguments[1:])
         return code
-    hold_signals()
+    block_signals()
     try:
         loaded = _load(arguments)
     except ConfigError as error:

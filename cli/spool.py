@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from glob import escape, glob
 
 from kaspan.agent.spool.control_socket import Recover, ask
-from kaspan.agent.spool.database import ASIDE
+from kaspan.agent.spool.database import DAMAGED_INFIX
 from kaspan.agent.spool.lock import SpoolError
 from kaspan.cli.path import absolute
 from kaspan.cli.settings import add_spool_options, load_spool, print_errors
@@ -18,7 +18,7 @@ from kaspan.config import ConfigError
 from kaspan.config.errors import escaped
 
 RECOVERED = ".recovered-"
-"""In the place of ASIDE in the name of a file of which all that can be read is back."""
+"""In the place of DAMAGED_INFIX in the name of a file of which all that can be read is back."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _set_aside(path: str) -> list[str]:
-    found = glob(f"{escape(path)}{ASIDE}*")
+    found = glob(f"{escape(path)}{DAMAGED_INFIX}*")
     return sorted(name for name in found if name.rpartition("-")[2].isdecimal())
 
 
@@ -54,12 +54,12 @@ def _recover(path: str, spool_path: str, max_bytes: int) -> int:
         f"{shown}: {found.spans} spans and {found.dead_letters} dead letters are back in the spool; "
         f"{found.damaged_spans} more spans of the same rows are damaged\n"
     )
-    return _name_anew(path) if ASIDE in path else 0
+    return _name_anew(path) if DAMAGED_INFIX in path else 0
 
 
 def _name_anew(path: str) -> int:
     """Say by the file's name that it was recovered, so that it is not again."""
-    done = RECOVERED.join(path.rsplit(ASIDE, 1))
+    done = RECOVERED.join(path.rsplit(DAMAGED_INFIX, 1))
     try:
         os.rename(path, done)
         with contextlib.suppress(FileNotFoundError):

@@ -127,7 +127,7 @@ def lines(status: Status, now_s: float | None = None) -> list[Line]:
 def _receivers(status: Status) -> list[Line]:
     receivers = status.receivers
     refused = ", ".join(f"{reason} {count}" for reason, count in receivers.refused_requests.items() if count)
-    rows = [(way, str(count)) for way, count in receivers.taken_spans.items()]
+    rows = [(way, str(count)) for way, count in receivers.accepted_spans.items()]
     notes = [f"requests refused: {refused}"] if refused else []
     if receivers.lost_ring_bytes or receivers.rejected_rings:
         lost = _size(receivers.lost_ring_bytes)
@@ -137,7 +137,7 @@ def _receivers(status: Status) -> list[Line]:
 
 def _rings(status: Status) -> list[tuple[str, ...]]:
     def row(service: ServiceStatus) -> tuple[str, ...]:
-        counts = (service.taken_spans, service.dropped_spans, service.suppressed_errors)
+        counts = (service.accepted_spans, service.dropped_spans, service.suppressed_errors)
         return (service.name, str(service.rings), f"{service.fill:.0%}", *map(str, counts))
 
     return [row(service) for service in status.receivers.services]

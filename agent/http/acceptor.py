@@ -99,7 +99,7 @@ class Acceptor:
     def _give_way(self, newest: Connection | None) -> None:
         self._refusals["connections"] += 1
         quiet = [other for other in self.connections if not other.is_answering and other is not newest]
-        quietest = min(quiet, key=lambda other: (other.is_welcome, other.since_s), default=newest)
+        quietest = min(quiet, key=lambda other: (other.has_delivered, other.since_s), default=newest)
         if quietest is not None:
             del self.connections[quietest]  # now, and not when it is closed: it makes way once
             quietest.abort()

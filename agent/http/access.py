@@ -70,7 +70,7 @@ class Access:
             headers.append(("Access-Control-Allow-Headers", wanted))
         return Response(204, headers=(*headers, ("Access-Control-Max-Age", str(_MAX_AGE_S))))
 
-    def shared(self, request: Request, answer: Response) -> Response:
+    def with_cors_headers(self, request: Request, answer: Response) -> Response:
         """Let the page that asked see the answer, if it is one that may ask."""
         origin = request.headers.get("origin", "")
         if not self._is_origin(origin):
@@ -86,7 +86,7 @@ class Access:
             is_known = self._seen_hosts[host] = self._is_host(host)
         if is_known:
             return None
-        return self._no("host", f"The agent is not known as {escaped(host)[:200]}: agent.allowed_hosts")
+        return self._forbid("host", f"The agent is not known as {escaped(host)[:200]}: agent.allowed_hosts")
 
     def _is_host(self, host: str) -> bool:
         """Whether this is an address, or a name that a stranger's page cannot have."""
@@ -101,7 +101,7 @@ class Access:
             return True
         if "." not in name or name in self._names or name.endswith(self._domains):
             return True
-        return self._hosts is not None and self._hosts.fit(name)
+        return self._hosts is not None and self._hosts.matches(name)
 
     def _refuse_origin(self, request: Request) -> Response | None:
         """Refuse a page of a browser: it says which page, or at least that it is another site's."""
@@ -113,12 +113,12 @@ class Access:
         elif self._is_origin(origin):
             return None
         said = f"Pages of {escaped(origin)[:200] or 'other sites'} may not report: agent.allowed_origins"
-        return self._no("origin", said)
+        return self._forbid("origin", said)
 
     def _is_origin(self, origin: str) -> bool:
-        return bool(origin) and self._origins is not None and self._origins.fit(origin)
+        return bool(origin) and self._origins is not None and self._origins.matches(origin)
 
-    def _no(self, refusal: str, reason: str) -> Response:
+    def _forbid(self, refusal: str, reason: str) -> Response:
         if not self._has_warned:
             self._has_warned = True
             _log.warning("a request was answered 403: %s; more of these are only counted", reason)

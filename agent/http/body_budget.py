@@ -15,24 +15,24 @@ class BodyBudget:
         return self.held_bytes + size <= self.max_bytes
 
 
-class BodyHold:
+class BodyReservation:
     """A part of a room. What it has is given back once, however often it is released."""
 
-    __slots__ = ("_room", "size")
+    __slots__ = ("_budget", "size")
 
-    def __init__(self, room: BodyBudget) -> None:
-        self._room = room
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
         self.size = 0
 
     def grow(self, size: int) -> bool:
         """Hold so many bytes more; False if there is no room for them."""
-        if not self._room.has(size):
+        if not self._budget.has(size):
             return False
-        self._room.held_bytes += size
+        self._budget.held_bytes += size
         self.size += size
         return True
 
     def release(self) -> None:
         """Give back what is held."""
-        self._room.held_bytes -= self.size
+        self._budget.held_bytes -= self.size
         self.size = 0

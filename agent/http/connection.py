@@ -52,17 +52,17 @@ class Connection(asyncio.BufferedProtocol):
     """A client, for as long as it stays. All methods run in the event loop's thread, and none blocks.
 
     `deadline_s` is when `time_out` is due and `since_s` when its present state began, on the loop's clock.
-    `is_welcome` says that spans of this client were taken, `is_reading` that one is being read right now.
+    `has_delivered` says that spans of this client were taken, `is_reading` that one is being read right now.
     """
 
     def __init__(self, server: Server, is_trusted: bool) -> None:
-        self.is_welcome = self.is_reading = False
+        self.has_delivered = self.is_reading = False
         self._server = server
         self._reader = RequestReader(server, is_trusted)
         self._seen = (0, False)  # of the reader: how many requests began, and whether the last is in its body
         self._is_open = False
         self._answering: asyncio.Task[None] | None = None
-        self._is_lingering = self._is_clogged = False
+        self._is_lingering = self._is_write_paused = False
 
     @property
     def is_sending(self) -> bool:
@@ -127,7 +127,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _look(self) -> None:
         """Do what follows from what was read."""
-        if self._answering is not None or self._is_clogged:
+        if self._answering is not None or self._is_write_paused:
             if self._reader.requests or self._reader.refusal is not None:
                 self._transport.pause_reading()
         elif self._reader.requests:
@@ -145,7 +145,7 @@ class Connection(asyncio.BufferedProtocol):
         self._seen = seen
         if self.is_in_head or self.is_in_body:
             self._wait(BODY_S if self.is_in_body else HEAD_S)
-        if self._reader.wants_go_ahead:
+        if self._reader.expects_continue:
             self._transport.write(_CONTINUE)
 
     def _answer_next(self) -> None:
@@ -155,14 +155,14 @@ class Connection(asyncio.BufferedProtocol):
     async def _answer(self, incoming: Incoming) -> None:
         request = incoming.request
         answer = await self._server.answer(request)
-        incoming.hold.release()
+        incoming.reservation.release()
         self._answering = None
-        self.is_welcome = self.is_welcome or answer.status == ACCEPTED
+        self.has_delivered = self.has_delivered or answer.status == ACCEPTED
         if self._transport.is_closing():
             return
-        may_stay = incoming.may_stay and not self._server.is_stopping
-        self._transport.write(answer.written(self._server.date, may_stay, request.method == "HEAD"))
-        if may_stay:
+        keep_alive = incoming.keep_alive and not self._server.is_stopping
+        self._transport.write(answer.encode(self._server.date, keep_alive, request.method == "HEAD"))
+        if keep_alive:
             self._wait(IDLE_S)
             self._go_on()
         else:
@@ -171,7 +171,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Turn to what came while a request was being answered, or while its answer was not yet read."""
-        if self._is_clogged or self._answering is not None or self._transport.is_closing():
+        if self._is_write_paused or self._answering is not None or self._transport.is_closing():
             return
         self.is_reading = True
         self._reader.go_on()
@@ -181,10 +181,10 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def pause_writing(self) -> None:  # noqa: D102 (asyncio's own)
-        self._is_clogged = True
+        self._is_write_paused = True
 
     def resume_writing(self) -> None:  # noqa: D102 (asyncio's own)
-        self._is_clogged = False
+        self._is_write_paused = False
         self._go_on()
 
     def _refuse(self, answer: Response) -> None:
@@ -193,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.end()
         self._is_lingering = True
         self._wait(LINGER_S)
-        self._transport.write(answer.written(self._server.date, keep_alive=False))
+        self._transport.write(answer.encode(self._server.date, keep_alive=False))
         if self._transport.can_write_eof():
             self._transport.write_eof()
 

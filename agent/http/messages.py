@@ -44,7 +44,7 @@ class Response(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     refusal: str = ""
 
-    def written(self, date: str, keep_alive: bool, without_body: bool = False) -> bytes:
+    def encode(self, date: str, keep_alive: bool, without_body: bool = False) -> bytes:
         """Return the answer as it goes over the wire."""
         lines = [f"HTTP/1.1 {self.status} {_REASONS.get(self.status, '')}", f"Date: {date}"]
         if self.body:

@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 import httptools
 
-from kaspan.agent.http.body_budget import BodyBudget, BodyHold
+from kaspan.agent.http.body_budget import BodyBudget, BodyReservation
 from kaspan.agent.http.messages import Request, Response, make_refusal
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -30,14 +30,14 @@ class Incoming(NamedTuple):
     """A whole request, what its body holds of the room, and whether its client wants to go on after it."""
 
     request: Request
-    hold: BodyHold
-    may_stay: bool
+    reservation: BodyReservation
+    keep_alive: bool
 
 
 class Gate(Protocol):
     """Who decides what is read: the server."""
 
-    room: BodyBudget
+    budget: BodyBudget
 
     def refuse_head(self, request: Request) -> Response | None:
         """Refuse a request before its body is read."""
@@ -65,7 +65,7 @@ class RequestReader:
         self._is_trusted = is_trusted
         self._unread = b""
         self._parser = httptools.HttpRequestParser(self)
-        self._hold = BodyHold(gate.room)
+        self._reservation = BodyReservation(gate.budget)
         self._begin()
 
     def _begin(self) -> None:
@@ -78,9 +78,9 @@ class RequestReader:
         self.is_in_head = self.is_in_body = False
 
     @property
-    def wants_go_ahead(self) -> bool:
+    def expects_continue(self) -> bool:
         """Whether the client waits to be told that it may send the body."""
-        return self.is_in_body and not self._hold.size and self._expects
+        return self.is_in_body and not self._reservation.size and self._expects
 
     def feed(self, data: memoryview | bytes) -> None:
         """Read on, up to the end of a request; what is behind it is kept for the next call."""
@@ -105,9 +105,9 @@ class RequestReader:
     def end(self) -> None:
         """Give up what is here, and read no more."""
         for incoming in self.requests:
-            incoming.hold.release()
+            incoming.reservation.release()
         self.requests.clear()
-        self._hold.release()
+        self._reservation.release()
         self._begin()
         self._unread = b""
 
@@ -201,8 +201,8 @@ class RequestReader:
 
     def on_body(self, chunk: bytes) -> None:  # noqa: D102 (httptools' own)
         size = len(chunk)
-        refusal = self._gate.refuse_size(size, self._hold.size + size)
-        if refusal is not None or not self._hold.grow(size):
+        refusal = self._gate.refuse_size(size, self._reservation.size + size)
+        if refusal is not None or not self._reservation.grow(size):
             self._refuse(refusal or make_refusal(429, "busy", "Too many bodies are on their way"))
         if size == self._missing_bytes and self._body is None:
             self._whole = chunk
@@ -215,11 +215,11 @@ class RequestReader:
     def on_message_complete(self) -> None:  # noqa: D102 (httptools' own)
         if self._parser.should_upgrade():
             return
-        may_stay = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
         body = self._whole if self._body is None else self._body.getvalue()
         request = self._request._replace(body=body)
-        self.requests.append(Incoming(request, self._hold, may_stay))
-        self._hold = BodyHold(self._gate.room)
+        self.requests.append(Incoming(request, self._reservation, keep_alive))
+        self._reservation = BodyReservation(self._gate.budget)
         self._begin()
 
 

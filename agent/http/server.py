@@ -49,7 +49,7 @@ class HttpServer:
         self.date = formatdate(usegmt=True)
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
         self.buffer = bytearray(_READ_BYTES)
-        self.room = BodyBudget(0)
+        self.budget = BodyBudget(0)
         self._listeners = listeners
         self._acceptor = Acceptor(self.loop, listeners, self.refusals)
         self.adjust(settings)
@@ -61,7 +61,7 @@ class HttpServer:
     def adjust(self, settings: schema.Agent) -> None:
         """Work with other settings from the next request on. Any thread may call it."""
         self._max_body_bytes = settings.max_body_bytes
-        self.room.max_bytes = settings.max_body_bytes * HELD_BODIES
+        self.budget.max_bytes = settings.max_body_bytes * HELD_BODIES
         self._acceptor.adjust(settings.max_connections)
         self._access = Access(settings)
 
@@ -149,10 +149,10 @@ class HttpServer:
     def _refuse_body(self, request: Request) -> Response | None:
         """Refuse a body where none is taken: /health is for everybody, and no place to fill the room."""
         if request.method == "POST":
-            return self._nothing_there(request)
-        return self._nothing_there(request) or make_refusal(413, "too large", "No body is taken here")
+            return self._refuse_route(request)
+        return self._refuse_route(request) or make_refusal(413, "too large", "No body is taken here")
 
-    def _nothing_there(self, request: Request) -> Response | None:
+    def _refuse_route(self, request: Request) -> Response | None:
         """Refuse another path and another method."""
         methods = self._routes.get(request.path)
         if methods is None:
@@ -167,9 +167,9 @@ class HttpServer:
         if body_bytes > self._max_body_bytes:
             reason = f"A body may have {self._max_body_bytes} bytes (agent.max_body_bytes)"
             return make_refusal(413, "too large", reason)
-        if not self.room.has(size):
+        if not self.budget.has(size):
             self._make_room(size)
-        if not self.room.has(size):
+        if not self.budget.has(size):
             return make_refusal(429, "busy", "Too many bodies are on their way", ("Retry-After", "1"))
         return None
 
@@ -182,7 +182,7 @@ class HttpServer:
             if connection.is_sending and connection.since_s < late_s
         ]
         for connection in sorted(on_their_way, key=lambda connection: connection.since_s):
-            if self.room.has(size):
+            if self.budget.has(size):
                 return
             connection.time_out()
 
@@ -192,7 +192,7 @@ class HttpServer:
 
     async def answer(self, request: Request) -> Response:
         """Answer a whole request. Never raises."""
-        answer = self._nothing_there(request)
+        answer = self._refuse_route(request)
         if answer is None:
             methods = self._routes[request.path]
             if self._access.is_preflight(request):
@@ -201,7 +201,7 @@ class HttpServer:
                 answer = await self._handle(methods[request.method][0], request)
         if answer.refusal:
             self.refused(answer)
-        return self._access.shared(request, answer)
+        return self._access.with_cors_headers(request, answer)
 
     async def _handle(self, handler: Handler, request: Request) -> Response:
         try:

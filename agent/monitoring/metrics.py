@@ -21,7 +21,7 @@ _BY_SERVICE: tuple[tuple[str, str, str, Callable[[ServiceStatus], float]], ...] 
         "ring_accepted_spans_total",
         _COUNTER,
         "Of the accepted spans, those from rings by the service that wrote them.",
-        lambda service: service.taken_spans,
+        lambda service: service.accepted_spans,
     ),
     (
         "ring_dropped_spans_total",
@@ -118,14 +118,14 @@ def _by(name: str, kind: str, said: str, label: str, values: Mapping[str, float]
 def _agent(status: Status) -> Iterator[list[str]]:
     present = {problem.reason for problem in status.problems}
     yield _by("info", _GAUGE, "The agent's version.", "version", {status.version: 1})
-    yield _one("taking_spans", _GAUGE, "1 while spans that come are taken.", int(status.is_taking))
+    yield _one("taking_spans", _GAUGE, "1 while spans that come are taken.", int(status.is_accepting))
     wrong = {reason: int(reason in present) for reason in REASONS}
     yield _by("problem", _GAUGE, "1 while this is wrong; see /health.", "reason", wrong)
 
 
 def _receivers(receivers: ReceiverStatus) -> Iterator[list[str]]:
     said = "Spans that are safe in the spool, or that a processor dropped."
-    yield _by("receiver_accepted_spans_total", _COUNTER, said, "receiver", receivers.taken_spans)
+    yield _by("receiver_accepted_spans_total", _COUNTER, said, "receiver", receivers.accepted_spans)
     said = "HTTP requests that were not taken; their senders were told why."
     refused = {reason.replace(" ", "_"): count for reason, count in receivers.refused_requests.items()}
     yield _by("receiver_refused_requests_total", _COUNTER, said, "reason", refused)

@@ -13,7 +13,7 @@ from kaspan.agent import status as reasons
 from kaspan.agent.processors.chain import UNREADABLE, Tally
 from kaspan.agent.receivers.ring import RingReceiver
 from kaspan.agent.senders.delivery import Delivery
-from kaspan.agent.spool.database import ASIDE
+from kaspan.agent.spool.database import DAMAGED_INFIX
 from kaspan.agent.spool.spool import DAMAGED, EXPIRED, SENDER_REMOVED, Spool
 from kaspan.agent.status import Problem, ReceiverStatus, SenderStatus, SpoolStatus, Status
 from kaspan.wire import VERSION
@@ -103,9 +103,7 @@ class Observer:
         for delivery in self._deliveries:
             failing_s = self._failing_s(delivery)
             if failing_s is not None and failing_s > reasons.FAILING_S:
-                text = (
-                    f"{delivery.sender.name} has failed for {failing_s:.0f} s: {delivery.account.last_error}"
-                )
+                text = f"{delivery.sender.name} has failed for {failing_s:.0f} s: {delivery.stats.last_error}"
                 yield Problem(reasons.SENDER_FAILING, text)
 
     @property
@@ -114,16 +112,16 @@ class Observer:
         return self._clock_s() - self._receiver.ticked_s
 
     def _damaged_files(self) -> list[str]:
-        pattern = f"{escape(self._spool.path)}{ASIDE}*"
+        pattern = f"{escape(self._spool.path)}{DAMAGED_INFIX}*"
         return sorted(path for path in glob(pattern) if not path.endswith("-journal"))
 
     def _receivers(self) -> ReceiverStatus:
-        taken_spans, refused = {"ring": self._receiver.taken_spans}, {}
+        accepted_spans, refused = {"ring": self._receiver.accepted_spans}, {}
         if self._collector is not None:
-            taken_spans |= self._collector.taken
+            accepted_spans |= self._collector.accepted
             refused = dict.fromkeys(_EXPECTED_REFUSALS, 0) | dict(self._collector.server.refusals)
         return ReceiverStatus(
-            taken_spans=taken_spans,
+            accepted_spans=accepted_spans,
             refused_requests=refused,
             services=self._receiver.services(),
             lost_ring_bytes=self._receiver.lost_bytes,
@@ -144,26 +142,26 @@ class Observer:
         )
 
     def _sender(self, delivery: Delivery) -> SenderStatus:
-        account = delivery.account
+        stats = delivery.stats
         batches, oldest_us = self._spool.behind(delivery.sender.name)
         return SenderStatus(
             name=delivery.sender.name,
-            sent_spans=account.sent_spans,
-            dead_spans=account.dead_spans,
+            sent_spans=stats.sent_spans,
+            dead_spans=stats.dead_spans,
             behind_batches=batches,
             behind_s=None if oldest_us is None else self._age_s(oldest_us / 1e6),
             failing_s=self._failing_s(delivery),
-            failures=dict(account.failures),
-            last_error=account.last_error,
-            last_error_age_s=self._age_s(account.last_error_at_s) if account.last_error_at_s else None,
-            last_success_age_s=self._age_s(account.last_success_at_s) if account.last_success_at_s else None,
-            message_spans=account.message_spans,
-            message_bytes=account.message_bytes,
-            send_s=account.send_s,
+            failures=dict(stats.failures),
+            last_error=stats.last_error,
+            last_error_age_s=self._age_s(stats.last_error_at_s) if stats.last_error_at_s else None,
+            last_success_age_s=self._age_s(stats.last_success_at_s) if stats.last_success_at_s else None,
+            message_spans=stats.message_spans,
+            message_bytes=stats.message_bytes,
+            send_s=stats.send_s,
         )
 
     def _failing_s(self, delivery: Delivery) -> float | None:
-        since_s = delivery.account.failing_since_s
+        since_s = delivery.stats.failing_since_s
         return None if since_s is None else max(0.0, self._clock_s() - since_s)
 
     def _age_s(self, at_s: float) -> float:
@@ -176,5 +174,5 @@ class Observer:
         for kind, count in tally.refused.items():
             dropped[kind if kind == UNREADABLE else f"processor_{kind}_failed"] += count
         dropped.update(self._spool.dropped)
-        dropped[DEAD_LETTERS_FULL] += sum(delivery.account.dropped_spans for delivery in self._deliveries)
+        dropped[DEAD_LETTERS_FULL] += sum(delivery.stats.dropped_spans for delivery in self._deliveries)
         return dict(dropped)

@@ -13,7 +13,7 @@ from kaspan.agent.http.messages import Request, Response
 from kaspan.agent.http.server import HttpServer
 from kaspan.agent.monitoring import metrics
 from kaspan.agent.monitoring.observer import Observer
-from kaspan.agent.status import Status, is_taking, state
+from kaspan.agent.status import Status, is_accepting, state
 
 HEALTH_PATH = "/health"
 LIVE_PATH = "/health/live"
@@ -24,7 +24,7 @@ _JSON = "application/json"
 _Result = TypeVar("_Result")
 
 
-class Operation:
+class MonitoringRoutes:
     """Answers for one agent. Where there is a token, all but /health wants it.
 
     Nothing here waits for the disk in the event loop's thread.
@@ -49,7 +49,7 @@ class Operation:
         problems = await self._elsewhere(lambda: list(self._observer.problems()))
         found = list(dict.fromkeys(problem.reason for problem in problems))
         body = msgspec.json.encode({"status": state(problems), "reasons": found})
-        return Response(200 if is_taking(problems) else 503, body + b"\n", _JSON)
+        return Response(200 if is_accepting(problems) else 503, body + b"\n", _JSON)
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002 (part of the interface)
         """200: whoever gets this answer knows that the process works."""

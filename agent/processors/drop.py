@@ -34,4 +34,4 @@ class Drop(Processor):
 
 
 def _fits(globs: Globs | None, text: str | None) -> bool:
-    return globs is None or (text is not None and globs.fit(text))
+    return globs is None or (text is not None and globs.matches(text))

@@ -59,7 +59,7 @@ class Redact(Processor):
     def process(self, span: Span) -> Verdict:
         """Hide what is to be hidden."""
         globs = self._names
-        names = list(span.tags) if globs is None else [name for name in span.tags if globs.fit(name)]
+        names = list(span.tags) if globs is None else [name for name in span.tags if globs.matches(name)]
         texts = [span.tags[name] for name in names]
         if globs is None:
             texts += [annotation.value for annotation in span.annotations]

@@ -29,21 +29,21 @@ RETRY_S = 5
 """How long a client is asked to wait when the spool is full."""
 
 _ACCEPTED = Response(ACCEPTED)
-_ONLY_V2 = f"kaspan takes Zipkin's JSON v2 and proto3 at {SPANS_PATH}"
+_ONLY_V2 = f"kaspan accepts Zipkin's JSON v2 and proto3 at {SPANS_PATH}"
 
 _log = logging.getLogger("kaspan.agent")
 
 
 class Collector:
-    """Takes spans by HTTP into a spool. `taken` counts those that are safe there, or dropped by a processor,
-    by the way they came: http or unix.
+    """Accepts spans by HTTP and stores them in a spool.
 
-    `server` listens where the settings say; others may add routes to it. Without a `chain` spans are taken
-    as they come. Raises ListenError.
+    `accepted` counts the spans that are stored, or that a processor dropped, by the way they came: http or
+    unix. `server` listens where the settings say; others may add routes to it. Without a `chain` spans are
+    stored as they come. Raises ListenError.
     """
 
     def __init__(self, settings: schema.Agent, spool: Spool, chain: Chain | None = None) -> None:
-        self.taken = {"http": 0, "unix": 0}
+        self.accepted = {"http": 0, "unix": 0}
         self._chain = chain
         self._row_bytes = settings.batch.max_bytes
         self._max_body_bytes = settings.max_body_bytes
@@ -52,13 +52,13 @@ class Collector:
         self._reader = ThreadPoolExecutor(1, "reader")
         self._reading = asyncio.Lock()
         self._is_full = False
-        self.server.add("POST", SPANS_PATH, self.take)
+        self.server.add("POST", SPANS_PATH, self.accept)
         self.server.add("POST", V1_PATH, self.refuse_v1)
 
     @property
-    def taken_spans(self) -> int:
+    def accepted_spans(self) -> int:
         """How many spans came by any way."""
-        return sum(self.taken.values())
+        return sum(self.accepted.values())
 
     def adjust(self, settings: schema.Agent, chain: Chain | None) -> None:
         """Work with other settings from the next request on. Any thread may call it."""
@@ -72,7 +72,7 @@ class Collector:
         format_ = "Thrift" if content_type(request) == THRIFT else "JSON v1"
         return make_refusal(415, "format", f"{format_} is not supported: {_ONLY_V2}")
 
-    async def take(self, request: Request) -> Response:
+    async def accept(self, request: Request) -> Response:
         """Store the spans of a body, and then say so."""
         if content_type(request) == THRIFT:
             return make_refusal(415, "format", f"Thrift is not supported: {_ONLY_V2}")
@@ -86,7 +86,7 @@ class Collector:
         answer = await self._store(batches)
         if answer is _ACCEPTED:
             way = "unix" if request.is_trusted else "http"
-            self.taken[way] += sum(batch.spans for batch in batches) + tally.removed_spans
+            self.accepted[way] += sum(batch.spans for batch in batches) + tally.removed_spans
             if chain is not None:
                 chain.count(tally)
         return answer

@@ -18,7 +18,7 @@ from kaspan.agent.batch import SEPARATOR, Batch
 from kaspan.agent.processors.chain import Chain, Tally
 from kaspan.agent.receivers.ring_directory import RingDirectory
 from kaspan.agent.receivers.ring_file import spool_key
-from kaspan.agent.receivers.rings import Rings, Watched
+from kaspan.agent.receivers.rings import Rings, WatchedRing
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.spool import Spool
 from kaspan.agent.status import ServiceStatus
@@ -90,9 +90,9 @@ class RingReceiver:
         self._stopping.set()
 
     @property
-    def taken_spans(self) -> int:
+    def accepted_spans(self) -> int:
         """How many spans are safe in the spool, or were dropped by a processor."""
-        return self._rings.services.taken_spans
+        return self._rings.services.accepted_spans
 
     @property
     def lost_bytes(self) -> int:
@@ -131,9 +131,9 @@ class RingReceiver:
             for watched in list(self._rings.open.values())
             if self._is_due(watched, flush or watched.is_gone, now_s)
         ]
-        has_more = bool(due) and (last or now_s >= self._retry_s) and self._take(due, now_s)
+        has_more = bool(due) and (last or now_s >= self._retry_s) and self._store(due, now_s)
         while last and has_more:
-            has_more = self._take(due, now_s)  # what was there when they were looked at, and no more
+            has_more = self._store(due, now_s)  # what was there when they were looked at, and no more
         if flush and not has_more:
             self._next_flush_s = now_s + self._flush_interval_s
         self._rings.remove_finished()
@@ -147,21 +147,21 @@ class RingReceiver:
         """Take over new settings; what rings of directories that are left out hold is taken before."""
         leaving = self._rings.outside(new.directories)
         due = [watched for watched in leaving if self._is_due(watched, True, now_s)]
-        while due and self._take(due, now_s):
+        while due and self._store(due, now_s):
             pass
         self._rings.move(new.directories)
         self._chain = new.chain
         self._batch_bytes, self._flush_interval_s = new.batch_bytes, new.flush_interval_s
         self._next_flush_s = self._next_scan_s = now_s
 
-    def _is_due(self, watched: Watched, flush: bool, now_s: float) -> bool:
+    def _is_due(self, watched: WatchedRing, flush: bool, now_s: float) -> bool:
         if not self._rings.look(watched, now_s):
             return False
         ring = watched.ring
         unread = ring.unread_bytes
         return unread > 0 and (flush or unread * 4 >= ring.data_bytes or ring.is_suspect)
 
-    def _take(self, due: Sequence[Watched], now_s: float) -> bool:
+    def _store(self, due: Sequence[WatchedRing], now_s: float) -> bool:
         """Move spans from rings into the spool in one transaction of bounded size; whether more is left.
 
         What is written while a ring is full is lost: rings whose owner lives come first, the fullest before
@@ -169,37 +169,37 @@ class RingReceiver:
         """
         living = sorted((ring for ring in due if not ring.is_gone), key=lambda watched: -watched.ring.fill)
         gone = [watched for watched in due if watched.is_gone]
-        load = _Load(self._batch_bytes)
+        pending = _PendingRows(self._batch_bytes)
         limit = self._commit_bytes
         try:
-            is_all = self._fill(load, living, limit - limit // 4 if gone else limit, now_s)
+            is_all = self._fill(pending, living, limit - limit // 4 if gone else limit, now_s)
             # With nothing left of those that are gone there may be room for more of the living.
-            is_all = self._fill(load, gone, limit, now_s) and (
-                is_all or self._fill(load, living, limit, now_s)
+            is_all = self._fill(pending, gone, limit, now_s) and (
+                is_all or self._fill(pending, living, limit, now_s)
             )
-            if load.moved:
-                self._commit(load, now_s)
+            if pending.moved:
+                self._commit(pending, now_s)
         except (SpoolFull, MemoryError) as error:
-            self._leave(due, load, error, now_s)
+            self._leave(due, pending, error, now_s)
             return False
         if self._is_full and is_all:
             self._is_full = False
             _log.info("the spool takes spans again")
         return not is_all
 
-    def _fill(self, load: _Load, rings: Sequence[Watched], limit: int, now_s: float) -> bool:
+    def _fill(self, pending: _PendingRows, rings: Sequence[WatchedRing], limit: int, now_s: float) -> bool:
         """Read rings until there are so many bytes; whether that was all that is in them."""
         for watched in rings:
-            while load.bytes < limit:
+            while pending.bytes < limit:
                 payloads = self._read(watched, now_s)
                 if payloads is None:
                     break
-                load.add(watched, payloads)
+                pending.add(watched, payloads)
             else:
                 return False
         return True
 
-    def _read(self, watched: Watched, now_s: float) -> list[bytes] | None:
+    def _read(self, watched: WatchedRing, now_s: float) -> list[bytes] | None:
         """One piece of a ring: None when there is no more of it; nothing, but moved, when it was damaged."""
         if not watched.ring.unread_bytes or watched.path not in self._rings.open:
             return None
@@ -220,10 +220,10 @@ class RingReceiver:
         # One that ended the list they are joined to would hide all that follow it from who reads that.
         if not (_OPENING.issuperset(map(_first, payloads)) and _CLOSING.issuperset(map(_last, payloads))):
             payloads = self._objects(watched, payloads)
-        watched.meter.read(len(payloads))
+        watched.counters.read(len(payloads))
         return payloads if self._chain is None else self._chain.process(payloads, self._tally)
 
-    def _objects(self, watched: Watched, payloads: list[bytes]) -> list[bytes]:
+    def _objects(self, watched: WatchedRing, payloads: list[bytes]) -> list[bytes]:
         """Return what can be spans, and count the rest as lost."""
         objects = [payload for payload in payloads if payload[:1] == b"{" and payload[-1:] == b"}"]
         self._rings.lost_bytes += sum(map(len, payloads)) - sum(map(len, objects))
@@ -239,44 +239,44 @@ class RingReceiver:
         )
         return objects
 
-    def _commit(self, load: _Load, now_s: float) -> None:
+    def _commit(self, pending: _PendingRows, now_s: float) -> None:
         """Write spans and positions together, then tell the writers: a kill between repeats nothing."""
-        positions = {path: watched.ring.position for path, watched in load.moved.items()}
-        self._spool.put(load.rows(), {spool_key(path): position for path, position in positions.items()})
+        positions = {path: watched.ring.position for path, watched in pending.moved.items()}
+        self._spool.put(pending.rows(), {spool_key(path): position for path, position in positions.items()})
         self._commit_bytes = min(_COMMIT_BYTES, self._commit_bytes * 2)
         if self._chain is not None:
             self._chain.count(self._tally)
             self._tally = Tally()
-        for watched in load.moved.values():
-            watched.meter.stored()
+        for watched in pending.moved.values():
+            watched.counters.stored()
             watched.taken_s = now_s
         self._rings.stored(positions)
 
-    def _leave(self, due: Sequence[Watched], load: _Load, error: Exception, now_s: float) -> None:
+    def _leave(self, due: Sequence[WatchedRing], rows: _PendingRows, error: Exception, now_s: float) -> None:
         """Have rings begin again where they were, since what was read could not be stored."""
         if not self._is_full:
             self._is_full = True
             _log.warning("rings are left unread: %s", str(error) or "there is too little memory")
         for watched in due:
             watched.ring.position = self._rings.positions.get(watched.path, watched.ring.position)
-            watched.meter.left()
+            watched.counters.left()
         self._tally = Tally()
-        self._commit_bytes = max(1, min(load.bytes, self._commit_bytes) // 2)
+        self._commit_bytes = max(1, min(rows.bytes, self._commit_bytes) // 2)
         self._retry_s = now_s + SCAN_S
 
 
-class _Load:
+class _PendingRows:
     """What goes into the spool together: rows of at most `row_bytes`, and the rings that they are from."""
 
     def __init__(self, row_bytes: int) -> None:
         self.bytes = 0
-        self.moved: dict[str, Watched] = {}
+        self.moved: dict[str, WatchedRing] = {}
         self._row_bytes = row_bytes
         self._rows: list[Batch] = []
         self._spans: list[bytes] = []
         self._spans_bytes = 0
 
-    def add(self, watched: Watched, payloads: list[bytes]) -> None:
+    def add(self, watched: WatchedRing, payloads: list[bytes]) -> None:
         """Add spans of a ring, none where it only moved."""
         self.moved[watched.path] = watched
         size = sum(map(len, payloads)) + len(SEPARATOR) * len(payloads)

@@ -25,14 +25,14 @@ _SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 _log = logging.getLogger("kaspan.agent")
 
 
-class Watched:
+class WatchedRing:
     """A ring and what is remembered about it; `is_gone` when its owner is, `taken_s` when spans last came."""
 
     def __init__(
-        self, ring: RingFile, directory: RingDirectory, path: str, inode: int, meter: RingCounters
+        self, ring: RingFile, directory: RingDirectory, path: str, inode: int, counters: RingCounters
     ) -> None:
         self.ring = ring
-        self.meter = meter
+        self.counters = counters
         self.directory = directory
         self.path = path
         self.inode = inode
@@ -55,8 +55,8 @@ class Rings:
         self.rejected_rings = 0
         self.is_short = self._has_warned = False
         self.services = Services()
-        self.watched: dict[str, Watched] = {}
-        self.open: dict[str, Watched] = {}
+        self.watched: dict[str, WatchedRing] = {}
+        self.open: dict[str, WatchedRing] = {}
         self.positions = {ring_path(key): position for key, position in spool.positions().items()}
         self._directories = directories
         self._spool = spool
@@ -179,7 +179,7 @@ class Rings:
             watched.ring = ring
         else:
             self._drop(path)
-            watched = Watched(ring, directory, path, inode, self.services.meter(ring))
+            watched = WatchedRing(ring, directory, path, inode, self.services.counters_of(ring))
         ring.resume(self.positions.get(path, 0))
         self.positions[path] = ring.position
         watched.is_gone = not is_locked(ring.descriptor)
@@ -197,7 +197,7 @@ class Rings:
             self._close(watched)
             self._forget([path])
 
-    def look(self, watched: Watched, now_s: float) -> bool:
+    def look(self, watched: WatchedRing, now_s: float) -> bool:
         """See what a ring's writer has done since; False if it is no ring any more, and rejected."""
         ring = watched.ring
         try:
@@ -205,12 +205,12 @@ class Rings:
         except (RingError, OSError) as error:
             self.fail(watched, error)
             return False
-        watched.meter.polled(ring)
+        watched.counters.polled(ring)
         if ring.dropped_spans > watched.reported_drops and now_s >= watched.next_report_s:
             self._report_drops(watched, now_s)
         return True
 
-    def _report_drops(self, watched: Watched, now_s: float) -> None:
+    def _report_drops(self, watched: WatchedRing, now_s: float) -> None:
         ring = watched.ring
         fields = {"ring": watched.path, "service": ring.service, "dropped_spans": ring.dropped_spans}
         _log.warning(
@@ -247,7 +247,7 @@ class Rings:
             _log.debug("removed ring %s of %s: its process is gone", watched.path, watched.ring.service)
         self._forget([watched.path for watched in removed])
 
-    def outside(self, directories: Sequence[RingDirectory]) -> list[Watched]:
+    def outside(self, directories: Sequence[RingDirectory]) -> list[WatchedRing]:
         """Return the open rings that are in none of these directories."""
         return [watched for watched in self.open.values() if watched.directory not in directories]
 
@@ -263,7 +263,7 @@ class Rings:
                 directory.close()
         self._directories = directories
 
-    def fail(self, watched: Watched, error: Exception) -> None:
+    def fail(self, watched: WatchedRing, error: Exception) -> None:
         """Read a ring no more, since it is none; what it held is lost. One may wait for memory, though."""
         if is_shortage(error):
             return
@@ -271,7 +271,7 @@ class Rings:
         self.lost_bytes += min(max(0, watched.ring.unread_bytes), watched.ring.data_bytes)
         self._close(watched)
 
-    def _close(self, watched: Watched) -> None:
+    def _close(self, watched: WatchedRing) -> None:
         del self.watched[watched.path]
         if self.open.pop(watched.path, None) is not None:
             watched.ring.close()

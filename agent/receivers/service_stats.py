@@ -35,7 +35,7 @@ class RingCounters:
 
     def stored(self) -> None:
         """Count what was read."""
-        self._service.taken_spans += self._read_spans
+        self._service.accepted_spans += self._read_spans
         self._read_spans = 0
 
     def left(self) -> None:
@@ -49,7 +49,7 @@ class Services:
     def __init__(self) -> None:
         self._by_name: dict[str, ServiceStatus] = {}
 
-    def meter(self, ring: RingFile) -> RingCounters:
+    def counters_of(self, ring: RingFile) -> RingCounters:
         """Begin to count for a ring."""
         name = ring.service
         if name not in self._by_name and len(self._by_name) >= MAX_SERVICES:
@@ -57,9 +57,9 @@ class Services:
         return RingCounters(self._by_name.setdefault(name, ServiceStatus(name)))
 
     @property
-    def taken_spans(self) -> int:
+    def accepted_spans(self) -> int:
         """How many spans of all rings are stored, or were dropped by a processor."""
-        return sum(service.taken_spans for service in list(self._by_name.values()))
+        return sum(service.accepted_spans for service in list(self._by_name.values()))
 
     def observe(self, rings: Iterable[RingFile]) -> list[ServiceStatus]:
         """Return all services as they are now with these rings. Any thread may ask."""

@@ -8,7 +8,7 @@ import msgspec
 
 from kaspan.agent.senders.base import Sender, SettingError
 from kaspan.agent.senders.entry_points import InstalledSenders
-from kaspan.agent.senders.secrets import revealed
+from kaspan.agent.senders.secrets import with_secrets
 from kaspan.config import ConfigError, schema
 
 _QUIET_AFTER_FLUSH_S = 0.5
@@ -28,7 +28,7 @@ def build(
             continue
         key = f"agent.senders[{index}]"
         before = len(errors)
-        shown = revealed(entry, key, environ, errors)
+        shown = with_secrets(entry, key, environ, errors)
         if len(errors) > before:
             continue
         try:

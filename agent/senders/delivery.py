@@ -10,7 +10,7 @@ from functools import partial
 from kaspan.agent.batch import SEPARATOR, Batch, split
 from kaspan.agent.senders.backoff import Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
-from kaspan.agent.senders.refusals import Witnesses, by_rules
+from kaspan.agent.senders.refusals import RefusalJudge, split_by_rules
 from kaspan.agent.senders.stats import SenderStats
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.dead_letters import DeadLetters
@@ -23,7 +23,7 @@ A save of its own costs a flush of the disk, and the transactions that store spa
 
 PUT_BACK_S = 0.25
 """So long, and until a span is found, may the sorting out of one message hold up others that wait."""
-SAY_S = 60.0
+DEAD_LETTERS_LOG_S = 60.0
 """How often it is said that spans are refused."""
 
 _log = logging.getLogger("kaspan.agent")
@@ -35,7 +35,7 @@ class Delivery:
     A kill repeats the message under way and what was delivered since the last save: SAVE_S ago at most while
     there is more to deliver, the sender's `idle_s` after that. `run` returns after `drain`, when the spool is
     passed or the target fails once more. `pause(seconds)` waits, or returns sooner when the agent stops. What
-    comes when there was nothing is given `linger_s` for company. `account` counts what becomes of it all.
+    comes when there was nothing is given `linger_s` for company. `stats` counts what becomes of it all.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Delivery:
         backoff: Backoff | None = None,
         pause: Callable[[float], object] | None = None,
         linger_s: float = 0.0,
-        account: SenderStats | None = None,
+        stats: SenderStats | None = None,
     ) -> None:
         self.sender = sender
-        self.account = account or SenderStats()
+        self.stats = stats or SenderStats()
         self._spool = spool
         self._max_bytes = max_bytes
         self._backoff = backoff or Backoff()
@@ -57,11 +57,11 @@ class Delivery:
         self._pause = pause or self._draining.wait
         self._linger_s = linger_s
         self._letters = DeadLetters(spool)
-        self._witnesses = Witnesses(partial(spool.pick, sender.name))
+        self._refusal_judge = RefusalJudge(partial(spool.pick, sender.name))
         self._sent_id = spool.cursor(sender.name)
         self._is_failing = False
         self._is_unsaved = False
-        self._save_at_s = self._say_at_s = 0.0
+        self._save_at_s = self._log_at_s = 0.0
 
     def adjust(self, max_bytes: int, linger_s: float) -> None:
         """Work with other settings from the next message on. Any thread may call it."""
@@ -77,7 +77,7 @@ class Delivery:
         while True:
             message = self._read()
             if message is not None:
-                if self.account.clock_s() >= self._save_at_s:
+                if self.stats.clock_s() >= self._save_at_s:
                     self._save()
                 if message.spans and not self._deliver(message):
                     break
@@ -112,7 +112,7 @@ class Delivery:
             passed = min(self._sent_id, self.sender.passed(self._sent_id))
         except Exception as error:  # noqa: BLE001 (said, and the rows stay)
             reason = f"{type(error).__name__}: {error}"
-            self.account.failed(reason, self.account.clock_s())
+            self.stats.failed(reason, self.stats.clock_s())
             self._failed(reason, is_bug=True)
             return
         self._spool.advance(self.sender.name, passed)
@@ -125,7 +125,7 @@ class Delivery:
         not_sent = 0 if isinstance(outcome, Delivered) else self._sort_out(message)
         if not_sent is None:
             return False
-        self.account.passed(message.spans - not_sent, message.spans, len(message.body))
+        self.stats.passed(message.spans - not_sent, message.spans, len(message.body))
         return True
 
     def _sort_out(self, message: Message) -> int | None:
@@ -133,7 +133,7 @@ class Delivery:
 
         What takes too long while others wait goes behind them. None if the agent stops before it is done.
         """
-        valid, invalid = by_rules(split(message.body))
+        valid, invalid = split_by_rules(split(message.body))
         dead: list[tuple[str, bytes]] = []
         if invalid:
             # Without an attempt for each: there may be many, and only a target with other rules takes them.
@@ -144,11 +144,11 @@ class Delivery:
                 # The target's own reason is about the first.
                 dead += [(outcome.reason, invalid[0][1]), *invalid[1:]]
         parts = [valid] if invalid and valid else _halves(valid)
-        put_back_at_s = self.account.clock_s() + PUT_BACK_S
+        put_back_at_s = self.stats.clock_s() + PUT_BACK_S
         put_back = 0
         while parts:
             # With none found to be refused alone, the same ones would come back for ever.
-            if dead and self.account.clock_s() >= put_back_at_s:
+            if dead and self.stats.clock_s() >= put_back_at_s:
                 put_back = self._put_back(parts, message.last_id)
                 if put_back:
                     break
@@ -162,7 +162,7 @@ class Delivery:
                     parts += _halves(part)
                 else:
                     dead.append((outcome.reason, part[0]))
-        return len(dead) + put_back if self._bury(dead) else None
+        return len(dead) + put_back if self._add_dead_letters(dead) else None
 
     def _send_part(self, spans: Sequence[bytes], others: Sequence[bytes], last_id: int) -> Outcome:
         """Send until the target answers, a single span until it is known whose fault a refusal is."""
@@ -172,7 +172,7 @@ class Delivery:
 
         if len(spans) > 1:
             return self._send(partial(attempt, SEPARATOR.join(spans)))
-        return self._send(lambda: self._witnesses.judge(spans[0], others, attempt))
+        return self._send(lambda: self._refusal_judge.judge(spans[0], others, attempt))
 
     def _put_back(self, parts: Sequence[Sequence[bytes]], last_id: int) -> int:
         """Store what is not sorted out behind all that waits; return how many spans, 0 if nothing waits."""
@@ -189,11 +189,11 @@ class Delivery:
     def _send(self, attempt: Callable[[], Outcome]) -> Outcome:
         """Attempt until the target answers; Failed if the agent stops first."""
         while True:
-            began_s = self.account.clock_s()
+            began_s = self.stats.clock_s()
             outcome = attempt()
             if not isinstance(outcome, Failed):
                 return outcome
-            self.account.failed(outcome.reason, began_s)
+            self.stats.failed(outcome.reason, began_s)
             self._failed(outcome.reason)
             if self._draining.is_set():
                 return outcome
@@ -202,7 +202,7 @@ class Delivery:
 
     def _attempt(self, spans: bytes, last_id: int) -> Outcome:
         """Send once. A sender that breaks its contract fails, and neither the agent nor other senders do."""
-        began_s = self.account.clock_s()
+        began_s = self.stats.clock_s()
         try:
             outcome = self.sender.send(spans, last_id)
         except Exception as error:  # noqa: BLE001 (said, and the spans stay)
@@ -210,11 +210,11 @@ class Delivery:
             self._failed(reason, is_bug=True)
             return Failed(reason)
         if isinstance(outcome, Delivered):
-            self._witnesses.taken = spans
-            self.account.taken(began_s)
+            self._refusal_judge.last_delivered = spans
+            self.stats.delivered(began_s)
             self._recovered()
         elif isinstance(outcome, Refused):
-            self.account.refused(outcome.reason, began_s)
+            self.stats.refused(outcome.reason, began_s)
         elif not isinstance(outcome, Failed):
             return Failed(
                 f"send() returned {type(outcome).__name__}; the rule is Delivered, Refused or Failed"
@@ -234,7 +234,7 @@ class Delivery:
             self._is_failing = False
             _log.info("%s: works again", self.sender.name, extra={"sender": self.sender.name})
 
-    def _bury(self, dead: Sequence[tuple[str, bytes]]) -> bool:
+    def _add_dead_letters(self, dead: Sequence[tuple[str, bytes]]) -> bool:
         """Make dead letters of spans with the reasons. False if the agent stops before that."""
         portion = len(dead)
         kept = done = 0
@@ -252,16 +252,16 @@ class Delivery:
                 continue
             done += portion
         if dead:
-            self.account.buried(kept, len(dead) - kept)
-            self._say_buried(dead, kept)
+            self.stats.dead_lettered(kept, len(dead) - kept)
+            self._log_dead_letters(dead, kept)
         return True
 
-    def _say_buried(self, dead: Sequence[tuple[str, bytes]], kept: int) -> None:
+    def _log_dead_letters(self, dead: Sequence[tuple[str, bytes]], kept: int) -> None:
         """Log it once in a while: there may be very many."""
-        now_s = self.account.clock_s()
-        level = logging.WARNING if now_s >= self._say_at_s else logging.DEBUG
+        now_s = self.stats.clock_s()
+        level = logging.WARNING if now_s >= self._log_at_s else logging.DEBUG
         if level == logging.WARNING:
-            self._say_at_s = now_s + SAY_S
+            self._log_at_s = now_s + DEAD_LETTERS_LOG_S
         reason, span = dead[0]
         dropped = len(dead) - kept
         what = f"{kept} are kept as dead letters" + (
@@ -275,7 +275,7 @@ class Delivery:
         )
 
     def _save(self) -> None:
-        self._save_at_s = self.account.clock_s() + SAVE_S
+        self._save_at_s = self.stats.clock_s() + SAVE_S
         try:
             self._spool.save()
             self._is_unsaved = False

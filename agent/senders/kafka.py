@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender, SettingError
-from kaspan.agent.senders.refusals import problem
+from kaspan.agent.senders.refusals import find_problem
 from kaspan.agent.senders.secrets import Secrets
 from kaspan.config.schema import KafkaSender as Settings
 
@@ -60,7 +60,7 @@ class KafkaSender(Sender):
         """Send one list; blocks until it is acknowledged, for a few times the timeout at most."""
         if len(spans) + len(_NO_TAGS) > self._max_message_bytes:
             return Refused(f"larger than max_message_bytes, {self._max_message_bytes}")
-        wrong = problem(spans)
+        wrong = find_problem(spans)
         if wrong is not None:
             return Refused(f"Zipkin would not take it: {wrong}")
         message = as_list(spans)
@@ -71,7 +71,7 @@ class KafkaSender(Sender):
             # Longer than kafka-python itself: it fails the message at its own timeout, and then forgets it.
             sent.get(timeout=2 * self._timeout_s + _CLOSE_S)
         except Exception as error:  # noqa: BLE001 (kafka-python raises what it likes, and spans must not be lost)
-            reason = self._secrets.hidden(f"{type(error).__name__}: {error}")
+            reason = self._secrets.masked(f"{type(error).__name__}: {error}")
             if type(error).__name__ in _TOO_LARGE:
                 return Refused(reason)
             self._give_up(0)

@@ -25,7 +25,7 @@ _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
 Send = Callable[[bytes], Outcome]
 
 
-def problem(spans: bytes) -> str | None:
+def find_problem(spans: bytes) -> str | None:
     """Say what is wrong with joined spans by Zipkin's rules, None if nothing is."""
     message = b"[" + spans + b"]"
     try:
@@ -38,7 +38,7 @@ def problem(spans: bytes) -> str | None:
     return None
 
 
-class Witnesses:
+class RefusalJudge:
     """Spans that show whether a target takes any: of what it took last, of what waits, of the same message.
 
     What it takes of them it has twice, which a kill does as well. `pick` gives joined spans that wait, None
@@ -46,14 +46,14 @@ class Witnesses:
     """
 
     def __init__(self, pick: Callable[[float], bytes | None], rng: random.Random | None = None) -> None:
-        self.taken: bytes | None = None
+        self.last_delivered: bytes | None = None
         self._pick = pick
         self._rng = rng or random.Random()  # noqa: S311 (chooses, and keeps no secret)
 
     def judge(self, span: bytes, others: Sequence[bytes], send: Send) -> Outcome:
         """Send one span, and others where it is refused: Refused if it is to blame, Failed if not."""
         refusal = send(span)
-        if not isinstance(refusal, Refused) or problem(span) is not None:
+        if not isinstance(refusal, Refused) or find_problem(span) is not None:
             return refusal
         tried = 0
         for witness in self._candidates(span, others):
@@ -71,26 +71,26 @@ class Witnesses:
     def _candidates(self, span: bytes, others: Sequence[bytes]) -> Iterator[bytes]:
         seen = {span}
         for candidate in self._spans(others):
-            if candidate not in seen and problem(candidate) is None:
+            if candidate not in seen and find_problem(candidate) is None:
                 seen.add(candidate)
                 yield candidate
 
     def _spans(self, others: Sequence[bytes]) -> Iterator[bytes]:
         # The newest are of whoever works now; any of them, lest all that come now are refused.
-        for joined in (self.taken, self._pick(1.0), self._pick(self._rng.random())):
+        for joined in (self.last_delivered, self._pick(1.0), self._pick(self._rng.random())):
             if joined:
                 yield self._rng.choice(split(joined))
         yield from self._rng.sample(others, min(len(others), _OTHERS_TRIED))
 
 
-def by_rules(spans: Sequence[bytes]) -> tuple[list[bytes], list[tuple[str, bytes]]]:
+def split_by_rules(spans: Sequence[bytes]) -> tuple[list[bytes], list[tuple[str, bytes]]]:
     """Sort spans by Zipkin's rules: those that are right, and those that are not, each with what is wrong."""
-    if problem(SEPARATOR.join(spans)) is None:
+    if find_problem(SEPARATOR.join(spans)) is None:
         return list(spans), []
     valid: list[bytes] = []
     invalid: list[tuple[str, bytes]] = []
     for span in spans:
-        wrong = problem(span)
+        wrong = find_problem(span)
         if wrong is None:
             valid.append(span)
         else:

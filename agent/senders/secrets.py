@@ -21,14 +21,14 @@ class Secrets:
             {text for text in texts if text and len(text) >= _SHORTEST}, key=len, reverse=True
         )
 
-    def hidden(self, text: str) -> str:
+    def masked(self, text: str) -> str:
         """Return a text with *** in the place of each secret."""
         for secret in self._texts:
             text = text.replace(secret, MASK)
         return text
 
 
-def revealed(value: Any, key: str, environ: Mapping[str, str], errors: list[str]) -> Any:
+def with_secrets(value: Any, key: str, environ: Mapping[str, str], errors: list[str]) -> Any:
     """Return settings with variables of `environ` in their secrets, wherever a key is named like one.
 
     What is wrong with a reference is added to `errors`, a line each, and never a value.
@@ -36,14 +36,16 @@ def revealed(value: Any, key: str, environ: Mapping[str, str], errors: list[str]
     if isinstance(value, msgspec.Struct):
         fields = {field.name: field.encode_name for field in msgspec.structs.fields(value)}
         changes = {
-            name: revealed(getattr(value, name), f"{key}.{shown}", environ, errors)
+            name: with_secrets(getattr(value, name), f"{key}.{shown}", environ, errors)
             for name, shown in fields.items()
         }
         return msgspec.structs.replace(value, **changes)
     if isinstance(value, dict):
-        return {name: revealed(item, f"{key}.{name}", environ, errors) for name, item in value.items()}
+        return {name: with_secrets(item, f"{key}.{name}", environ, errors) for name, item in value.items()}
     if isinstance(value, tuple):
-        return tuple(revealed(item, f"{key}[{index}]", environ, errors) for index, item in enumerate(value))
+        return tuple(
+            with_secrets(item, f"{key}[{index}]", environ, errors) for index, item in enumerate(value)
+        )
     if isinstance(value, str) and is_secret(key):
         try:
             return expand(value, environ)

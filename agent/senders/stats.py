@@ -43,7 +43,7 @@ class SenderStats:
         self.clock_s = clock_s
         self._wall_clock_s = wall_clock_s
 
-    def taken(self, began_s: float) -> None:
+    def delivered(self, began_s: float) -> None:
         """Note that the target has taken an attempt that began then: it works."""
         self.send_s.add(self.clock_s() - began_s)
         self.failing_since_s = None
@@ -66,7 +66,7 @@ class SenderStats:
         self.message_spans.add(spans)
         self.message_bytes.add(size)
 
-    def buried(self, kept: int, dropped: int) -> None:
+    def dead_lettered(self, kept: int, dropped: int) -> None:
         """Count spans that are refused even alone: dead letters, and those dropped for want of room."""
         self.dead_spans += kept
         self.dropped_spans += dropped

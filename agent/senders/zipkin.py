@@ -82,7 +82,7 @@ class ZipkinSender(Sender):
                 self._connection.close()  # more than anyone needs to read
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            return Failed(self._secrets.hidden(_told(error)))
+            return Failed(self._secrets.masked(_described(error)))
         return self._judge(answer, text)
 
     def _written(self, spans: bytes) -> tuple[tuple[bytes, ...], dict[str, str]]:
@@ -107,7 +107,7 @@ class ZipkinSender(Sender):
         if status == http.HTTPStatus.ACCEPTED:
             return Delivered()
         said = " ".join(text[:500].decode("utf-8", "replace").split())
-        reason = self._secrets.hidden(f"HTTP {status} {answer.reason}" + (f": {said}" if said else ""))
+        reason = self._secrets.masked(f"HTTP {status} {answer.reason}" + (f": {said}" if said else ""))
         if status in _BODY_REFUSED:
             return Refused(reason)
         if 200 <= status < 300:
@@ -117,7 +117,7 @@ class ZipkinSender(Sender):
                 "see the url of the sender"
             )
         if 300 <= status < 400:
-            where = mask("url", self._secrets.hidden(answer.headers.get("Location", "elsewhere")))
+            where = mask("url", self._secrets.masked(answer.headers.get("Location", "elsewhere")))
             return Failed(f"HTTP {status}: it sends reports to {where}; set the url of the sender to that")
         if status in _CONFIGURATION_HINT:
             return Failed(f"{reason} ({_CONFIGURATION_HINT[status]})")
@@ -155,7 +155,7 @@ class ZipkinSender(Sender):
         self._connection.close()
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     hint = ""
     if isinstance(error, ssl.SSLCertVerificationError):
         hint = " (see ca_file of the sender)"

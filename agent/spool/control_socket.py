@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from kaspan.agent.spool.dead_letters import DeadLetter, DeadLetters, Integer, Selection
-from kaspan.agent.spool.lock import SpoolError, SpoolHeldError
+from kaspan.agent.spool.lock import SpoolError, SpoolInUseError
 from kaspan.agent.spool.recovery import Recovered, recover
 from kaspan.agent.spool.spool import Spool
 from kaspan.config.errors import escaped
@@ -104,7 +104,7 @@ def perform(spool: Spool, request: Request) -> Reply:
         return Reply(error=escaped(str(error)) or type(error).__name__)
 
 
-class Control:
+class ControlSocket:
     """Answers requests about a spool, one at a time, from `run` until `stop`.
 
     Where the socket cannot be made the agent works without it, and the log says why.
@@ -183,7 +183,7 @@ def ask(path: str, max_bytes: int, request: Request) -> Reply:
         )
     try:
         spool = Spool(path, max_bytes)
-    except SpoolHeldError as held:
+    except SpoolInUseError as held:
         return _ask_agent(path + SUFFIX, request, held)
     try:
         return perform(spool, request)
@@ -191,7 +191,7 @@ def ask(path: str, max_bytes: int, request: Request) -> Reply:
         spool.close()
 
 
-def _ask_agent(path: str, request: Request, held: SpoolHeldError) -> Reply:
+def _ask_agent(path: str, request: Request, held: SpoolInUseError) -> Reply:
     try:
         if os.lstat(path).st_uid not in (0, os.geteuid()) and os.geteuid() != 0:
             raise PermissionError("the socket is somebody else's")

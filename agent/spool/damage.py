@@ -35,7 +35,7 @@ def is_unwritable(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) and any(text in str(error) for text in _UNWRITABLE)
 
 
-def whole(what: str, *values: object) -> None:
+def check_integers(what: str, *values: object) -> None:
     """Raise DamagedError if one of the values is not a whole number of a spool."""
     for value in values:
         if type(value) is not int or not 0 <= value <= MAX_INTEGER:

@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing, suppress
 from typing import TypeVar
 
 from kaspan.agent.spool.damage import ERRORS, DamagedError, is_damage, is_unwritable
-from kaspan.agent.spool.lock import SpoolError, hold
+from kaspan.agent.spool.lock import SpoolError, acquire_lock
 
 PAGE_BYTES = 16 * 1024
 _JOURNAL_BYTES = 1024 * 1024
@@ -35,7 +35,7 @@ _PRAGMAS = (
     "pragma secure_delete=off",
 )
 
-ASIDE = ".damaged-"
+DAMAGED_INFIX = ".damaged-"
 """A damaged file is moved to its own name with this and a time."""
 
 _SUFFIXES = ("", "-journal")
@@ -88,9 +88,9 @@ class Database:
         self._files: list[_Identity | None] = []
         self._size = 0
         self._lost = ""
-        self._held = hold(path)
+        self._lock_descriptor = acquire_lock(path)
         self._resources = ExitStack()
-        self._resources.callback(lambda: os.close(self._held))
+        self._resources.callback(lambda: os.close(self._lock_descriptor))
         try:
             self._open_or_start_over()
         except (sqlite3.Error, OSError, SpoolFull) as error:
@@ -233,7 +233,7 @@ class Database:
 
     def _restore(self, is_there: bool) -> None:
         """Copy what is open, and has no name any more, into a new file; if it has one, make a new journal."""
-        self._hold_again()
+        self._lock_again()
         before = self._connection
         if is_there:
             before.close()
@@ -262,11 +262,11 @@ class Database:
             extra={"spool": self.path},
         )
 
-    def _hold_again(self) -> None:
+    def _lock_again(self) -> None:
         """Hold the spool by a new lock file where the old one is gone. Raises SpoolError."""
-        if _identity(_stat(f"{self.path}.lock")) == _identity(os.fstat(self._held)):
+        if _identity(_stat(f"{self.path}.lock")) == _identity(os.fstat(self._lock_descriptor)):
             return
-        before, self._held = self._held, hold(self.path)
+        before, self._lock_descriptor = self._lock_descriptor, acquire_lock(self.path)
         os.close(before)
 
     def _attempt(self, work: Callable[[sqlite3.Connection], _Result]) -> _Result:
@@ -299,7 +299,7 @@ class Database:
         self._open()
 
     def _move_aside(self) -> str:
-        aside = f"{self.path}{ASIDE}{time.time_ns() // 1000}"
+        aside = f"{self.path}{DAMAGED_INFIX}{time.time_ns() // 1000}"
         for suffix in _SUFFIXES:
             with suppress(FileNotFoundError):
                 os.rename(self.path + suffix, aside + suffix)

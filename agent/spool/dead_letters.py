@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from kaspan.agent.batch import Batch
-from kaspan.agent.spool.damage import DamagedError, whole
+from kaspan.agent.spool.damage import DamagedError, check_integers
 from kaspan.agent.spool.spool import Spool
 from kaspan.agent.spool.transaction import Transaction
 
@@ -161,7 +161,7 @@ def _where(selection: Selection) -> tuple[str, list[int | str]]:
 def _letter(row: Sequence[Any], last_id: int = 0) -> DeadLetter:
     """Make a letter of a row whose id must be larger than the last one. Raises DamagedError."""
     letter = DeadLetter(*row)
-    whole("a dead letter", letter.id - last_id - 1, letter.died_us, letter.size_bytes)
+    check_integers("a dead letter", letter.id - last_id - 1, letter.died_us, letter.size_bytes)
     if letter.died_us > _END_US:
         raise DamagedError(f"a dead letter is of {letter.died_us}")
     if type(letter.sender) is not str or type(letter.reason) is not str or type(letter.span) is not bytes:

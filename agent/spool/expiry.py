@@ -11,7 +11,7 @@ from functools import partial
 from itertools import takewhile
 from typing import TypeVar
 
-from kaspan.agent.spool.damage import MAX_INTEGER, whole
+from kaspan.agent.spool.damage import MAX_INTEGER, check_integers
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.dead_letters import DeadLetters, Selection
 from kaspan.agent.spool.spool import EXPIRED, Spool
@@ -111,7 +111,7 @@ class Expiry:
                 "select id, spans, bytes, received_us from batches order by id limit ?", (limit,)
             ).fetchall()
             for row in rows:
-                whole("a row", *row)
+                check_integers("a row", *row)
             old = list(takewhile(lambda row: row[3] < received_before_us, rows))
             deleted = transaction.delete_batches(old, limit)
             undelivered = sum(row[1] for row in old if spool.passed_id < row[0] <= deleted.last_id)
@@ -135,7 +135,7 @@ def _restamp_batches(newest_us: int, before_id: int, transaction: Transaction, l
     ).fetchall()
     changes = []
     for row_id, received_us in rows:
-        whole("a row", row_id, received_us)
+        check_integers("a row", row_id, received_us)
         newest_us = min(newest_us, received_us)
         if received_us > newest_us:
             changes.append((newest_us, row_id))

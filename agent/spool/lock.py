@@ -11,11 +11,11 @@ class SpoolError(Exception):
     """The spool cannot be opened; the message says which file, why, and what to do."""
 
 
-class SpoolHeldError(SpoolError):
+class SpoolInUseError(SpoolError):
     """Another process holds the spool."""
 
 
-def hold(path: str) -> int:
+def acquire_lock(path: str) -> int:
     """Take the lock beside the spool, with this process's pid in it for whoever comes second."""
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
@@ -32,7 +32,7 @@ def hold(path: str) -> int:
     except OSError as error:
         holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
-        raise SpoolHeldError(
+        raise SpoolInUseError(
             f"agent.spool.path: {path} is in use by another agent, pid {holder}; stop it or set another path"
         ) from error
     # On a full disk nobody is told the pid; the lock holds all the same, and delivering makes room.

@@ -128,7 +128,7 @@ class Pages:
         return b"".join(pieces)
 
 
-def waiting_spans(path: str) -> int:
+def count_waiting_spans(path: str) -> int:
     """Count the spans in a damaged file that some sender had not passed, as far as their rows are found."""
     try:
         with closing(Pages(path)) as pages:

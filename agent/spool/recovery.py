@@ -62,7 +62,7 @@ def recover(spool: Spool, path: str) -> Recovered:
                     batches[sender].append(batch)
             for sender, found in batches.items():
                 spool.put_back(found, sender)
-        letters = _bury(spool, pages)
+        letters = _recover_dead_letters(spool, pages)
     spool.wake()
     return Recovered(spans, letters, damaged)
 
@@ -87,7 +87,7 @@ def _are_objects(joined: bytes) -> bool:
         return False
 
 
-def _bury(spool: Spool, pages: Pages) -> int:
+def _recover_dead_letters(spool: Spool, pages: Pages) -> int:
     found = (row for row in pages.rows() if isinstance(row, DeadRow))
     kept = 0
     for rows in _portions(found, lambda row: len(row.span)):

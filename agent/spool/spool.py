@@ -14,9 +14,9 @@ from functools import partial
 from typing import TypeVar
 
 from kaspan.agent.batch import Batch
-from kaspan.agent.spool.damage import whole
+from kaspan.agent.spool.damage import check_integers
 from kaspan.agent.spool.database import Database, DiskFull, SpoolFull
-from kaspan.agent.spool.pages import waiting_spans
+from kaspan.agent.spool.pages import count_waiting_spans
 from kaspan.agent.spool.portions import Portions
 from kaspan.agent.spool.tables import STEPS, Message, read_cursors, read_message, read_oldest, read_positions
 from kaspan.agent.spool.transaction import Totals, Transaction
@@ -68,8 +68,8 @@ class Spool:
         dead_spans, dead_bytes, died_us = connection.execute(
             "select count(*), coalesce(sum(length(span)), 0), coalesce(max(died_us), 0) from dead_letters"
         ).fetchone()
-        whole("a number", newest_id, spans, size, received_us)
-        whole("a number of dead letters", dead_spans, dead_bytes, died_us)
+        check_integers("a number", newest_id, spans, size, received_us)
+        check_integers("a number of dead letters", dead_spans, dead_bytes, died_us)
         self._distrust_cursors(newest_id)
         next_id = max(self._totals.next_id, newest_id + 1, *(row_id + 1 for row_id in self._cursors.values()))
         self._totals = Totals(
@@ -85,7 +85,7 @@ class Spool:
 
     def _count_damaged(self, path: str) -> None:
         """Count the spans of a damaged file that was moved to `path`, as far as they can be read."""
-        lost = self._totals.spans or waiting_spans(path)
+        lost = self._totals.spans or count_waiting_spans(path)
         if lost:
             self.dropped[DAMAGED] += lost
 

@@ -6,7 +6,7 @@ import sqlite3
 from typing import NamedTuple
 
 from kaspan.agent.batch import SEPARATOR
-from kaspan.agent.spool.damage import DamagedError, whole
+from kaspan.agent.spool.damage import DamagedError, check_integers
 
 STEPS = (
     (
@@ -43,7 +43,7 @@ def read_positions(connection: sqlite3.Connection) -> dict[str, int]:
 def _named(connection: sqlite3.Connection, statement: str) -> dict[str, int]:
     found = dict(connection.execute(statement))
     for name, number in found.items():
-        whole(f"the number of {name!r:.200}", number)
+        check_integers(f"the number of {name!r:.200}", number)
         if type(name) is not str:
             raise DamagedError(f"{name!r:.200} is no name")
     return found
@@ -55,7 +55,7 @@ def read_oldest(connection: sqlite3.Connection, after_id: int) -> tuple[int, int
         "select id, received_us from batches where id > ? order by id limit 1", (after_id,)
     ).fetchone()
     if found is not None:
-        whole("a row", *found)
+        check_integers("a row", *found)
     return found
 
 
@@ -67,7 +67,7 @@ def read_message(
     for row_id, row_spans, size, only_for in connection.execute(
         "select id, spans, bytes, sender from batches where id > ? order by id", (after_id,)
     ):
-        whole("a row", row_id, row_spans, size, row_id - last_id - 1)
+        check_integers("a row", row_id, row_spans, size, row_id - last_id - 1)
         if only_for is None or only_for == sender:
             room -= size + len(SEPARATOR)
             if rows and room < 0:

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from kaspan.agent.batch import Batch
-from kaspan.agent.spool.damage import DamagedError, whole
+from kaspan.agent.spool.damage import DamagedError, check_integers
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.portions import Portions
 
@@ -92,7 +92,7 @@ class Transaction:
     def delete_batches(self, found: Sequence[BatchRow], limit: int) -> Deleted:
         """Delete the first of the batches that a query with this `limit` found: one portion of them."""
         for row in found:
-            whole("a row", *row[:3])
+            check_integers("a row", *row[:3])
         rows = self._portions.take(found, itemgetter(2))
         deleting = self.connection.executemany("delete from batches where id = ?", [row[:1] for row in rows])
         if rows and deleting.rowcount != len(rows):

@@ -17,7 +17,7 @@ from pathlib import Path
 from kaspan.agent.batch import SEPARATOR, Batch, split
 from kaspan.agent.senders.base import Delivered, Outcome, Sender
 from kaspan.agent.senders.delivery import Delivery
-from kaspan.agent.spool.database import ASIDE, SpoolFull
+from kaspan.agent.spool.database import DAMAGED_INFIX, SpoolFull
 from kaspan.agent.spool.dead_letters import DeadLetters, Selection
 from kaspan.agent.spool.expiry import Expiry
 from kaspan.agent.spool.spool import Spool
@@ -171,7 +171,7 @@ def test_damaged_spool_is_worked_through_or_set_aside(tmp_path: Path) -> None:
                 error.add_note(f"spool {number}") if hasattr(error, "add_note") else None
                 raise
         outcomes["set aside" if is_aside else "worked through"] += 1
-        for left in tmp_path.glob(f"spool.db{ASIDE}*"):
+        for left in tmp_path.glob(f"spool.db{DAMAGED_INFIX}*"):
             left.unlink()
         path.unlink()
     print(f"{DAMAGED_SPOOLS} damaged spools: {dict(outcomes)}")

@@ -29,7 +29,7 @@ def test_readiness_is_said_to_the_socket(
     manager_socket.bind(f"\0{name}" if is_abstract else name)
     manager = ServiceManager({"NOTIFY_SOCKET": f"@{name}" if is_abstract else name})
     manager.ready("reads rings")
-    manager.well()
+    manager.watchdog()
     manager.stopping()
     assert manager_socket.recv(1000) == b"READY=1\nSTATUS=reads rings"
     assert manager_socket.recv(1000) == b"WATCHDOG=1"

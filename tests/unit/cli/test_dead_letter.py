@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kaspan.agent.spool.control_socket import Control
+from kaspan.agent.spool.control_socket import ControlSocket
 from kaspan.agent.spool.dead_letters import DeadLetters
 from kaspan.agent.spool.spool import Spool
 from kaspan.cli import agent
@@ -34,7 +34,7 @@ class Bench:
         for number in range(3):
             DeadLetters(self.spool).add("zipkin", [(f"HTTP 400: {number}", span(number))])
         DeadLetters(self.spool).add("former", [("HTTP 413", b"\xff{\x1b[31m")])
-        self._control: Control | None = None
+        self._control: ControlSocket | None = None
         self._thread: threading.Thread | None = None
 
     def open(self) -> Spool:
@@ -44,7 +44,7 @@ class Bench:
 
     def start_agent(self) -> None:
         """Answer as an agent does that holds the spool."""
-        self._control = Control(self.spool)
+        self._control = ControlSocket(self.spool)
         self._thread = threading.Thread(target=self._control.run)
         self._thread.start()
 
@@ -267,7 +267,7 @@ def test_connection_that_cannot_be_taken_is_not_the_end(
     monkeypatch.setattr("kaspan.agent.spool.control_socket.RETRY_S", 0.0)
     bench = Bench(tmp_path, capsys)
     refusals = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
-    control = Control(bench.spool)
+    control = ControlSocket(bench.spool)
     accept = control._listening.accept
 
     class Refusing:

@@ -145,7 +145,7 @@ def test_allowed_origin_may_report_and_is_shown_the_answer(tmp_path: Path) -> No
     """A page that reports its own spans is allowed by its origin, by what a browser asks first included."""
     shop = access(tmp_path, allowed_origins=("https://*.example",))
     assert shop.refuse(request(host="localhost", origin=PAGE)) is None
-    shared = dict(shop.shared(request(origin=PAGE), Response(202)).headers)
+    shared = dict(shop.with_cors_headers(request(origin=PAGE), Response(202)).headers)
     assert shared["Access-Control-Allow-Origin"] == PAGE
     asks = {"access_control_request_method": "POST", "access_control_request_headers": "content-type, b3"}
     asked = request("OPTIONS", host="localhost", origin=PAGE, **asks)
@@ -159,7 +159,7 @@ def test_allowed_origin_may_report_and_is_shown_the_answer(tmp_path: Path) -> No
     )
     other = request("OPTIONS", host="localhost", origin="https://evil.test", **asks)
     assert refusal(shop.refuse(other)) == (403, "origin")
-    assert shop.shared(other, Response(202)).headers == ()
+    assert shop.with_cors_headers(other, Response(202)).headers == ()
 
 
 def test_token_decides_alone_where_it_is_set(tmp_path: Path) -> None:

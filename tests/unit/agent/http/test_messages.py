@@ -26,7 +26,7 @@ class FakeGate:
     """Refuses what the server refuses: bodies that are too large, alone or together; and strangers."""
 
     def __init__(self) -> None:
-        self.room = BodyBudget(2 * MAX_BODY_BYTES)
+        self.budget = BodyBudget(2 * MAX_BODY_BYTES)
 
     def refuse_head(self, request: Request) -> Response | None:
         if "stranger" in request.headers:
@@ -37,7 +37,7 @@ class FakeGate:
     def refuse_size(self, size: int, body_bytes: int) -> Response | None:
         if body_bytes > MAX_BODY_BYTES:
             return make_refusal(413, "too large", "No")
-        return None if self.room.has(size) else make_refusal(429, "busy", "No")
+        return None if self.budget.has(size) else make_refusal(429, "busy", "No")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def feed(reader: RequestReader, *segments: bytes) -> list[Request]:
             reader.feed(segment[start : start + SEGMENT_BYTES])
             while reader.requests:
                 incoming = reader.requests.popleft()
-                incoming.hold.release()
+                incoming.reservation.release()
                 taken.append(incoming.request)
                 if not reader.requests:
                     reader.go_on()
@@ -98,7 +98,7 @@ def test_what_stands_around_a_body_in_chunks_is_limited(
     tracemalloc.stop()
     assert status_of(reader) in (400, 431)
     assert peak_bytes < 1_000_000
-    assert gate.room.held_bytes == 0
+    assert gate.budget.held_bytes == 0
 
 
 def test_trailers_mean_nothing(reader: RequestReader) -> None:
@@ -160,7 +160,7 @@ def test_refused_body_is_given_back_whatever_comes_behind_it(
     assert feed(reader, refused + behind) == []
     assert status_of(reader) in (400, 401, 413)
     reader.end()
-    assert gate.room.held_bytes == 0
+    assert gate.budget.held_bytes == 0
 
 
 def test_requests_behind_one_that_waits_stay_bytes(reader: RequestReader) -> None:
@@ -201,9 +201,9 @@ def test_requests_do_not_depend_on_segments_and_room_is_given_back(
         gate = FakeGate()
         reader = RequestReader(gate, is_trusted=False)
         requests = feed(reader, *pieces)
-        assert gate.room.held_bytes <= MAX_BODY_BYTES
+        assert gate.budget.held_bytes <= MAX_BODY_BYTES
         refusal = reader.refusal
         reader.end()
-        assert gate.room.held_bytes == 0
+        assert gate.budget.held_bytes == 0
         outcomes.append((requests, refusal and refusal.status))
     assert outcomes[0] == outcomes[1]

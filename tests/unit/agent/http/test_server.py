@@ -52,7 +52,7 @@ def test_spans_come_by_tcp_and_by_unix_socket(served: ServedCollector, unix: boo
     for number in (1, 2, 3):
         assert client.post(with_members("", span_id=str(number))).status == 202
     assert [json.loads(span)["id"] for span in served.spool.spans] == ["1", "2", "3"]
-    assert served.collector.taken_spans == 3
+    assert served.collector.accepted_spans == 3
 
 
 def test_spans_are_stored_as_they_came(served: ServedCollector) -> None:
@@ -357,14 +357,14 @@ def test_all_clients_together_hold_no_more_than_two_bodies(serve: Serve) -> None
     half_sent = [served.client() for _ in range(2)]
     for client in half_sent:
         client.send(request(SPAN + b" " * (100_000 - len(SPAN)))[:-1])
-    wait_until(lambda: served.server.room.held_bytes == 199_998, "both are held")
+    wait_until(lambda: served.server.budget.held_bytes == 199_998, "both are held")
     answer = served.client().post(SPAN)
     assert (answer.status, answer.headers["retry-after"]) == (429, "1")
     for client in half_sent:
         client.send(b" ")
         assert client.answer().status == 202
     assert served.client().post(SPAN).status == 202
-    assert served.server.room.held_bytes == 0
+    assert served.server.budget.held_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_refused_body_costs_others_nothing(serve: Serve, behind: str) -> None:
         client.send(START.encode() + b"transfer-encoding: chunked\r\n\r\n" + chunk * 3 + b"0\r\n\r\n")
         client.send(behind.encode())
         assert client.answer().status == 413
-    assert served.server.room.held_bytes == 0
+    assert served.server.budget.held_bytes == 0
     assert served.client().post(SPAN).status == 202
 
 
@@ -437,7 +437,7 @@ def test_body_that_is_late_gives_way(serve: Serve, monkeypatch: pytest.MonkeyPat
     late = [served.client() for _ in range(2)]
     for client in late:
         client.send(request(SPAN + b" " * (100_000 - len(SPAN)))[:-1])
-    wait_until(lambda: served.server.room.held_bytes == 199_998, "both are held")
+    wait_until(lambda: served.server.budget.held_bytes == 199_998, "both are held")
     assert served.client().post(SPAN).status == 202
     assert late[0].answer().status == 408
 
@@ -605,7 +605,7 @@ def test_body_is_read_only_where_one_is_taken(serve: Serve, line: str, status: i
     client.send(f"{line} HTTP/1.1\r\nhost: agent\r\n{rest}".encode())
     assert client.answer(without_body=line.startswith("HEAD")).status == status
     assert client.is_closed() or line.startswith("HEAD")
-    assert served.server.room.held_bytes == 0
+    assert served.server.budget.held_bytes == 0
 
 
 def test_pages_of_browsers_are_refused(serve: Serve) -> None:

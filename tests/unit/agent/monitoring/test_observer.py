@@ -13,7 +13,7 @@ from kaspan.agent import status as reasons
 from kaspan.agent.batch import Batch
 from kaspan.agent.http.messages import Request
 from kaspan.agent.monitoring.observer import Observer
-from kaspan.agent.monitoring.routes import Operation
+from kaspan.agent.monitoring.routes import MonitoringRoutes
 from kaspan.agent.processors.chain import Tally
 from kaspan.agent.receivers.ring import SCAN_S, RingReceiver
 from kaspan.agent.receivers.ring_directory import RingDirectory
@@ -49,8 +49,8 @@ class Parts:
         self.receiver = RingReceiver(
             [RingDirectory(str(self.directory))], self.spool, 10_000, 1.0, lambda: self.now_s
         )
-        self.account = SenderStats(lambda: self.now_s, lambda: self.now_s)
-        self.delivery = Delivery(self.spool, FakeSender(), 10_000, account=self.account)
+        self.stats = SenderStats(lambda: self.now_s, lambda: self.now_s)
+        self.delivery = Delivery(self.spool, FakeSender(), 10_000, stats=self.stats)
         self.part = FakePart()
         self.tally = Tally()
         self.observer = Observer(
@@ -90,14 +90,14 @@ def test_agent_of_which_nothing_is_wrong_is_ready(parts: Parts) -> None:
     observed = parts.observer.observe()
     assert observed.problems == []
     assert observed.state == "ready"
-    assert observed.is_taking
+    assert observed.is_accepting
 
 
 def test_spool_that_is_full_takes_nothing(parts: Parts) -> None:
     """The limit of the settings is reached, and what comes is refused."""
     parts.fill(SpoolFull("the spool holds too much"))
     assert parts.reasons() == [reasons.SPOOL_FULL]
-    assert not parts.observer.observe().is_taking
+    assert not parts.observer.observe().is_accepting
 
 
 def test_disk_that_is_full_is_told_from_a_full_spool(parts: Parts) -> None:
@@ -106,12 +106,12 @@ def test_disk_that_is_full_is_told_from_a_full_spool(parts: Parts) -> None:
     (problem,) = parts.observer.problems()
     assert problem.reason == reasons.DISK_FULL
     assert "disk is full" in problem.text
-    assert not parts.observer.observe().is_taking
+    assert not parts.observer.observe().is_accepting
 
 
 def test_sender_that_fails_for_a_minute_degrades_an_agent_that_still_takes_spans(parts: Parts) -> None:
     """Zipkin may be restarted without a word; for longer, somebody should look, while the spool fills."""
-    parts.account.failed("HTTP 503 Service Unavailable", parts.now_s)
+    parts.stats.failed("HTTP 503 Service Unavailable", parts.now_s)
     parts.now_s += reasons.FAILING_S
     parts.receiver.tick()
     assert parts.reasons() == []
@@ -119,8 +119,8 @@ def test_sender_that_fails_for_a_minute_degrades_an_agent_that_still_takes_spans
     (problem,) = parts.observer.problems()
     assert problem.reason == reasons.SENDER_FAILING
     assert problem.text == f"{FakeSender.name} has failed for 61 s: HTTP 503 Service Unavailable"
-    assert parts.observer.observe().is_taking
-    parts.account.taken(parts.now_s)
+    assert parts.observer.observe().is_accepting
+    parts.stats.delivered(parts.now_s)
     assert parts.reasons() == []
 
 
@@ -130,7 +130,7 @@ def test_part_that_failed_is_named(parts: Parts) -> None:
     (problem,) = parts.observer.problems()
     assert problem.reason == reasons.PART_FAILED
     assert problem.text.startswith("ring receiver has failed")
-    assert not parts.observer.observe().is_taking
+    assert not parts.observer.observe().is_accepting
 
 
 def test_ring_receiver_that_does_not_come_back_is_stalled(parts: Parts) -> None:
@@ -152,7 +152,7 @@ def test_damaged_spool_that_was_moved_aside_is_a_problem_until_it_is_removed(
     (problem,) = parts.observer.problems()
     assert problem.reason == reasons.SPOOL_DAMAGED
     assert str(aside) in problem.text
-    assert parts.observer.observe().is_taking
+    assert parts.observer.observe().is_accepting
     aside.unlink()
     assert parts.reasons() == []
 
@@ -171,16 +171,16 @@ def test_stopping_agent_is_not_ready(parts: Parts) -> None:
     """What comes now goes to the next agent."""
     parts.observer.is_stopping = True
     assert parts.reasons() == [reasons.STOPPING]
-    assert not parts.observer.observe().is_taking
+    assert not parts.observer.observe().is_accepting
 
 
 def test_lag_and_ages_are_of_now(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """How long the oldest span waits, and when the target last took anything."""
     monkeypatch.setattr("time.time_ns", lambda: 1_000_000_000_000)
     parts.spool.put([Batch(3, b"{}")], {})
-    parts.account.taken(parts.now_s)
+    parts.stats.delivered(parts.now_s)
     parts.now_s += 30
-    parts.account.failed("TimeoutError", parts.now_s)
+    parts.stats.failed("TimeoutError", parts.now_s)
     parts.now_s += 10
     observed = parts.observer.observe()
     (sender,) = observed.senders
@@ -195,7 +195,7 @@ def test_every_drop_has_a_reason(parts: Parts) -> None:
     parts.tally.refused.update({"redact": 3, "unreadable": 4})
     parts.tally.failed.update({"add_tags": 5})
     parts.spool.dropped.update({"spool_damaged": 6, "spool_expired": 7, "sender_removed": 8})
-    parts.account.buried(kept=0, dropped=1)
+    parts.stats.dead_lettered(kept=0, dropped=1)
     observed = parts.observer.observe()
     assert observed.dropped_spans == {
         "processor_drop": 2,
@@ -220,9 +220,9 @@ def test_drops_that_must_not_happen_are_shown_before_they_do(parts: Parts) -> No
 
 def test_text_that_is_not_utf8_is_shown_all_the_same(parts: Parts) -> None:
     """/metrics and /status answer whatever an error or a name of a file holds."""
-    parts.account.failed("HTTP \udcff \ud800", parts.now_s)
+    parts.stats.failed("HTTP \udcff \ud800", parts.now_s)
     parts.tally.dropped["\udcff"] = 1
-    operation = Operation(parts.observer)
+    operation = MonitoringRoutes(parts.observer)
     request = Request("GET", "/", "", {}, True)
     status = asyncio.run(operation.status(request))
     assert msgspec.json.decode(status.body)["senders"][0]["last_error"] == "HTTP ? ?"

@@ -63,7 +63,7 @@ def test_rows_are_no_larger_than_a_batch(agent: RingAgent, writer: RingWriter) -
     assert max(len(batch.body) for batch in agent.spool.batches) <= BATCH_BYTES
     assert (
         sum(batch.spans for batch in agent.spool.batches)
-        == agent.receiver.taken_spans
+        == agent.receiver.accepted_spans
         == len(agent.spool.spans)
     )
 
@@ -116,7 +116,7 @@ def test_payload_that_is_no_object_is_dropped_and_counted(
         writer.put(written)
     assert agent.tick(FLUSH_INTERVAL_S) == [span(1), span(2)]
     assert agent.receiver.lost_bytes == len(payload)
-    assert agent.receiver.taken_spans == 2
+    assert agent.receiver.accepted_spans == 2
     (warning,) = warnings(caplog)
     assert warning.endswith("of orders: 1 spans are no JSON objects and are dropped")
 
@@ -207,7 +207,7 @@ def test_ring_that_is_truncated_between_two_reads_gives_what_is_left(
     assert taken == [span(number) for number in range(len(taken))]
     assert 35 < len(taken) < 60
     assert writer.read_pos == 0
-    assert agent.receiver.taken_spans == len(taken)
+    assert agent.receiver.accepted_spans == len(taken)
     assert agent.receiver.rejected_rings == 1
     assert 0 < agent.receiver.lost_bytes < written // 2
 
@@ -227,10 +227,10 @@ def test_spans_are_counted_by_the_service_that_wrote_them(agent: RingAgent) -> N
     agent.tick(SCAN_S)
     orders = named(agent, "orders")
     mailer = named(agent, "mailer")
-    assert (mailer.taken_spans, mailer.rings, mailer.fill) == (1, 1, 0.0)
+    assert (mailer.accepted_spans, mailer.rings, mailer.fill) == (1, 1, 0.0)
     assert (orders.rings, orders.dropped_spans) == (1, 1)
-    assert orders.taken_spans > 2
-    assert agent.receiver.taken_spans == orders.taken_spans + 1
+    assert orders.accepted_spans > 2
+    assert agent.receiver.accepted_spans == orders.accepted_spans + 1
     for writer in writers[1:]:
         writer.die()
 
@@ -259,10 +259,10 @@ def test_spans_left_in_a_ring_by_a_full_spool_are_not_counted(agent: RingAgent, 
     writer.put(span(1))
     agent.spool.full = True
     agent.tick(FLUSH_INTERVAL_S)
-    assert agent.receiver.taken_spans == 0
+    assert agent.receiver.accepted_spans == 0
     agent.spool.full = False
     agent.tick(FLUSH_INTERVAL_S)
-    assert agent.receiver.taken_spans == 1
+    assert agent.receiver.accepted_spans == 1
 
 
 def test_services_are_bounded_in_number(agent: RingAgent) -> None:
@@ -273,14 +273,14 @@ def test_services_are_bounded_in_number(agent: RingAgent) -> None:
     for number in range(MAX_SERVICES + 5):
         ring = RingFile("a.ring", os.dup(descriptor), layout.HEADER_BYTES + DATA_BYTES)
         ring.service = f"service-{number}"
-        meter = services.meter(ring)
-        meter.read(1)
-        meter.stored()
+        counters = services.counters_of(ring)
+        counters.read(1)
+        counters.stored()
         ring.close()
     os.close(descriptor)
     observed = services.observe([])
     assert len(observed) == MAX_SERVICES + 1
-    assert next(service.taken_spans for service in observed if service.name == OTHER) == 5
+    assert next(service.accepted_spans for service in observed if service.name == OTHER) == 5
     writer.die()
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from kaspan.agent.batch import SEPARATOR, Batch, split
 from kaspan.agent.senders.backoff import FIRST_S, LONGEST_S, Backoff
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
-from kaspan.agent.senders.delivery import PUT_BACK_S, SAVE_S, SAY_S, Delivery
-from kaspan.agent.senders.refusals import Witnesses
+from kaspan.agent.senders.delivery import DEAD_LETTERS_LOG_S, PUT_BACK_S, SAVE_S, Delivery
+from kaspan.agent.senders.refusals import RefusalJudge
 from kaspan.agent.senders.stats import SenderStats
 from kaspan.agent.spool.database import DiskFull, SpoolFull
 from kaspan.agent.spool.dead_letters import DeadLetters, Selection
@@ -115,7 +115,7 @@ def test_spans_are_delivered_in_order_and_deleted(bench: Bench) -> None:
         bench.put(*expected[first : first + 10])
     bench.deliver()
     assert bench.sender.taken == expected
-    assert bench.delivery.account.sent_spans == 300
+    assert bench.delivery.stats.sent_spans == 300
     assert bench.spool.totals.spans == 0
     assert bench.sender.closed
 
@@ -218,7 +218,7 @@ def test_refused_span_is_found_and_the_others_are_delivered(
     bench.sender.judge = refusing(span(11))
     bench.deliver()
     assert list(dict.fromkeys(bench.sender.taken)) == spans[:11] + spans[12:]
-    assert bench.delivery.account.dead_spans == 1
+    assert bench.delivery.stats.dead_spans == 1
     assert letters(bench) == [span(11)]
     (warning,) = said(caplog, "WARNING")
     assert warning.startswith(
@@ -246,7 +246,7 @@ def test_spans_that_break_zipkins_rules_are_found_without_asking_for_each(
     assert bench.sender.taken == good
     assert letters(bench) == bad
     assert bench.sender.attempts == 3 * 4000 / 50
-    assert (bench.delivery.account.sent_spans, bench.delivery.account.dead_spans) == (4000, 4000)
+    assert (bench.delivery.stats.sent_spans, bench.delivery.stats.dead_spans) == (4000, 4000)
     assert len(said(caplog, "WARNING")) == 1
 
 
@@ -307,7 +307,7 @@ def test_refused_span_waits_for_another_one_to_tell_whose_fault_it_is(bench: Ben
     thread.start()
     wait_until(lambda: len(bench.pauses) > 3, "the span is tried again", every_s=0.005)
     assert letters(bench) == []
-    assert bench.delivery.account.failing_since_s is not None
+    assert bench.delivery.stats.failing_since_s is not None
     bench.put(span(2))
     wait_until(lambda: letters(bench) == [span(1)], "the dead letter", every_s=0.005)
     wait_until(lambda: bench.spool.totals.spans == 0, "the other span", every_s=0.005)
@@ -333,14 +333,14 @@ def test_refused_spans_in_front_hold_up_no_others_behind_them(bench: Bench) -> N
             taken_after.append(now_s)
         return honest(part)
 
-    bench.delivery.account.clock_s = lambda: now_s
+    bench.delivery.stats.clock_s = lambda: now_s
     bench.sender.judge = judge
     bench.deliver()
     assert sorted(letters(bench)) == bad
     assert taken_after[0] <= 10 * (PUT_BACK_S + 0.1)
     assert now_s > 8.0
-    account = bench.delivery.account
-    assert (account.sent_spans, account.dead_spans, bench.spool.totals.spans) == (40, 200, 0)
+    stats = bench.delivery.stats
+    assert (stats.sent_spans, stats.dead_spans, bench.spool.totals.spans) == (40, 200, 0)
 
 
 def test_refused_spans_become_fewer_before_they_go_behind_the_others(bench: Bench) -> None:
@@ -366,7 +366,7 @@ def test_refused_spans_become_fewer_before_they_go_behind_the_others(bench: Benc
         bench.put(span(1000 + put_backs))
 
     bench.spool.put_back = counted  # type: ignore[method-assign]
-    bench.delivery.account.clock_s = lambda: now_s
+    bench.delivery.stats.clock_s = lambda: now_s
     bench.sender.judge = judge
     bench.deliver()
     assert sorted(letters(bench)) == bad
@@ -411,7 +411,7 @@ def test_refused_spans_keep_their_place_in_a_full_spool(bench: Bench) -> None:
         raise SpoolFull("full")
 
     bench.spool.put_back = full  # type: ignore[method-assign]
-    bench.delivery.account.clock_s = lambda: now_s
+    bench.delivery.stats.clock_s = lambda: now_s
     bench.sender.judge = judge
     bench.deliver()
     assert sorted(letters(bench)) == bad
@@ -421,15 +421,15 @@ def test_refused_spans_keep_their_place_in_a_full_spool(bench: Bench) -> None:
 def test_refusals_are_said_once_in_a_while(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """Counters have them all."""
     now_s = 1000.0
-    bench.delivery.account.clock_s = lambda: now_s
+    bench.delivery.stats.clock_s = lambda: now_s
     bench.sender.judge = refusing(b"{}")
     for _ in range(5):
         bench.put(b"{}", span(1))
         bench.put(span(2, MAX_BYTES))
     bench.deliver()
     assert len(said(caplog, "WARNING")) == 1
-    assert bench.delivery.account.dead_spans == 5
-    now_s += SAY_S
+    assert bench.delivery.stats.dead_spans == 5
+    now_s += DEAD_LETTERS_LOG_S
     bench.put(b"{}")
     again = Delivery(bench.spool, bench.sender, MAX_BYTES)
     again.drain()
@@ -443,10 +443,10 @@ def test_witness_is_found_wherever_it_lies(bad: set[int], rng: random.Random) ->
     good = sorted(set(range(100)) - bad)
     judge = refusing(*map(span, bad))
     waiting = [span(number) for number in range(100)]
-    witnesses = Witnesses(lambda place: waiting[int(place * 99)], rng)
+    refusal_judge = RefusalJudge(lambda place: waiting[int(place * 99)], rng)
     number = min(bad, default=0)
     for _ in range(3000):
-        outcome = witnesses.judge(span(number), waiting, lambda part: judge(split(part)))
+        outcome = refusal_judge.judge(span(number), waiting, lambda part: judge(split(part)))
         if not isinstance(outcome, Failed):
             break
     if number not in bad:
@@ -462,8 +462,8 @@ def test_message_that_is_too_large_is_sent_in_parts(bench: Bench) -> None:
     bench.sender.judge = lambda part: Refused("HTTP 413") if len(part) > 3 else Delivered()
     bench.deliver()
     assert bench.sender.taken == spans
-    assert bench.delivery.account.dead_spans == 0
-    assert bench.delivery.account.sent_spans == 16
+    assert bench.delivery.stats.dead_spans == 0
+    assert bench.delivery.stats.sent_spans == 16
 
 
 def test_bytes_that_are_no_json_do_not_stop_the_spans_beside_them(bench: Bench) -> None:
@@ -474,7 +474,7 @@ def test_bytes_that_are_no_json_do_not_stop_the_spans_beside_them(bench: Bench) 
     )
     bench.deliver()
     assert bench.sender.taken == [span(1), span(2)]
-    assert bench.delivery.account.dead_spans == 1
+    assert bench.delivery.stats.dead_spans == 1
 
 
 def test_drain_ends_at_a_target_that_is_away_and_keeps_the_spans(bench: Bench) -> None:
@@ -489,7 +489,7 @@ def test_drain_ends_at_a_target_that_is_away_and_keeps_the_spans(bench: Bench) -
 def test_delivered_spans_leave_the_disk_now_and_then_while_there_are_more(bench: Bench) -> None:
     """A kill in the middle of many messages repeats those of the last SAVE_S, not all."""
     halves, on_disk = 0, list[int]()
-    bench.delivery.account.clock_s = lambda: halves * SAVE_S / 2
+    bench.delivery.stats.clock_s = lambda: halves * SAVE_S / 2
     for _ in range(5):
         bench.put(*[span(number) for number in range(60)])
 
@@ -510,7 +510,7 @@ def test_delivered_spans_leave_the_disk_before_a_wait(bench: Bench) -> None:
     delivery = Delivery(
         *(bench.spool, bench.sender, MAX_BYTES, FixedBackoff()),
         pause=lambda seconds: on_disk.append(bench.spool.totals.spans),
-        account=SenderStats(clock_s=lambda: 100.0),
+        stats=SenderStats(clock_s=lambda: 100.0),
     )
     bench.delivery = delivery
     outcomes = iter([Delivered(), Delivered(), Failed("away")])

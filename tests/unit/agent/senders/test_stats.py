@@ -31,56 +31,56 @@ class Clock:
 )
 def test_failures_are_counted_by_status_or_error(reason: str, kind: str) -> None:
     """What a server or a system says is text without end; what it is counted by is a short name."""
-    account = SenderStats()
-    account.failed(reason, 0.0)
-    account.refused(reason, 0.0)
-    assert dict(account.failures) == {kind: 2}
-    assert account.last_error == reason
+    stats = SenderStats()
+    stats.failed(reason, 0.0)
+    stats.refused(reason, 0.0)
+    assert dict(stats.failures) == {kind: 2}
+    assert stats.last_error == reason
 
 
 @given(st.lists(st.text(), max_size=200))
 def test_kinds_of_failures_are_bounded(reasons: list[str]) -> None:
     """Whatever targets say, there is an end to the names, and each failure is counted."""
-    account = SenderStats()
+    stats = SenderStats()
     for number, reason in enumerate(reasons):
-        account.failed(f"Error{number}: {reason}", 0.0)
-        account.failed(reason, 0.0)
-    assert len(account.failures) <= MAX_FAILURE_KINDS + 1
-    assert account.failures.total() == 2 * len(reasons)
+        stats.failed(f"Error{number}: {reason}", 0.0)
+        stats.failed(reason, 0.0)
+    assert len(stats.failures) <= MAX_FAILURE_KINDS + 1
+    assert stats.failures.total() == 2 * len(reasons)
 
 
 def test_failing_lasts_from_the_first_failure_until_something_is_taken() -> None:
     """An operator wants to know for how long a target has taken nothing, not when it was last tried."""
     clock = Clock()
-    account = SenderStats(clock)
-    account.failed("TimeoutError", 100.0)
+    stats = SenderStats(clock)
+    stats.failed("TimeoutError", 100.0)
     clock.now_s = 200.0
-    account.failed("TimeoutError", 200.0)
-    account.refused("HTTP 400", 200.0)
-    assert (account.failing_since_s, account.last_success_at_s) == (100.0, 0.0)
-    account.taken(200.0)
-    assert account.failing_since_s is None
+    stats.failed("TimeoutError", 200.0)
+    stats.refused("HTTP 400", 200.0)
+    assert (stats.failing_since_s, stats.last_success_at_s) == (100.0, 0.0)
+    stats.delivered(200.0)
+    assert stats.failing_since_s is None
 
 
 def test_duration_is_of_attempts_that_were_answered() -> None:
     """A target that refuses connections at once must not look like a fast one."""
     clock = Clock()
-    account = SenderStats(clock)
-    account.failed("ConnectionRefusedError", 100.0)
+    stats = SenderStats(clock)
+    stats.failed("ConnectionRefusedError", 100.0)
     clock.now_s = 100.3
-    account.taken(100.0)
-    assert sum(account.send_s.counts) == 1
-    assert account.send_s.sum == pytest.approx(0.3)
+    stats.delivered(100.0)
+    assert sum(stats.send_s.counts) == 1
+    assert stats.send_s.sum == pytest.approx(0.3)
 
 
 def test_buried_spans_were_not_sent() -> None:
     """Of a message with a dead letter and one that found no room, the others were sent."""
-    account = SenderStats()
-    account.buried(kept=1, dropped=1)
-    account.passed(8, 10, 4000)
-    account.passed(5, 5, 2000)
-    assert (account.sent_spans, account.dead_spans, account.dropped_spans) == (13, 1, 1)
-    assert (sum(account.message_spans.counts), account.message_bytes.sum) == (2, 6000)
+    stats = SenderStats()
+    stats.dead_lettered(kept=1, dropped=1)
+    stats.passed(8, 10, 4000)
+    stats.passed(5, 5, 2000)
+    assert (stats.sent_spans, stats.dead_spans, stats.dropped_spans) == (13, 1, 1)
+    assert (sum(stats.message_spans.counts), stats.message_bytes.sum) == (2, 6000)
 
 
 @given(st.lists(st.floats(0, 100)))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.agent.batch import SEPARATOR, Batch, split
-from kaspan.agent.spool.control_socket import Control
+from kaspan.agent.spool.control_socket import ControlSocket
 from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.dead_letters import DeadLetters, Selection
 from kaspan.agent.spool.lock import SpoolError
@@ -198,7 +198,7 @@ def test_command_recovers_what_was_set_aside_and_names_it_anew(
     path.write_bytes(raw)
     spool = opened(path)
     assert (spool.damages, spool.totals.spans, spool.dropped["spool_damaged"]) == (1, 0, len(spans))
-    control = Control(spool)
+    control = ControlSocket(spool)
     thread = threading.Thread(target=control.run)
     if is_running:
         thread.start()
@@ -253,7 +253,7 @@ def serving(path: Path, is_running: bool) -> Iterator[None]:
         spool.close()
         yield
         return
-    control = Control(spool)
+    control = ControlSocket(spool)
     thread = threading.Thread(target=control.run)
     thread.start()
     try:
