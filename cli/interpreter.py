@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
@@ -10,6 +11,7 @@ from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 
 from kaspan.cli.install import InstallError, installed, was_installed
+from kaspan.interceptor.accelerate import PURE_PYTHON, is_pure_python
 from kaspan.wire import VERSION
 
 OLDEST_KAFKA_PYTHON = (2, 0, 2)
@@ -22,6 +24,10 @@ def this_python() -> tuple[list[str], list[str]]:
     if find_spec("kaspan.interceptor.compiled") is None:
         said.append(
             "kaspan is not compiled and costs some three times as much; to compile it takes gcc and Python.h"
+        )
+    elif is_pure_python(os.environ):
+        said.append(
+            f"{PURE_PYTHON} is set: the compiled part is not used, and kaspan costs some three times as much"
         )
     owners = packages_distributions()
     clients, wrong = _kafka_clients(owners)

@@ -13,8 +13,9 @@ from kaspan.config.schema import Settings
 from kaspan.config.yaml_nodes import Items, Map, Node, Scalar
 
 CONFIG_VARIABLE = "KASPAN_CONFIG"
-NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "KASPAN_INJECT"})
-"""Variables of kaspan that are no settings: the YAML file's path, and the folder that `kaspan run` sets."""
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "KASPAN_INJECT", "KASPAN_PURE_PYTHON"})
+"""Variables of kaspan that are no settings: the YAML file's path, the folder that `kaspan run` sets, and the
+switch between the compiled part and plain Python."""
 
 PROPAGATORS = ("b3", "b3multi", "tracecontext")
 SAMPLER_RATES = {"always_on": "1", "always_off": "0"}

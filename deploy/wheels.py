@@ -30,8 +30,8 @@ GLIBC = (2, 17)
 TRACED = """
 import sys
 from kafka import KafkaProducer
-from kaspan.interceptor.kafka.producer import Sends
-sys.exit(Sends is None)
+from kaspan.interceptor.accelerate import compiled
+sys.exit(compiled is None)
 """
 
 

@@ -6,7 +6,6 @@ whether there is a record among some arguments, and how the call that is given i
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import sys
@@ -16,18 +15,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import Context
 from itertools import islice
 from types import BuiltinFunctionType, CellType, CodeType, CoroutineType, FrameType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import record_failure
 from kaspan.interceptor.functions import decorators
 from kaspan.interceptor.functions.decorators import is_wrapped
 from kaspan.interceptor.functions.site import TracedFunction
 from kaspan.interceptor.functions.spans import FunctionSpan, FunctionSpans, is_record, records_in
+from kaspan.interceptor.handover import arguments
+from kaspan.interceptor.handover.arguments import MAX_VALUES, may_hold
 from kaspan.interceptor.kafka.record_list import RecordList
 from kaspan.interceptor.tracing.span import RecordSpan
-
-_MAX_VALUES = 16
-"""So many entries of a list, tuple or dict that is an argument are looked at."""
 
 _MAX_ATTRIBUTES = 64
 _MAX_DEPTH = 4
@@ -49,54 +48,9 @@ types_in_coroutines: set[type] = set()
 """The same with what stands in a coroutine for an argument."""
 
 
-def may_be_given(types: set[type], function: Any, args: Any, kwargs: Any) -> bool:
-    """Whether one of `types` may be in what `function(*args, **kwargs)` is given; mostly not, which is
-    quickly said.
-    """
-    if type(args) is tuple or type(args) is list:  # a Thread takes everything that can be looped over
-        for value in args:
-            if is_one(types, value) and _may_hold(types, value):
-                return True
-    if kwargs and type(kwargs) is dict:
-        for value in kwargs.values():
-            if is_one(types, value) and _may_hold(types, value):
-                return True
-        return type(function) is functools.partial
-    if args:
-        return type(function) is functools.partial
-    # A lambda has it from where it was made.
-    is_closed = type(function) is FunctionType and function.__closure__ is function.__defaults__ is None
-    return not is_closed
-
-
-def is_one(types: set[type], value: Any) -> bool:
-    """Whether a value is of one of `types`. Calls nothing of the application's, as a metaclass's hash is."""
-    kind = type(value)
-    return type(kind) is type and kind in types
-
-
-def _may_hold(types: set[type], value: Any) -> bool:
-    kind = type(value)
-    if kind is dict:
-        value = value.values()
-    elif kind is not list and kind is not tuple:
-        return True
-    return any(is_one(types, entry) for entry in islice(value, _MAX_VALUES))
-
-
-def refers_to(types: set[type], referring: Any) -> bool:
-    """Whether something refers to an object of one of `types`, as a coroutine does to its arguments."""
-    # Not a coroutine's frame, which would be made for that, and costs more.
-    found = gc.get_referents(referring) if sys.version_info >= (3, 11) else _locals(referring)
-    return any(is_one(types, value) for value in found)
-
-
-if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import is_one, may_be_given  # noqa: F401 (the same, compiled)
-
-        if sys.version_info >= (3, 11):  # before, a coroutine refers to its frame, and that to the arguments
-            from kaspan.interceptor.compiled import refers_to
+is_one, may_be_given = accelerated(arguments.is_one), accelerated(arguments.may_be_given)
+# Before 3.11 a coroutine refers to its frame, and only that to the arguments.
+refers_to = accelerated(arguments.refers_to) if sys.version_info >= (3, 11) else arguments.refers_to
 
 
 open_calls: set[FunctionSpan] = set()
@@ -137,12 +91,12 @@ class HandOvers:
             return (value,)
         if kind is RecordList:  # whose own loop would be the processing of its records
             return (value,) if list.__len__(value) else ()
-        if kind not in (list, tuple, dict) or not _may_hold(types, value):
+        if kind not in (list, tuple, dict) or not may_hold(types, value):
             return ()
         if kind is not tuple and records_in(value):  # a batch, or what poll() returned
             return (value,)
         entries = value.values() if kind is dict else value
-        return tuple(filter(is_record, islice(entries, _MAX_VALUES)))
+        return tuple(filter(is_record, islice(entries, MAX_VALUES)))
 
     def follow(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handed | None:
         """What to call in the place of `function(*args, **kwargs)`; None if it is given no record."""
@@ -197,7 +151,7 @@ class HandOvers:
                 if held.kaspan_span is span:
                     return held
             elif type(held) in (dict, list, tuple):
-                left.extend(islice(held.values() if type(held) is dict else held, _MAX_VALUES))
+                left.extend(islice(held.values() if type(held) is dict else held, MAX_VALUES))
         return None
 
     def _records_among(self, values: Iterable[Any]) -> tuple[Any, ...]:
@@ -329,15 +283,6 @@ def _arguments(code: CodeType, frame: FrameType) -> list[Any]:
     found = [given[name] for name in code.co_varnames[:count] if name in given]
     if sys.version_info < (3, 13):
         given.clear()  # a copy, which would keep the arguments for as long as there is the frame
-    return found
-
-
-def _locals(coroutine: CoroutineType[Any, Any, Any]) -> Iterable[Any]:
-    if coroutine.cr_frame is None:
-        return ()
-    given = coroutine.cr_frame.f_locals
-    found = tuple(given.values())
-    given.clear()  # as in _arguments
     return found
 
 

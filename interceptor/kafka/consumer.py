@@ -8,12 +8,15 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import finish, pass_on, record_failure
+from kaspan.interceptor.kafka import record_scope
 from kaspan.interceptor.kafka.process_span import ConsumerSpans
 from kaspan.interceptor.kafka.record_class import with_span_attribute
 from kaspan.interceptor.kafka.record_list import RecordList
-from kaspan.interceptor.kafka.record_scope import ConsumerLoop, NextScope, RecordScope
 from kaspan.interceptor.tracing.tracing import Tracing
+
+ConsumerLoop, NextScope = accelerated(record_scope.ConsumerLoop), accelerated(record_scope.NextScope)
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"
@@ -38,7 +41,7 @@ class ConsumerState:
         self.consumer_spans = ConsumerSpans(consumer, record_class, tracing)
         self.next_scope = NextScope(self.consumer_spans, max_poll_interval_ns(consumer.config))
         """The record that `next(consumer)` returned last."""
-        self.loops: list[weakref.ref[RecordScope]] = []
+        self.loops: list[weakref.ref[record_scope.RecordScope]] = []
         self.polled: list[weakref.ref[RecordList]] = []
         _know(self)
         if tracing.on_client is not None:
@@ -71,7 +74,7 @@ class ConsumerState:
             elif records is not None:
                 records.settle()
 
-    def begin_loop(self, loop: RecordScope) -> None:
+    def begin_loop(self, loop: record_scope.RecordScope) -> None:
         """Note that a loop over the consumer begins."""
         self.loops = [reference for reference in self.loops if reference() is not None]
         self.loops.append(weakref.ref(loop))

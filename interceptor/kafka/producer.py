@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import weakref
 from collections.abc import Mapping
 from sys import getrefcount
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from kaspan.interceptor.accelerate import accelerated, compiled
 from kaspan.interceptor.failures import record_failure
-from kaspan.interceptor.kafka.send_span import SendSpan, SendTemplates
+from kaspan.interceptor.kafka import send_span as in_python
+from kaspan.interceptor.kafka.send_span import SendTemplates
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
 from kaspan.wire.b3 import SAMPLED_TEMPLATE
 
-OrdinarySends: Any = None
-Sends: Any = None
-if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import OrdinarySends, Sends
+SendSpan = accelerated(in_python.SendSpan)
+OrdinarySends = compiled and compiled.OrdinarySends
+Sends = compiled and compiled.Sends
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
@@ -105,7 +104,7 @@ class ProducerState:
 
     def begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], SendSpan | None, bool]:
+    ) -> tuple[tuple[Any, ...], in_python.SendSpan | None, bool]:
         """Open a send's span and put its context into the arguments, into `kwargs` in place.
 
         Returns the positional arguments to call with, None in the span's place if it is not sampled, and
@@ -150,7 +149,7 @@ class ProducerState:
         producer: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        send_span: SendSpan | None,
+        send_span: in_python.SendSpan | None,
     ) -> Any:
         """Call `send` once more without the context in the headers, which are a list of ours."""
         headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]

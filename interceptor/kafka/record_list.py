@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import finish, pass_on
-from kaspan.interceptor.kafka.record_scope import ListLoop
+from kaspan.interceptor.kafka import record_scope
 
 if TYPE_CHECKING:
     from kaspan.interceptor.kafka.process_span import ConsumerSpans
+
+
+ListLoop = accelerated(record_scope.ListLoop)
+
+
+def end_list(records: RecordList) -> None:
+    """Give every record that was never looked at its span: the list goes away. Never raises."""
+    try:
+        records.settle()
+    except BaseException as error:  # noqa: BLE001 (Python would ignore it)
+        pass_on("recording what poll() returned", error)
 
 
 class RecordList(list[Any]):
@@ -25,7 +36,7 @@ class RecordList(list[Any]):
     __slots__ = ("__weakref__", "consumer_spans", "loops", "owner")
 
     consumer_spans: ConsumerSpans
-    loops: tuple[weakref.ref[ListLoop], ...]
+    loops: tuple[weakref.ref[record_scope.ListLoop], ...]
     owner: object
     """What must live as long as the list does."""
 
@@ -109,18 +120,7 @@ class RecordList(list[Any]):
         except BaseException as error:  # noqa: BLE001 (those after an interruption have their spans as well)
             finish("recording what poll() returned", error, self.settle)
 
-    def __del__(self) -> None:
-        try:
-            self.settle()
-        except BaseException as error:  # noqa: BLE001 (Python would ignore it)
-            pass_on("recording what poll() returned", error)
+    __del__ = accelerated(end_list)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return list, (list(super().__iter__()),)
-
-
-if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import end_list
-
-        RecordList.__del__ = end_list

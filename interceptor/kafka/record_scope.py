@@ -7,7 +7,7 @@ import weakref
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
-from kaspan.interceptor.failures import finish, is_from_outside, pass_on, watch_finalizers
+from kaspan.interceptor.failures import finish, is_from_outside, pass_on
 from kaspan.interceptor.kafka.unwinding import Place, is_unwinding, place
 from kaspan.interceptor.tracing.scope import SPAN_KEY
 
@@ -244,15 +244,3 @@ class ListLoop(RecordScope):
 
     def __length_hint__(self) -> int:
         return max(0, len(self._records) - self._index)
-
-
-if not TYPE_CHECKING:
-    try:
-        from kaspan.interceptor.compiled import (  # noqa: F401 (they stand in for the above)
-            ConsumerLoop,
-            ListLoop,
-            NextScope,
-            RecordScope,
-        )
-    except ImportError:
-        watch_finalizers()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 from time import perf_counter_ns, time_ns
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kaspan.interceptor.failures import finish, pass_on, record_failure
 from kaspan.interceptor.tracing.extras import Extras
@@ -201,8 +200,3 @@ class SendSpan:
 def open_sends() -> list[SendSpan]:
     """Find every open span of a send in this process."""
     return [found for found in gc.get_objects() if type(found) is SendSpan and found.templates is not None]
-
-
-if not TYPE_CHECKING:
-    with contextlib.suppress(ImportError):
-        from kaspan.interceptor.compiled import SendSpan, open_sends  # noqa: F401 (stands in for the above)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kaspan.interceptor.accelerate import PURE_PYTHON
+
 KASPAN = Path(sys.executable).with_name("kaspan")
 INJECT = Path(sys.prefix) / "share" / "kaspan" / "inject"
 DEADLINE_S = 60
@@ -33,7 +35,11 @@ class ProgramRunner:
         self.directory = directory
         self.ring_dir = directory / "rings"
         inherited = ("KASPAN_", "OTEL_", "PYTHON")
-        self.environment = {key: value for key, value in os.environ.items() if not key.startswith(inherited)}
+        self.environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key == PURE_PYTHON or not key.startswith(inherited)
+        }
         self.environment |= {
             "KASPAN_INTERCEPTOR__RING_DIR": str(self.ring_dir),
             "PYTHONPATH": str(Path(__file__).parents[1]),

@@ -98,6 +98,19 @@ def test_doctor_says_when_nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) 
     assert any("not compiled" in line for line in said)
 
 
+@pytest.mark.parametrize(("value", "is_said"), [("1", True), ("true", True), ("0", False), ("", False)])
+def test_doctor_says_when_the_compiled_part_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, value: str, is_said: bool
+) -> None:
+    """Who has switched it off, perhaps long ago, should know what it costs."""
+    monkeypatch.setattr(interpreter, "find_spec", lambda name: name)
+    monkeypatch.setattr(interpreter, "_kafka_clients", lambda owners: ([], []))
+    monkeypatch.setenv("KASPAN_PURE_PYTHON", value)
+    said, _ = interpreter.this_python()
+
+    assert any("KASPAN_PURE_PYTHON is set" in line for line in said) is is_said
+
+
 def test_machine_without_an_agent_is_told_to_start_one(programs: ProgramRunner) -> None:
     """Without an agent no trace is seen, before the first span as after it. Looking makes no directory."""
     said = f"no agent reads {programs.ring_dir}, so no trace is seen: start `kaspan agent`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from opentelemetry import context, trace
 from opentelemetry.context import Context
 
+from kaspan.interceptor import failures
+from support import implementations
 from support.kafka_clients import TracedClients, make_tracing
 from support.ring_reader import RingReader
 
@@ -30,24 +33,44 @@ class Application(TracedClients):
         self.take = RingReader(ring_dir).take
 
 
-@pytest.fixture(scope="session")
-def shared_tracing(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """Make the tracing of all tests with the default settings: each costs descriptors for good."""
-    ring_dir = tmp_path_factory.mktemp("shared") / "rings"
-    return ring_dir, make_tracing(ring_dir)
+@pytest.fixture(params=implementations.NAMES)
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have a test run with the compiled classes, and with those in plain Python; gives them."""
+    monkeypatch.setattr(failures._failures, "warned", set())  # each warns anew
+    return implementations.use(request.param, monkeypatch)
 
 
 @pytest.fixture
-def application(shared_tracing: tuple[Path, Any]) -> Iterator[Application]:
+def is_compiled(implementation: Any) -> bool:
+    """Tell which of the two it is."""
+    return implementation is not implementations.python
+
+
+@pytest.fixture(scope="session")
+def shared_tracing(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[Path, Any]]:
+    """Give the tracing of all tests with the default settings: each costs descriptors for good."""
+
+    @functools.cache
+    def make(is_compiled: bool) -> tuple[Path, Any]:
+        ring_dir = tmp_path_factory.mktemp("shared") / "rings"
+        return ring_dir, make_tracing(ring_dir)
+
+    return make
+
+
+@pytest.fixture
+def application(
+    shared_tracing: Callable[[bool], tuple[Path, Any]], is_compiled: bool
+) -> Iterator[Application]:
     """Give an application with the default settings; every trace is recorded."""
-    made = Application(*shared_tracing)
+    made = Application(*shared_tracing(is_compiled))
     made.take()
     yield made
     made.close()
 
 
 @pytest.fixture
-def configured(tmp_path: Path) -> Callable[..., Application]:
+def configured(tmp_path: Path, implementation: Any) -> Callable[..., Application]:
     """Give a way to make an application with settings of its own."""
 
     def make(**settings: Any) -> Application:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib
-import importlib.util
 import itertools
 import mmap
 import os
@@ -15,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -24,26 +21,24 @@ from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from opentelemetry import context
 from opentelemetry.context import Context
 
-from kaspan.interceptor.handover import hand_overs
-from kaspan.interceptor.kafka import process_span, producer, record_scope, send_span
+from kaspan.interceptor.accelerate import is_pure_python
+from kaspan.interceptor.kafka import consumer, process_span, producer, record_scope, send_span
 from kaspan.interceptor.kafka.record_class import with_span_attribute
 from kaspan.interceptor.reporters import ring
 from kaspan.interceptor.tracing.extras import Extras
 from kaspan.interceptor.tracing.scope import SPAN_KEY
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.wire import ring as layout
-from support.in_python import in_python
+from support import implementations
+from support.implementations import compiled, python
 from support.kafka_clients import make_tracing
 
 NOW_NS = 1_732_459_200_123_456_789
 
-is_compiled = importlib.util.find_spec("kaspan.interceptor.compiled") is not None
-if os.environ.get("PURE_PYTHON") or not (is_compiled or os.environ.get("CI")):
-    pytest.skip("nothing of kaspan is compiled: PURE_PYTHON, or no C compiler", allow_module_level=True)
-compiled: Any = importlib.import_module("kaspan.interceptor.compiled")
-
-
-python_sending, python_cursor, python_ring = map(in_python, (send_span, record_scope, ring))
+is_pure = os.environ.get("PURE_PYTHON") or is_pure_python(os.environ)
+if is_pure or not (compiled or os.environ.get("CI")):
+    pytest.skip("nothing of kaspan is compiled, or it is switched off", allow_module_level=True)
+BOTH = (compiled, python)
 
 
 class Clock:
@@ -61,7 +56,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """Give the clock that compiled and Python code look at."""
     clock = Clock()
-    for module in (python_sending, python_cursor, producer):
+    for module in (send_span, record_scope, producer):
         monkeypatch.setattr(module, "time_ns", lambda: NOW_NS, raising=False)
         monkeypatch.setattr(module, "perf_counter_ns", clock.perf_counter_ns)
     compiled.set_clocks(lambda: NOW_NS, clock.perf_counter_ns)
@@ -110,10 +105,11 @@ big = st.integers(-(2**62), 2**62)
 
 def test_compiled_code_is_what_is_used() -> None:
     """Where it could be compiled, the classes are the compiled ones."""
-    assert send_span.SendSpan is compiled.SendSpan
-    assert record_scope.ConsumerLoop is compiled.ConsumerLoop
+    assert producer.SendSpan is compiled.SendSpan
+    assert consumer.ConsumerLoop is compiled.ConsumerLoop
     assert ring.Writer is compiled.Writer
-    assert python_sending.SendSpan is not compiled.SendSpan
+    assert RecordSpan.__bases__[0] is compiled.SpanIds
+    assert python.SendSpan is not compiled.SendSpan
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -143,15 +139,15 @@ def test_sends_are_recorded_alike(
     """Whatever is sent and whatever comes back, the span is the same byte for byte."""
     metadata = SimpleNamespace(offset=offset, partition=partition)
     spans: list[list[bytes]] = []
-    for module in (send_span, python_sending):
+    for implementation in BOTH:
         reported: list[bytes] = []
         tracing: Any = SimpleNamespace(
             service="50 %", remote_service="kafka/{topic}", process_start_ns=0, report=reported.append
         )
-        templates = module.SendTemplates(tracing, topic, "client-1", is_acknowledged)
+        templates = send_span.SendTemplates(tracing, topic, "client-1", is_acknowledged)
         clock.start(step_ns)
         extras = Extras(debug=True) if debug else None
-        sent = module.SendSpan(templates, b"a" * 32, b"b" * 16, parent, extras, key, is_tombstone)
+        sent = implementation.SendSpan(templates, b"a" * 32, b"b" * 16, parent, extras, key, is_tombstone)
         sent.enqueued_ns = 10**9 + 5
         sent(metadata)
         sent(metadata)
@@ -189,35 +185,36 @@ def test_sends_begin_alike(
     """However send() is called, what goes on to kafka-python and what is recorded are the same."""
     arguments = {"topic": topic, "value": value, "key": b"key", "headers": headers}
     sent = []
-    for takes_compiled in (True, False):
-        clock.start(0)
-        tracing = make_tracing(Path("/unused"), sampling__rate=rate)
-        producer_class = fake_producer()
-        with mock.patch.object(producer, "Sends", compiled.Sends if takes_compiled else None):
+    for name in implementations.NAMES:
+        with pytest.MonkeyPatch.context() as patch:
+            implementations.use(name, patch)
+            clock.start(0)
+            tracing = make_tracing(Path("/unused"), sampling__rate=rate)
+            producer_class = fake_producer()
             producer.instrument(producer_class, Future, tracing)
-        span = None if parent is None else RecordSpan(*parent[:2], None, parent[2])
-        if span is not None and parent[3]:
-            span.extras = Extras(debug=True)
-        fake = producer_class()
-        token = context.attach(Context({} if span is None else {SPAN_KEY: span}))
-        for _ in range(2):  # for the first of a topic the templates has to be made
-            tracing.ids = [low_bits, b"b" * 16, b"a" * 16]
-            args, kwargs = tuple(arguments.values())[:given], dict(list(arguments.items())[given:])
-            assert fake.send(*args, **kwargs) is fake.futures[-1]
-        context.detach(token)
-        assert not takes_compiled or fake._kaspan.ordinary is not None
-        fields = (
-            "trace_id",
-            "span_id",
-            "parent_id",
-            "key",
-            "is_tombstone",
-            "timestamp_ns",
-            "started_ns",
-            "enqueued_ns",
-        )
-        followers = [one for future in fake.futures for one in future.followers]
-        sent.append((fake.calls, [[getattr(one, name) for name in fields] for one in followers]))
+            span = None if parent is None else RecordSpan(*parent[:2], None, parent[2])
+            if span is not None and parent[3]:
+                span.extras = Extras(debug=True)
+            fake = producer_class()
+            token = context.attach(Context({} if span is None else {SPAN_KEY: span}))
+            for _ in range(2):  # for the first of a topic the templates has to be made
+                tracing.ids = [low_bits, b"b" * 16, b"a" * 16]
+                args, kwargs = tuple(arguments.values())[:given], dict(list(arguments.items())[given:])
+                assert fake.send(*args, **kwargs) is fake.futures[-1]
+            context.detach(token)
+            assert (fake._kaspan.ordinary is not None) is (name == "compiled")
+            fields = (
+                "trace_id",
+                "span_id",
+                "parent_id",
+                "key",
+                "is_tombstone",
+                "timestamp_ns",
+                "started_ns",
+                "enqueued_ns",
+            )
+            followers = [one for future in fake.futures for one in future.followers]
+            sent.append((fake.calls, [[getattr(one, name) for name in fields] for one in followers]))
     assert sent[0] == sent[1]
 
 
@@ -233,24 +230,25 @@ def test_refused_sends_end_alike(
 ) -> None:
     """Whatever send() raises last, the caller gets it with no other behind it, and the span ends with it."""
     outcomes = []
-    for takes_compiled in (True, False):
-        clock.start(1000)
-        tracing = make_tracing(Path("/unused"), sampling__rate=rate)
-        reported: list[bytes] = []
-        tracing.report = reported.append
-        producer_class = fake_producer()
-        with mock.patch.object(producer, "Sends", compiled.Sends if takes_compiled else None):
+    for name in implementations.NAMES:
+        with pytest.MonkeyPatch.context() as patch:
+            implementations.use(name, patch)
+            clock.start(1000)
+            tracing = make_tracing(Path("/unused"), sampling__rate=rate)
+            reported: list[bytes] = []
+            tracing.report = reported.append
+            producer_class = fake_producer()
             producer.instrument(producer_class, Future, tracing)
-        fake = producer_class()
-        fake.send(topic, b"value")  # for the first of a topic the templates has to be made
-        fake.error, fake.only_with_headers = error, only_with_headers
-        tracing.ids = [b"c" * 16, b"b" * 16, b"a" * 16]
-        raised: Any = None
-        try:
-            fake.send(topic, b"value", key=b"key")
-        except BaseException as caught:  # noqa: BLE001
-            raised = type(caught), caught.args, caught.__context__
-        outcomes.append((raised, fake.calls[1:], reported[:]))
+            fake = producer_class()
+            fake.send(topic, b"value")  # for the first of a topic the templates has to be made
+            fake.error, fake.only_with_headers = error, only_with_headers
+            tracing.ids = [b"c" * 16, b"b" * 16, b"a" * 16]
+            raised: Any = None
+            try:
+                fake.send(topic, b"value", key=b"key")
+            except BaseException as caught:  # noqa: BLE001
+                raised = type(caught), caught.args, caught.__context__
+            outcomes.append((raised, fake.calls[1:], reported[:]))
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0] in (None, (error, (len(outcomes[0][1]) + 1,), None))
 
@@ -269,14 +267,13 @@ def test_key_of_the_applications_own_class_is_not_kept() -> None:
 
     keys = [Key(), Text("order-1"), Raw(b"order-2"), None]
     templates = send_span.SendTemplates(make_tracing(Path("/unused")), "orders", None, True)
-    held = [send_span.SendSpan(templates, b"a" * 32, b"b" * 16, None, None, key, False).key for key in keys]
+    held = [compiled.SendSpan(templates, b"a" * 32, b"b" * 16, None, None, key, False).key for key in keys]
 
     assert held == [None, "order-1", b"order-2", None]
     assert [type(key) for key in held[1:3]] == [str, bytes]
 
 
-@pytest.mark.parametrize("module", [record_scope, python_cursor], ids=["compiled", "Python"])
-def test_record_that_another_thread_opens_during_a_close_keeps_its_span(module: Any) -> None:
+def test_record_that_another_thread_opens_during_a_close_keeps_its_span(implementation: Any) -> None:
     """A close that is interrupted by another thread ends the record that it was about, and no other."""
     from kafka.consumer import fetcher
 
@@ -291,7 +288,7 @@ def test_record_that_another_thread_opens_during_a_close_keeps_its_span(module: 
         for topic in ("secret", "orders")
     )
     consumer = SimpleNamespace(config={}, _subscription=SimpleNamespace(assignment={}))
-    work = module.RecordScope(process_span.ConsumerSpans(consumer, record_class, tracing))
+    work = implementation.RecordScope(process_span.ConsumerSpans(consumer, record_class, tracing))
     work.open(secret)
     leave = tracing.scope.leave
 
@@ -370,7 +367,7 @@ def test_records_are_recorded_alike(
         "headers": headers,
     }
     seen = []
-    for module in (record_scope, python_cursor):
+    for implementation in BOTH:
         place = SimpleNamespace(assignment={(topic, 3): SimpleNamespace(highwater=highwater)})
         consumer = SimpleNamespace(config={"group_id": "group", "client_id": "client"}, _subscription=place)
         reported: list[bytes] = []
@@ -380,7 +377,7 @@ def test_records_are_recorded_alike(
             tracing.ids = [b"%016x" % number for number in range(9, 0, -1)]
             record = record_class(**{name: fields.get(name) for name in record_class._fields})
             clock.start(step_ns)
-            work = module.RecordScope(spans)
+            work = implementation.RecordScope(spans)
             assert work.open(record) is record
             current = dict(context.get_current())
             work.close()
@@ -395,7 +392,7 @@ def test_records_are_recorded_alike(
                 )
                 for span in current.values()
             ]
-            seen.append((module is record_scope, states, reported[:]))
+            seen.append((implementation is compiled, states, reported[:]))
             reported.clear()
     assert [entry[1:] for entry in seen if entry[0]] == [entry[1:] for entry in seen if not entry[0]]
 
@@ -407,10 +404,10 @@ def test_rings_are_written_alike(puts: list[tuple[int, bool]]) -> None:
     """The same spans leave the same ring: its frames, its wraps, what did not fit and the counts."""
     data_bytes = layout.MIN_DATA_BYTES
     made = []
-    for module in (ring, python_ring):
+    for implementation in BOTH:
         mapped = mmap.mmap(-1, layout.HEADER_BYTES + data_bytes)
         mapped[: layout.HEADER_BYTES] = layout.pack_header(data_bytes, b"{}")
-        writer = module.Writer(mapped, data_bytes)
+        writer = implementation.Writer(mapped, data_bytes)
         for index, (length, is_read_before) in enumerate(puts):
             if is_read_before:
                 mapped[layout.READ_POS : layout.READ_POS + 8] = mapped[
@@ -437,8 +434,6 @@ class Handed(tuple):  # type: ignore[type-arg]
     """What is looked for."""
 
 
-python_handover = in_python(hand_overs)
-
 plain_values = st.none() | st.integers() | st.text() | st.functions()
 handed_values = plain_values | st.builds(Handed)
 containers = (
@@ -457,7 +452,7 @@ callees = st.sampled_from([len, print, lambda: None, lambda a=1: a, functools.pa
 def test_look_at_arguments_sees_the_same(function: Any, args: Any, kwargs: Any) -> None:
     """Both say alike whether there may be a record among some arguments."""
     types = {Handed, list, tuple, dict}
-    expected = python_handover.may_be_given(types, function, args, kwargs)
+    expected = python.may_be_given(types, function, args, kwargs)
 
     assert compiled.may_be_given(types, function, args, kwargs) is expected
 
@@ -471,6 +466,6 @@ def test_look_at_a_coroutine_sees_the_same(value: Any) -> None:
 
     coroutine = handle(value)
     for types in ({Handed}, {int}, {bytes}, {float, Handed}):
-        expected = python_handover.refers_to(types, coroutine)
+        expected = python.refers_to(types, coroutine)
         assert compiled.refers_to(types, coroutine) is expected
     coroutine.close()

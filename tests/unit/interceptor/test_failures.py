@@ -22,8 +22,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
 def test_first_failure_of_a_kind_is_a_warning_and_the_next_are_debug(fresh: Any) -> None:
     """A failure that repeats for every record does not fill the log."""
     for number in range(3):
-        failures.suppress("counting", ValueError(number))
-    failures.suppress("adding", KeyError("x"))
+        failures.record_failure("counting", ValueError(number))
+    failures.record_failure("adding", KeyError("x"))
 
     levels = [(record.levelname, record.getMessage()) for record in fresh.records]
     assert levels == [
@@ -37,11 +37,11 @@ def test_first_failure_of_a_kind_is_a_warning_and_the_next_are_debug(fresh: Any)
 def test_failures_are_told_at_once_and_from_the_start(fresh: Any) -> None:
     """Whoever asks late is told how many there were, and then of each."""
     told: list[int] = []
-    failures.suppress("counting", ValueError())
+    failures.record_failure("counting", ValueError())
     failures.tell_suppressed(told.append)
-    failures.suppress("counting", ValueError())
+    failures.record_failure("counting", ValueError())
     failures.tell_suppressed(None)
-    failures.suppress("counting", ValueError())
+    failures.record_failure("counting", ValueError())
 
     assert told == [1, 2]
 

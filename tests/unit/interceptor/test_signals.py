@@ -6,7 +6,6 @@ signal handler raises, in whatever Python code the main thread is in at that mom
 
 from __future__ import annotations
 
-import importlib.util
 import queue
 import signal
 import sys
@@ -22,6 +21,7 @@ from kaspan.interceptor.handover.points import follow_no_records, follow_records
 from kaspan.interceptor.import_hooks import imports
 from kaspan.interceptor.reporters import ring_file, room
 from support import kafka_clients as unconnected
+from support.implementations import compiled
 from support.programs import ProgramRunner
 from support.ring_reader import current, offsets
 from support.waiting import wait_until
@@ -372,7 +372,7 @@ print(raised, caught)
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("kaspan.interceptor.compiled") is None,
+    compiled is None,
     reason="in plain Python one of some 400 is still lost now and then, in finalizers (CHANGELOG.md)",
 )
 def test_every_exception_of_a_storm_of_signals_reaches_the_application(programs: ProgramRunner) -> None:

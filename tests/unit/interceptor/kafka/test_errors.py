@@ -13,11 +13,8 @@ from typing import Any
 
 import pytest
 
-from kaspan.interceptor.kafka import record_scope
 from kaspan.interceptor.kafka.logged_errors import follow_logs
 from support.ring_reader import current, offsets
-
-IS_COMPILED = "compiled" in record_scope.ListLoop.__module__
 
 
 class Refused(Exception):
@@ -485,7 +482,7 @@ def processed(spans: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("source", [consumer, polled_list])
 @pytest.mark.parametrize("leave", LEFT_BY_EXCEPTION.values(), ids=LEFT_BY_EXCEPTION.keys())
 def test_exception_that_leaves_the_body_is_on_the_span_of_its_record(
-    application: Any, source: Any, leave: Any
+    application: Any, is_compiled: bool, source: Any, leave: Any
 ) -> None:
     """With its message and its class; the record before has none."""
     with contextlib.suppress(Refused):
@@ -494,7 +491,7 @@ def test_exception_that_leaves_the_body_is_on_the_span_of_its_record(
     spans = processed(application.take())
     assert current() is None
     assert offsets(spans) == [0, 1]
-    if IS_COMPILED:
+    if is_compiled:
         assert tags(spans) == [(None, None), ("record 1", "Refused")]
     else:
         # That there was one can be told, not which; in a coroutine or by map() not even that.
@@ -528,10 +525,10 @@ def test_loop_that_comes_to_its_end_has_no_error(application: Any, source: Any, 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
 @pytest.mark.parametrize("source", [consumer, polled_list])
 def test_what_asks_a_worker_to_end_is_no_error(
-    application: Any, source: Any, error: type[BaseException]
+    application: Any, is_compiled: bool, source: Any, error: type[BaseException]
 ) -> None:
     """Only what derives from Exception is a failure of the record's processing."""
-    if not IS_COMPILED:
+    if not is_compiled:
         pytest.skip("in plain Python it cannot be seen which exception it is")
 
     def consume() -> None:
@@ -545,7 +542,9 @@ def test_what_asks_a_worker_to_end_is_no_error(
     assert {*tags(application.take())} == {(None, None)}
 
 
-def test_both_records_of_nested_loops_that_an_exception_leaves_are_marked(application: Any) -> None:
+def test_both_records_of_nested_loops_that_an_exception_leaves_are_marked(
+    application: Any, is_compiled: bool
+) -> None:
     """It has left the bodies of both."""
     orders = application.consumer(application.records(1))
     rates = application.consumer(application.records(1, topic="rates"))
@@ -559,7 +558,7 @@ def test_both_records_of_nested_loops_that_an_exception_leaves_are_marked(applic
         consume()
 
     marked = [(span.name, span.tags["error"]) for span in application.take()]
-    assert marked == [("process rates", "both" if IS_COMPILED else "true"), ("process orders", marked[1][1])]
+    assert marked == [("process rates", "both" if is_compiled else "true"), ("process orders", marked[1][1])]
 
 
 def test_exception_caught_in_the_outer_body_marks_the_inner_record_only(application: Any) -> None:
@@ -607,7 +606,7 @@ class Unprintable(Exception):
         raise ValueError("no text")
 
 
-def test_exception_that_cannot_be_printed_loses_no_span(application: Any) -> None:
+def test_exception_that_cannot_be_printed_loses_no_span(application: Any, is_compiled: bool) -> None:
     """The application's exception goes on, and its class is said in place of its message."""
 
     def consume() -> None:
@@ -617,7 +616,7 @@ def test_exception_that_cannot_be_printed_loses_no_span(application: Any) -> Non
     with pytest.raises(Unprintable):
         consume()
 
-    assert tags(application.take()) == [("Unprintable",) * 2 if IS_COMPILED else ("true", None)]
+    assert tags(application.take()) == [("Unprintable",) * 2 if is_compiled else ("true", None)]
 
 
 def test_unsampled_record_costs_nothing_when_it_fails(configured: Any) -> None:

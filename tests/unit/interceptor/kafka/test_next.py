@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import importlib
-import importlib.util
-import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,19 +13,15 @@ from opentelemetry import trace
 
 from kaspan.interceptor.functions.decorators import follow_calls, traced
 from kaspan.interceptor.functions.spans import FunctionSpans
-from kaspan.interceptor.kafka import consumer as consumer_tracing
 from kaspan.interceptor.kafka import record_scope
 from kaspan.interceptor.otel.sdk import make_provider
-from support.in_python import in_python
+from support.implementations import python
 from support.kafka_clients import header
 from support.ring_reader import current, offsets
 
 DEFAULT_S = 300
 B3 = ("b3", b"%032x-%016x-1" % (7, 8))
 NOT_SAMPLED = ("b3", b"%032x-%016x-0" % (7, 8))
-
-is_compiled = importlib.util.find_spec("kaspan.interceptor.compiled") is not None
-python_scope = in_python(record_scope)
 
 
 class Clock:
@@ -45,22 +38,17 @@ class Clock:
         self.now_ns += int(seconds * 10**9)
 
 
-@pytest.fixture(params=["python", "compiled"])
-def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    """Give the clock that the records' scopes look at, those in Python and those that are compiled."""
+@pytest.fixture
+def clock(implementation: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    """Give the clock that the records' scopes look at."""
     clock = Clock()
-    if request.param == "python":
-        monkeypatch.setattr(python_scope, "perf_counter_ns", clock)
-        for name in ("NextScope", "ConsumerLoop"):
-            monkeypatch.setattr(consumer_tracing, name, getattr(python_scope, name))
+    if implementation is python:
+        monkeypatch.setattr(record_scope, "perf_counter_ns", clock)
         yield clock
-        return
-    if os.environ.get("PURE_PYTHON") or not is_compiled:
-        pytest.skip("nothing of kaspan is compiled: PURE_PYTHON, or no C compiler")
-    compiled: Any = importlib.import_module("kaspan.interceptor.compiled")
-    compiled.set_clocks(time.time_ns, clock)
-    yield clock
-    compiled.set_clocks(time.time_ns, time.perf_counter_ns)
+    else:
+        implementation.set_clocks(time.time_ns, clock)
+        yield clock
+        implementation.set_clocks(time.time_ns, time.perf_counter_ns)
 
 
 def sent(application: Any) -> bytes:

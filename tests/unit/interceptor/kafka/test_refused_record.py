@@ -9,9 +9,6 @@ from typing import Any
 import pytest
 from kafka import TopicPartition
 
-from kaspan.interceptor.kafka import consumer as consumer_tracing
-from kaspan.interceptor.kafka import record_scope
-from support.in_python import in_python
 from support.ring_reader import current, offsets
 
 ORDERS = TopicPartition("orders", 2)
@@ -38,17 +35,9 @@ def by_loop(consumer: Any) -> Any:
     return [record.offset for record in consumer]
 
 
-def by_loop_in_python(consumer: Any) -> Any:
-    return by_loop(consumer)
-
-
-@pytest.fixture(params=[by_poll, by_next, by_loop, by_loop_in_python])
-def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
-    """Give each way to ask a consumer for records, and the loop also as where nothing is compiled."""
-    if request.param is by_loop_in_python:
-        in_plain = in_python(record_scope)
-        monkeypatch.setattr(consumer_tracing, "ConsumerLoop", in_plain.ConsumerLoop)
-        monkeypatch.setattr(consumer_tracing, "NextScope", in_plain.NextScope)
+@pytest.fixture(params=[by_poll, by_next, by_loop])
+def ask(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Give each way to ask a consumer for records."""
     asking: Callable[[Any], Any] = request.param
     return asking
 

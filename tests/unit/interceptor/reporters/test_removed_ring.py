@@ -18,7 +18,6 @@ from kaspan.interceptor import failures
 from kaspan.interceptor.failures import tell_suppressed
 from kaspan.interceptor.reporters import ring, ring_file
 from kaspan.wire import ring as layout
-from support.in_python import in_python
 from support.ring_reader import RingReader, read_header, rings
 from support.waiting import wait_until
 
@@ -26,11 +25,11 @@ from support.waiting import wait_until
 class Owned:
     """A ring as an application has it, under a clock that goes on by `pass_s`."""
 
-    def __init__(self, module: Any, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 100.0
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(ring, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         self.directory = directory
-        self.ring = module.SpanRing(str(directory), layout.MIN_DATA_BYTES, {"service": "shop"})
+        self.ring = ring.SpanRing(str(directory), layout.MIN_DATA_BYTES, {"service": "shop"})
         self.put = self.ring.put
         tell_suppressed(self.ring.note_suppressed)
 
@@ -47,17 +46,16 @@ class Owned:
         return RingReader(self.directory).take_payloads(path)
 
 
-@pytest.fixture(params=["as installed", "in Python"])
+@pytest.fixture
 def owned(
-    request: pytest.FixtureRequest,
+    implementation: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> Iterator[Owned]:
     monkeypatch.setattr(failures, "_failures", type(failures._failures)())
     caplog.set_level(logging.WARNING, logger="kaspan")
-    module = ring if request.param == "as installed" else in_python(ring)
-    made = Owned(module, tmp_path / "rings", monkeypatch)
+    made = Owned(tmp_path / "rings", monkeypatch)
     yield made
     tell_suppressed(None)
     made.ring.abandon()

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kaspan.interceptor.reporters.ring import SpanRing, Writer
+from kaspan.interceptor.reporters.ring import SpanRing
 from kaspan.interceptor.reporters.room import NoRoomError
 from kaspan.wire import ring as layout
 from support.full_disk import fill, shared_memory
@@ -46,7 +46,7 @@ class Owned:
 
 
 @pytest.fixture
-def owned(tmp_path: Path) -> Iterator[Owned]:
+def owned(tmp_path: Path, implementation: Any) -> Iterator[Owned]:
     made = Owned(tmp_path / "rings")
     yield made
     made.ring.abandon()
@@ -107,7 +107,7 @@ def test_span_too_large_for_the_ring_is_dropped_and_counted(owned: Owned) -> Non
     assert owned.take() == [b"a", b"c"]
 
 
-def test_span_larger_than_the_agent_takes_is_dropped_and_counted(tmp_path: Path) -> None:
+def test_span_larger_than_the_agent_takes_is_dropped_and_counted(tmp_path: Path, implementation: Any) -> None:
     """The agent calls a frame of more than MAX_SPAN_BYTES damage, so none is written, whatever the room."""
     owned = Owned(tmp_path / "rings", 4 * 1024 * 1024)
     owned.put(b"a" * layout.MAX_SPAN_BYTES)
@@ -119,6 +119,7 @@ def test_span_larger_than_the_agent_takes_is_dropped_and_counted(tmp_path: Path)
     owned.ring.abandon()
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data_bytes=st.sampled_from([8, 16, 24, 4096, DATA_BYTES]),
     steps=st.lists(
@@ -132,13 +133,13 @@ def test_span_larger_than_the_agent_takes_is_dropped_and_counted(tmp_path: Path)
     ),
 )
 def test_read_position_that_lies_leads_nowhere_outside_of_the_ring(
-    data_bytes: int, steps: list[tuple[int, int | None]]
+    implementation: Any, data_bytes: int, steps: list[tuple[int, int | None]]
 ) -> None:
     """Whatever read_pos says, and however large a span is for its ring, no byte after the ring changes."""
     guard = b"\xa5" * 2 * layout.MAX_SPAN_BYTES
     mapped = mmap.mmap(-1, layout.HEADER_BYTES + data_bytes + len(guard))
     mapped[layout.HEADER_BYTES + data_bytes :] = guard
-    writer = Writer(mapped, data_bytes)
+    writer = implementation.Writer(mapped, data_bytes)
     for size, read_pos in steps:
         if read_pos is not None:
             mapped[layout.READ_POS : layout.READ_POS + 8] = layout.pack_position(read_pos)
@@ -154,10 +155,10 @@ def test_read_position_that_lies_leads_nowhere_outside_of_the_ring(
 
 
 @pytest.mark.parametrize("data_bytes", [0, 12, DATA_BYTES + 8, 2**64 - 8])
-def test_writer_refuses_a_size_that_the_file_does_not_have(data_bytes: int) -> None:
+def test_writer_refuses_a_size_that_the_file_does_not_have(implementation: Any, data_bytes: int) -> None:
     """A ring's size is a multiple of 8 and ends where the mapped file does."""
     with mmap.mmap(-1, layout.HEADER_BYTES + DATA_BYTES) as mapped, pytest.raises(ValueError, match="fits"):
-        Writer(mapped, data_bytes)
+        implementation.Writer(mapped, data_bytes)
 
 
 READ = 0
@@ -165,9 +166,9 @@ STEPS = st.lists(st.just(READ) | st.integers(1, 5000) | st.integers(30_000, 70_0
 
 
 @given(STEPS)
-@settings(max_examples=60)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_spans_come_out_as_they_went_in_over_many_rounds(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[int]
+    tmp_path_factory: pytest.TempPathFactory, implementation: Any, steps: list[int]
 ) -> None:
     """Whatever the sizes and whenever the agent reads, each span is read once, in order, or counted."""
     owned = Owned(tmp_path_factory.mktemp("rounds") / "rings")
@@ -193,7 +194,7 @@ def test_spans_come_out_as_they_went_in_over_many_rounds(
     owned.ring.abandon()
 
 
-def test_many_threads_lose_no_span(tmp_path: Path) -> None:
+def test_many_threads_lose_no_span(tmp_path: Path, implementation: Any) -> None:
     """Spans put by many threads at once, while the agent reads, are each read once."""
     owned = Owned(tmp_path / "rings")
     threads_at_work, spans_each = 8, 2000
@@ -365,7 +366,7 @@ def test_ring_for_which_the_disk_has_no_room_is_not_made(small_disk: Path) -> No
     assert list((small_disk / "rings").iterdir()) == []
 
 
-def test_ring_on_a_disk_that_fills_up_later_goes_on(small_disk: Path) -> None:
+def test_ring_on_a_disk_that_fills_up_later_goes_on(small_disk: Path, implementation: Any) -> None:
     """A ring owns its room: a disk that somebody else fills up takes nothing from it."""
     owned = Owned(small_disk / "rings")
     with pytest.raises(OSError, match="No space left"):

@@ -1,0 +1,66 @@
+"""Whether there may be a record among some arguments: mostly not, which is quickly said."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import sys
+from collections.abc import Iterable
+from itertools import islice
+from types import CoroutineType, FunctionType
+from typing import Any
+
+MAX_VALUES = 16
+"""So many entries of a list, tuple or dict that is an argument are looked at."""
+
+
+def may_be_given(types: set[type], function: Any, args: Any, kwargs: Any) -> bool:
+    """Whether one of `types` may be in what `function(*args, **kwargs)` is given; mostly not, which is
+    quickly said.
+    """
+    if type(args) is tuple or type(args) is list:  # a Thread takes everything that can be looped over
+        for value in args:
+            if is_one(types, value) and may_hold(types, value):
+                return True
+    if kwargs and type(kwargs) is dict:
+        for value in kwargs.values():
+            if is_one(types, value) and may_hold(types, value):
+                return True
+        return type(function) is functools.partial
+    if args:
+        return type(function) is functools.partial
+    # A lambda has it from where it was made.
+    is_closed = type(function) is FunctionType and function.__closure__ is function.__defaults__ is None
+    return not is_closed
+
+
+def is_one(types: set[type], value: Any) -> bool:
+    """Whether a value is of one of `types`. Calls nothing of the application's, as a metaclass's hash is."""
+    kind = type(value)
+    return type(kind) is type and kind in types
+
+
+def may_hold(types: set[type], value: Any) -> bool:
+    """Whether a value of one of `types` is what is looked for, or holds it."""
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is not list and kind is not tuple:
+        return True
+    return any(is_one(types, entry) for entry in islice(value, MAX_VALUES))
+
+
+def refers_to(types: set[type], referring: Any) -> bool:
+    """Whether something refers to an object of one of `types`, as a coroutine does to its arguments."""
+    # Not a coroutine's frame, which would be made for that, and costs more.
+    found = gc.get_referents(referring) if sys.version_info >= (3, 11) else _locals(referring)
+    return any(is_one(types, value) for value in found)
+
+
+def _locals(coroutine: CoroutineType[Any, Any, Any]) -> Iterable[Any]:
+    if coroutine.cr_frame is None:
+        return ()
+    given = coroutine.cr_frame.f_locals
+    found = tuple(given.values())
+    given.clear()  # as in _arguments
+    return found
