@@ -1,4 +1,4 @@
-"""`kaspan agent`: take the applications' spans and deliver them."""
+"""`kaspan agent`: take spans from applications and deliver them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COMMANDS = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the agent until it is stopped: 0 then, 1 when a part failed, 2 when it cannot start."""
+    """Run the agent until it is stopped: returns 0 then, 1 if a part failed, 2 if the agent cannot start."""
     command = _COMMANDS.get(arguments[0]) if arguments else None
     if command is not None:
         code: int = import_module(command).main(arguments[1:])
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         return print_errors("kaspan agent", error)
     try:
-        # Here and not above: `--help` works without the agent's packages, and this says what to install.
+        # Imported here: without the agent's packages `--help` works, and the message below says what to
+        # install.
         from kaspan.agent.agent import Agent
         from kaspan.agent.http.errors import ListenError
         from kaspan.agent.log import write_log
@@ -50,11 +51,11 @@ def main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         sys.stderr.write(
             f"kaspan agent: {error.name} is not installed for {sys.executable}: install kaspan[agent], "
-            "best into an environment of the agent's own\n"
+            "preferably into an environment of its own\n"
         )
         return 2
     except ConfigError as error:
-        # What can only be known here, where the agent's environment and packages are.
+        # A mistake that only shows when senders and processors are made.
         for line in error.errors:
             key = "agent.senders" if line.startswith("agent.senders") else "agent.processors"
             sys.stderr.write(f"kaspan agent: {loaded.origins[key]}: {line}\n")
@@ -77,9 +78,9 @@ def _load(arguments: Sequence[str]) -> Loaded:
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
-    """Read what the command line says, by the keys of the settings; None is not given.
+    """Map the arguments of the command line to dotted keys of the settings; None means not given.
 
-    Exits with 2 and a message where it is not understood.
+    A wrong command line ends the process with 2 and a message.
     """
     options = _parser().parse_args(arguments)
     senders: list[dict[str, object]] = []
@@ -100,19 +101,17 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent",
-        description="Take spans from the applications' rings, keep them on disk, and deliver them. "
-        "`kaspan agent status` says how the agent that runs is, `kaspan agent dead-letter` what targets "
-        "refused, and `kaspan agent spool recover` puts back what can be read of a damaged spool.",
-        epilog="Exit code 2: it cannot start; standard error says why. --zipkin, --kafka and --console "
-        "replace the senders of the settings file.",
+        description="Take spans from applications, keep them on disk, and deliver them. `kaspan agent "
+        "status` prints the state of the agent that runs, `kaspan agent dead-letter` the spans that a target "
+        "refused, and `kaspan agent spool recover` reads spans back from a damaged spool.",
+        epilog="Exit code 2: the agent cannot start; standard error says why. --zipkin, --kafka and "
+        "--console replace the senders of the YAML file.",
     )
     add_config_option(parser)
     parser.add_argument(
-        "--zipkin", metavar="URL", help="send to this Zipkin, http://zipkin:9411 or the full address"
+        "--zipkin", metavar="URL", help="send to this Zipkin: http://zipkin:9411, or the full address"
     )
-    parser.add_argument(
-        "--kafka", metavar="HOST:PORT", help="send to this Kafka, topic zipkin; more servers after commas"
-    )
+    parser.add_argument("--kafka", metavar="HOST:PORT,...", help="send to the topic `zipkin` of this Kafka")
     parser.add_argument("--console", action="store_true", help="print each trace as a tree")
     parser.add_argument(
         "--ring-dir",
@@ -120,12 +119,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         action="append",
         default=[],
-        help="read the rings in DIR; may be repeated",
+        help="read the rings in DIR; may be given several times",
     )
     parser.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        help='take spans by HTTP there (default: 127.0.0.1:9412; "": nowhere)',
+        help='accept spans by HTTP at this address (default: 127.0.0.1:9412; "" for none)',
     )
     parser.add_argument(
         "--spool", type=absolute, metavar="FILE", help="keep spans in FILE until they are delivered"

@@ -1,4 +1,4 @@
-"""Ask the agent that runs on this machine something, by the way that its settings say."""
+"""Send a request to the agent that runs on this machine, at the address in its settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from kaspan.config import schema
 
 TIMEOUT_S = 10.0
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (asked, not listened on)
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (a client, which does not listen)
 
 
 class NoAnswerError(Exception):
-    """No agent answers; the message says where it was asked, what came instead, and what to do."""
+    """No agent answers; the message says which addresses were tried, what came back, and what to do."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -29,12 +29,13 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(settings: schema.Agent, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-    """Send one request to agent.socket, or else to agent.listen; return status and body of the answer.
+    """Send one request to agent.socket, or to agent.listen if the socket does not answer.
 
-    Blocks for at most TIMEOUT_S for each step. Raises NoAnswerError.
+    Returns the status and the body of the answer. Each step blocks for at most TIMEOUT_S. Raises
+    NoAnswerError.
     """
     failures = []
-    for name, connection in _ways(settings):
+    for name, connection in _connections(settings):
         headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
         try:
             connection.request(method, path, body or None, headers)
@@ -45,13 +46,15 @@ def ask(settings: schema.Agent, method: str, path: str, body: bytes = b"") -> tu
         finally:
             connection.close()
     if not failures:
-        raise NoAnswerError("agent.listen and agent.socket are both empty, so no agent can be asked; set one")
+        raise NoAnswerError(
+            "agent.listen and agent.socket are both empty, so no agent can be asked; set one of them"
+        )
     raise NoAnswerError(
-        f"no agent answers ({'; '.join(failures)}); is it running, and with the settings that are used here?"
+        f"no agent answers ({'; '.join(failures)}); is it running, with the same settings as here?"
     )
 
 
-def _ways(settings: schema.Agent) -> Iterator[tuple[str, http.client.HTTPConnection]]:
+def _connections(settings: schema.Agent) -> Iterator[tuple[str, http.client.HTTPConnection]]:
     if settings.socket:
         yield settings.socket, _UnixConnection(settings.socket)
     if settings.listen:
@@ -65,7 +68,7 @@ def _ways(settings: schema.Agent) -> Iterator[tuple[str, http.client.HTTPConnect
 
 
 def _tls_connection(host: str, port: int, cert: str) -> http.client.HTTPSConnection:
-    """Connect to the holder of that certificate alone, whatever names are in it and whoever signed it."""
+    """Connect only to the holder of this certificate; its names and its signature do not matter."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,4 +1,4 @@
-"""`kaspan config`: print the settings in effect and where each came from."""
+"""`kaspan config`: print the settings in effect and where each value came from."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kaspan.config.display import write
 from kaspan.config.keys import types
 
 MAX_VALUE_WIDTH = 48
-"""A longer value pushes its own origin to the right and not everyone's."""
+"""The width of the column of values; a longer value moves only its own origin to the right."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `kaspan config` and return its exit code: 0, or 2 with every error on standard error."""
+    """Run `kaspan config`: 0, or 2 for wrong settings, with every error on standard error."""
     options = _parser().parse_args(arguments)
-    # A value may hold characters that the terminal's encoding lacks; it is shown escaped then.
+    # The terminal's encoding may lack characters of a value; they are printed as escapes.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         loaded = load(options.config, senders=InstalledSenders())
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan config",
-        description="Print the settings in effect and where each came from. Secrets are shown as ***.",
-        epilog="Exit code 2: the settings are wrong; standard error says what and where.",
+        description="Print the settings in effect and where each value came from. Secrets are shown as ***.",
+        epilog="Exit code 2: the settings are wrong; standard error says which, and where.",
     )
     add_config_option(parser)
     parser.add_argument("--format", choices=("text", "yaml"), default="text", help="default: text")
@@ -57,9 +57,9 @@ def as_table(loaded: Loaded) -> list[str]:
 
 
 def as_yaml(loaded: Loaded) -> list[str]:
-    """Return the lines of a settings file that has the same effect, each value's origin as a comment.
+    """Return the lines of a YAML file with the same settings, each value's origin as a comment.
 
-    Secrets are not in it: *** stands in their places.
+    Secrets are replaced by ***.
     """
     lines = []
     values = _values(loaded)
@@ -68,7 +68,7 @@ def as_yaml(loaded: Loaded) -> list[str]:
         indented = "  " * len(sections) + name
         if key not in values:
             lines.append(f"{indented}:")
-        elif values[key]:  # a key that is not set has no value that could be read back
+        elif values[key]:  # a key that is not set has no value
             lines.append(f"{indented}: {values[key]}  # {loaded.origins[key]}")
     return lines
 

@@ -1,4 +1,4 @@
-"""`kaspan agent dead-letter`: list, show, replay and purge the spans that a target refused."""
+"""`kaspan agent dead-letter`: list, show, replay and delete the spans that a target refused."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Ask = Callable[[Request], Reply]
 
 
 class _FailedError(Exception):
-    """What was asked for was not done; the message says why."""
+    """The agent did not do what was asked; the message says why."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do one of the four: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
+    """Run one of the four commands: 0, 1 if it failed, 2 for wrong settings or arguments."""
     options = _parser().parse_args(arguments)
     try:
         spool = load_spool(options)
     except ConfigError as error:
         return print_errors("kaspan agent dead-letter", error)
-    # Spans hold what the terminal's encoding may lack; it is shown escaped then.
+    # The terminal's encoding may lack characters of a span; they are printed as escapes.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         options.act(options, lambda request: _done(ask(spool.path, spool.max_bytes, request)))
@@ -73,11 +73,13 @@ def _all(selection: Selection, ask_: Ask) -> Iterator[DeadLetter]:
 def _show(options: argparse.Namespace, ask_: Ask) -> None:
     letters = ask_(Show(options.id)).letters
     if not letters:
-        raise _FailedError(f"there is no dead letter {options.id}; `kaspan agent dead-letter list` has all")
+        raise _FailedError(
+            f"there is no dead letter {options.id}; `kaspan agent dead-letter list` prints all"
+        )
     (letter,) = letters
     for name, text in (("sender", letter.sender), ("died", _time(letter)), ("reason", letter.reason)):
         sys.stderr.write(f"{name}: {escaped(text)}\n")
-    # The span alone, so that it can be piped.
+    # Only the span, so that a pipe gets nothing else.
     sys.stdout.write(f"{escaped_json(letter.span.decode('utf-8', 'backslashreplace'))}\n")
 
 
@@ -87,19 +89,21 @@ def _replay(options: argparse.Namespace, ask_: Ask) -> None:
     left = len(list(_all(selection, ask_)))
     _check(options, count + left)
     if left:
-        sys.stderr.write(f"{left} stay: they are of no sender that the agent has\n")
-    sys.stdout.write(f"{count} put back among the spans, for the sender that refused them\n")
+        sys.stderr.write(f"{left} stay: the agent has no sender of their names\n")
+    sys.stdout.write(f"{count} are in the spool again, for the sender that refused them\n")
 
 
 def _purge(options: argparse.Namespace, ask_: Ask) -> None:
     count = ask_(Purge(_selection(options))).count
     _check(options, count)
-    sys.stdout.write(f"{count} thrown away\n")
+    sys.stdout.write(f"{count} deleted\n")
 
 
 def _check(options: argparse.Namespace, found: int) -> None:
     if options.ids and not found:
-        raise _FailedError("there is no dead letter of these ids; `kaspan agent dead-letter list` has all")
+        raise _FailedError(
+            "there is no dead letter with these ids; `kaspan agent dead-letter list` prints all"
+        )
 
 
 def _selection(options: argparse.Namespace) -> Selection:
@@ -124,36 +128,38 @@ def _sender(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise argparse.ArgumentTypeError(f"{name!a} is not the name of a sender: it is not UTF-8") from error
+        raise argparse.ArgumentTypeError(f"{name!a} is not a sender's name: it is not UTF-8") from error
     return name
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent dead-letter",
-        description="Spans that a target refused even alone, such as Zipkin with 400, are kept as dead "
-        "letters. Works while the agent runs and while it does not.",
-        epilog="Exit code 1: it could not be done; 2: wrong settings or arguments. Standard error says why.",
+        description="The agent keeps a span as a dead letter if a target refuses it even alone, as Zipkin "
+        "does with 400. These commands work with and without a running agent.",
+        epilog="Exit code 1: the command failed; 2: wrong settings or arguments. Standard error says why.",
     )
     spool = argparse.ArgumentParser(add_help=False)
     add_spool_options(spool)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", parents=[spool], help="list all, oldest first")
-    listing.add_argument("--sender", type=_sender, metavar="NAME", help="only those of this sender")
+    listing = commands.add_parser("list", parents=[spool], help="list all dead letters, oldest first")
+    listing.add_argument("--sender", type=_sender, metavar="NAME", help="only dead letters of this sender")
     listing.set_defaults(act=_list)
     showing = commands.add_parser(
-        "show", parents=[spool], help="print one span; why it was refused to stderr"
+        "show", parents=[spool], help="print one span; the reason goes to standard error"
     )
     showing.add_argument("id", type=_id, metavar="ID")
     showing.set_defaults(act=_show)
     for name, act, summary in (
-        ("replay", _replay, "send spans again, to the sender that refused them"),
-        ("purge", _purge, "throw spans away for good"),
+        ("replay", _replay, "put spans back into the spool, for the sender that refused them"),
+        ("purge", _purge, "delete spans for good"),
     ):
         command = commands.add_parser(name, parents=[spool], help=summary)
         which = command.add_mutually_exclusive_group(required=True)
-        which.add_argument("ids", type=_id, nargs="*", default=[], metavar="ID", help="those of these ids")
-        which.add_argument("--all", action="store_true", help="all there are")
-        which.add_argument("--sender", type=_sender, metavar="NAME", help="all of this sender")
+        which.add_argument(
+            "ids", type=_id, nargs="*", default=[], metavar="ID", help="dead letters with these ids"
+        )
+        which.add_argument("--all", action="store_true", help="all dead letters")
+        which.add_argument("--sender", type=_sender, metavar="NAME", help="all dead letters of this sender")
         command.set_defaults(act=act)
     return parser

@@ -1,4 +1,4 @@
-"""Whether what an agent takes reaches its targets, as it says itself, for `kaspan doctor`."""
+"""Whether the agent's spans reach their targets, for `kaspan doctor`: it asks the agent."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kaspan.cli.status import duration, fetch, printable
 from kaspan.config import schema
 from kaspan.wire import VERSION
 
-_ASKED_FOR = "processor_drop"
+_DROPPED_AS_TOLD = "processor_drop"
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """Lines of the report, and what is wrong; `is_known` is false where no agent could be asked."""
+    """Lines of the report, and what is wrong; `is_known` is false if no agent answered."""
 
     said: tuple[str, ...]
     wrong: tuple[str, ...] = ()
@@ -25,19 +25,20 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 def delivery(settings: schema.Agent) -> Findings:
-    """Ask the agent of these settings. Blocks as `ask` does; raises nothing."""
+    """Ask the agent with these settings. Blocks as `ask` does; raises nothing."""
     try:
         _, status = fetch(settings)
     except NoAnswerError as error:
-        said = f"whether its spans reach their targets is not known: {error}"
+        said = f"it is not known whether spans reach their targets: {error}"
         return Findings((said,), is_known=False)
     return Findings(tuple(_said(status)), tuple(_wrong(status)))
 
 
 def at(address: str, token: str, settings: schema.Agent) -> schema.Agent | None:
-    """Return the settings by which the agent at `address`, a value of interceptor.agent, can be asked.
+    """Return the settings to ask the agent at `address`, a value of interceptor.agent.
 
-    None where Zipkin is there and no agent, or where only a certificate's names tell who is.
+    None if Zipkin is there instead of an agent, and for https, where `ask` needs the agent's certificate
+    file.
     """
     parts = urlsplit(address)
     if parts.scheme == "unix":
@@ -55,15 +56,15 @@ def _said(status: Status) -> Iterator[str]:
             "nothing yet" if last_s is None else f"{sender.sent_spans} spans, the last {duration(last_s)} ago"
         )
         yield f"the agent has sent to {printable(sender.name)}: {when}"
-    if count := status.dropped_spans.get(_ASKED_FOR):
-        yield f"the agent has dropped {count} spans, as agent.processors say"
+    if count := status.dropped_spans.get(_DROPPED_AS_TOLD):
+        yield f"the agent has dropped {count} spans because agent.processors says so"
 
 
 def _wrong(status: Status) -> Iterator[str]:
     for sender in status.senders:
         if sender.failing_s is not None:
             yield (
-                f"the agent does not reach {printable(sender.name)}, for {duration(sender.failing_s)}: "
+                f"the agent has not reached {printable(sender.name)} for {duration(sender.failing_s)}: "
                 f"{printable(sender.last_error)}; spans wait in its spool"
             )
         if sender.dead_spans:
@@ -75,10 +76,12 @@ def _wrong(status: Status) -> Iterator[str]:
         if problem.reason != SENDER_FAILING:
             yield f"the agent: {printable(problem.text)} ({problem.reason})"
     dropped = {
-        reason: count for reason, count in status.dropped_spans.items() if count and reason != _ASKED_FOR
+        reason: count
+        for reason, count in status.dropped_spans.items()
+        if count and reason != _DROPPED_AS_TOLD
     }
     if dropped:
         counts = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
-        yield f"the agent has dropped spans that it had taken: {counts} (docs/operation.md says what that is)"
+        yield f"the agent has dropped spans that it had accepted: {counts} (docs/operation.md explains them)"
     if status.version != VERSION:
-        yield f"the agent is kaspan {printable(status.version)}, and this is {VERSION}"
+        yield f"the agent runs kaspan {printable(status.version)}, and this command is {VERSION}"

@@ -1,4 +1,4 @@
-"""`kaspan doctor`: is this Python traced, where do its spans go, what do rings hold, and what is wrong?"""
+"""`kaspan doctor`: is this Python traced, where do its spans go, what is in its rings, and what is wrong?"""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _COLUMNS = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `kaspan doctor`: 0 when nothing is wrong, 1 when something is, 2 when the settings are."""
+    """Run `kaspan doctor`: 0 if nothing is wrong, 1 if something is, 2 if the settings are wrong."""
     parser = argparse.ArgumentParser(
         prog="kaspan doctor",
-        description="Say whether this Python is traced, where its spans go, what its rings hold, and what is "
-        "wrong, in words. Looks at what an application started here and now would.",
+        description="Print whether this Python is traced, where its spans go, what is in its rings, and what "
+        "is wrong, as it would be for an application that starts here and now.",
         epilog="Exit code 0: nothing is wrong. 1: something is. 2: the settings are.",
     )
     add_config_option(parser)
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        # As an application's: what is wrong for the agent is told as what it is to that, a warning.
+        # As an application reads them, to which a mistake in the agent's section is a warning.
         loaded = load(options.config, side="interceptor")
     except ConfigError as error:
         return print_errors("kaspan doctor", error)
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examine(loaded: Loaded) -> Findings:
-    """Look at everything: the lines of the report, what is wrong, and whether the agent could be asked.
+    """Examine everything: returns the lines of the report, what is wrong, and whether the agent answered.
 
-    Blocks for HTTP_TIMEOUT_S in each step when spans go by HTTP, and as `ask` does for the agent's answer.
+    If spans go by HTTP, each step blocks for at most HTTP_TIMEOUT_S. Asking the agent blocks as `ask` does.
     """
     said, wrong = this_python()
     for line in loaded.warnings:
@@ -74,7 +74,7 @@ def examine(loaded: Loaded) -> Findings:
 
 
 def all_rings(loaded: Loaded) -> tuple[list[str], list[str]]:
-    """Say what is in the ring directory, what is on disk for want of room in it, and what room there is."""
+    """Report the rings in the ring directory and in its fallback on disk, and the room for more."""
     said, wrong = ring_directory(loaded)
     settings, on_disk = loaded.settings.interceptor, schema.default_fallback_dir()
     left, short = room_for_rings(settings)
@@ -84,25 +84,25 @@ def all_rings(loaded: Loaded) -> tuple[list[str], list[str]]:
         except OSError as error:
             return [*left, *said], [*wrong, *short, f"{on_disk} cannot be read: {error.strerror}"]
         if found.rings or found.unreadable:
-            said += ["", f"rings for which it had no room are in {on_disk}", "", *table(found.rings)]
+            said += ["", f"rings that did not fit there are in {on_disk}", "", *table(found.rings)]
             wrong += judge(on_disk, found, has_agent)
     return [*left, *said], [*wrong, *short]
 
 
 def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:
-    """Say what lies in the ring directory and whether an agent reads it."""
+    """Report the rings in the ring directory, and whether an agent reads it."""
     path, read = loaded.settings.interceptor.ring_dir, loaded.settings.agent.ring_dirs
     said = [f"spans go into rings in {path}"]
     wrong: list[str] = []
-    # Where only the application's settings are known, as in a container of its own, the agent itself tells.
+    # In a container of its own an application does not know agent.ring_dirs: then the agent's lock decides.
     is_known = loaded.origins["agent.ring_dirs"] != "default"
     if path not in read and (is_known or not is_read(path)):
         wrong.append(
             f"with these settings applications write to {path} (interceptor.ring_dir) and an agent reads "
-            f"{', '.join(read)} (agent.ring_dirs)"
+            f"{', '.join(read)} (agent.ring_dirs): set both to the same directory"
         )
     if not os.path.lexists(path):
-        wrong.append(f"no agent reads {path}, so no trace is seen: start `kaspan agent`")
+        wrong.append(f"no agent reads {path}, so there are no traces: start `kaspan agent`")
         return [*said, "it does not exist yet: no traced program has made a span, and no agent runs"], wrong
     try:
         os.close(open_ring_dir(path))
@@ -138,41 +138,44 @@ def _row(ring: Ring) -> tuple[str, ...]:
 
 
 def judge(path: str, found: Survey, has_agent: bool) -> list[str]:
-    """Say in words what is wrong with the rings of a directory."""
+    """List in words what is wrong with the rings of a directory."""
     wrong = [f"{said}: not a span ring" for said in found.unreadable]
     if not has_agent and any(ring.unread_bytes for ring in found.rings):
         wrong.append(f"spans wait in {path} and no agent reads them: start `kaspan agent`")
     elif not has_agent:
-        wrong.append(f"no agent reads {path}, so no trace is seen: start `kaspan agent`")
+        wrong.append(f"no agent reads {path}, so there are no traces: start `kaspan agent`")
     orphans = sum(not ring.is_owned and not ring.has_been_read for ring in found.rings)
     if orphans >= MAX_UNREAD_ORPHANS:
-        wrong.append(f"{orphans} rings of ended processes were never read: new processes are not traced")
+        wrong.append(
+            f"{orphans} rings of ended processes were never read, so new processes are not traced: "
+            "start `kaspan agent`"
+        )
     for ring in found.rings:
         who = f"{ring.said('service')} (pid {ring.said('pid')})"
         if ring.dropped_spans:
             wrong.append(
-                f"{who} has dropped {ring.dropped_spans} spans, since its ring was full: the agent was away, "
-                "or its spool full, or interceptor.ring_bytes is too small"
+                f"{who} has dropped {ring.dropped_spans} spans because its ring was full: the agent did not "
+                "run, or its spool was full, or interceptor.ring_bytes is too small"
             )
         if has_agent and ring.unread_bytes * 2 > ring.data_bytes:
             wrong.append(f"the ring of {who} is more than half full: the agent does not keep up")
         if ring.suppressed_errors:
             wrong.append(
-                f"kaspan has failed {ring.suppressed_errors} times in {who}: the first time of each kind is "
-                "a warning in its log, by the logger kaspan"
+                f"kaspan has failed {ring.suppressed_errors} times in {who}: its log has a warning of the "
+                "logger kaspan for the first failure of each kind"
             )
         if ring.said("kaspan") != VERSION:
-            wrong.append(f"{who} runs with kaspan {ring.said('kaspan')}, and this is {VERSION}")
+            wrong.append(f"{who} runs kaspan {ring.said('kaspan')}, and this command is {VERSION}")
     return wrong
 
 
 def http_agent(address: str, token: str) -> tuple[list[str], list[str]]:
-    """Report no span at all to where spans go by HTTP, and say what was answered."""
+    """Post an empty list of spans to `address`, and report the answer."""
     said = [f"spans go by HTTP to {address}"]
     try:
         answer = ReportClient(address, token).post([], HTTP_TIMEOUT_S)
-    except Exception as error:  # noqa: BLE001 (an address can be wrong in any way)
+    except Exception as error:  # noqa: BLE001 (a wrong address may raise anything)
         return said, [f"{address} cannot be reached: {type(error).__name__}: {error}"]
     if 200 <= answer.status < 300:
-        return [*said, "it takes them"], []
-    return said, [f"{address} does not take spans: {answer.text}"]
+        return [*said, "it accepts them"], []
+    return said, [f"{address} does not accept spans: {answer.text}"]

@@ -1,4 +1,4 @@
-"""Processes that were started under `kaspan run` and do not load its hook, for `kaspan doctor`."""
+"""Processes that were started under `kaspan run` but do not load its hook, for `kaspan doctor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from kaspan.cli.install import InstallError, installed
 
 MARK = "KASPAN_INJECT"
-"""What `kaspan run` sets to the folder of its hook."""
+"""The variable that `kaspan run` sets to the folder of its hook."""
 
 _RING_DIR = "KASPAN_INTERCEPTOR__RING_DIR"
 _WITH_VALUE = ("-W", "-X")
@@ -17,12 +17,13 @@ _TAKING_TEXT = ("-W", "-X", "-c", "-m", "--")
 
 
 def hidden_hooks(processes: str = "/proc") -> list[str]:
-    """Say which running Pythons are not traced though they were started under `kaspan run`, and why: those
-    that this user may look at, and whose spans would go to the same ring directory.
+    """Name each running Python that was started under `kaspan run` and is not traced, and the reason.
+
+    Only processes that this user may inspect, and whose spans would go to the same ring directory.
     """
     try:
         if installed():
-            return []  # which works in all of these
+            return []  # it traces all of these
     except InstallError:
         pass
     return list(_hidden(processes))
@@ -35,7 +36,7 @@ def _hidden(processes: str) -> Iterator[str]:
             command = _words(process / "cmdline")
             program = os.path.basename(os.readlink(process / "exe"))
         except OSError:
-            continue  # gone, or somebody else's
+            continue  # it has ended, or belongs to another user
         variables = dict(word.partition("=")[::2] for word in environ)
         folder = variables.get(MARK)
         if folder and "python" in program and variables.get(_RING_DIR) == os.environ.get(_RING_DIR):
@@ -49,27 +50,27 @@ def _words(file: Path) -> list[str]:
 
 
 def _why(folder: str, path: str, command: Sequence[str]) -> str:
-    """Why the hook in a folder is not loaded with this PYTHONPATH and command line; empty if it is."""
+    """The reason why this PYTHONPATH and command line do not load the hook in `folder`; empty if they do."""
     flag = _ignoring_flag(command)
     if flag:
         return f"and is not traced: with {flag} Python ignores PYTHONPATH (see `kaspan install`)"
     entries = path.split(":")
     if folder not in entries:
         return (
-            f"and is not traced: its PYTHONPATH ({path or 'not set'}) lacks {folder}; what starts it must "
-            "add to PYTHONPATH and not replace it"
+            f"and is not traced: its PYTHONPATH ({path or 'not set'}) lacks {folder}; let the program "
+            "that starts it add to PYTHONPATH instead of replacing it"
         )
     for entry in entries[: entries.index(folder)]:
         if os.path.isfile(os.path.join(entry, "sitecustomize.py")):
             return (
                 f"but {entry}/sitecustomize.py comes first and may hide kaspan's, as OpenTelemetry's does: "
-                "put `kaspan run` behind the other launcher"
+                "put `kaspan run` after the other launcher"
             )
     return ""
 
 
 def _options(command: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Python's own options in a command line, the last of them perhaps -c or -m, and the words after them."""
+    """The options of Python in a command line (the last may be -c or -m), and the words after them."""
     words, options = list(command[1:]), []
     while words and words[0].startswith("-") and words[0] != "-":
         options.append(words.pop(0))
@@ -81,7 +82,7 @@ def _options(command: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _named(program: str, command: Sequence[str]) -> str:
-    """The program and what it runs, without its arguments, in which there may be secrets."""
+    """The program and what it runs, without its arguments, which may contain secrets."""
     options, words = _options(command)
     last = options[-1] if options else ""
     if last.startswith("-c"):

@@ -1,4 +1,4 @@
-"""`kaspan install`: trace every program of this Python, also where nobody can put `kaspan run` before it."""
+"""`kaspan install`: trace every program of this Python, also if you cannot start it by `kaspan run`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ FILE_NAME = "kaspan.pth"
 MARK = "# Made by `kaspan install`; `kaspan uninstall` takes it away."
 HOOK = Path("share", "kaspan", "inject", "sitecustomize.py")
 
-# The whole hook is read when kafka is imported, and not before: to compile it takes 2 ms, and this 0.2. It is
-# not compiled by compile(), which would name it in tracebacks: its first call sets up a syntax tree, for
-# 5 ms. Where kaspan was uninstalled meanwhile, nothing happens.
+# Every start of Python runs this code, so it is small: it takes 0.2 ms. The hook itself takes 2 ms to
+# compile and is read only when kafka is imported. It goes to exec() as text: compile() would give it a file
+# name in tracebacks, but its first call takes 5 ms more. If kaspan was uninstalled, the code does nothing.
 _FINDER = """\
 class KafkaFinder:
     @staticmethod
@@ -50,7 +50,7 @@ class InstallError(Exception):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `kaspan install`: 0 when this Python traces its programs, 1 when it cannot, 2 for bad settings."""
+    """Run `kaspan install`: 0 on success, 1 if the file cannot be made, 2 for wrong settings."""
     options = _parser().parse_args(arguments)
     variables: dict[str, str] = {}
     if options.config is not None:
@@ -68,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     said = ", ".join(f"{name}={value}" for name, value in variables.items())
     sys.stdout.write(
         f"{path}: every program of {sys.prefix} that imports kafka is traced from its next start on"
-        f"{f', with {said} where it has no other' if said else ''}\n"
-        "pip removes it with kaspan, also to put a newer one in its place: install again after that\n"
+        f"{f', with {said} unless its environment sets it' if said else ''}\n"
+        "pip removes this file together with kaspan, also when it upgrades kaspan: then install again\n"
     )
     return 0
 
@@ -77,28 +77,34 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan install",
-        description="Trace every program of this Python that imports kafka, without `kaspan run`: also those "
-        "started with -E or -I, and those whose environment is not yours. `kaspan uninstall` undoes it.",
-        epilog="Not with -S. Installing again changes the options; an environment variable wins over them.",
+        description="Trace every program of this Python that imports kafka, without `kaspan run`: also "
+        "programs that start with -E or -I, or whose environment you cannot set. `kaspan uninstall` undoes "
+        "it.",
+        epilog="Programs that start with -S are not traced. To change the options, install again. "
+        "Environment variables win over the options.",
     )
     parser.add_argument(
-        "--config", type=absolute, metavar="FILE", help="the YAML file of settings, as KASPAN_CONFIG"
+        "--config", type=absolute, metavar="FILE", help="the YAML file, if KASPAN_CONFIG is not set"
     )
-    parser.add_argument("--service", metavar="NAME", help="the service's name, as KASPAN_SERVICE")
+    parser.add_argument("--service", metavar="NAME", help="the service's name, if KASPAN_SERVICE is not set")
     return parser
 
 
 def install(variables: Mapping[str, str]) -> Path:
     """Make the `.pth` file that Python reads at each start, and return where it is.
 
-    Raises InstallError if it cannot be written, or a file of that name is somebody else's.
+    Raises InstallError if it cannot be written, or if another program made a file with this name.
     """
     path = _directory() / FILE_NAME
     text = f"{MARK}\n{_line(find_hook(), variables)}\n"
-    temporary = path.with_suffix(f".{os.getpid()}")  # not .pth, or a Python that starts now would read half
+    temporary = path.with_suffix(
+        f".{os.getpid()}"
+    )  # not .pth: a Python that starts now would read half of it
     try:
         if path.exists() and not _is_ours(path):
-            raise InstallError(f"{path} is there and was not made by `kaspan install`; it is left alone")
+            raise InstallError(
+                f"{path} exists and was not made by `kaspan install`, which does not replace it"
+            )
         temporary.write_text(text, "ascii")
         temporary.replace(path)
         note().touch()
@@ -109,7 +115,7 @@ def install(variables: Mapping[str, str]) -> Path:
             f"{path} cannot be written: {error.strerror}; run this as the user who owns "
             f"{path.parent}, or install kaspan into a virtual environment of your own"
         ) from error
-    record.enter(path)
+    record.add(path)
     return path
 
 
@@ -119,15 +125,17 @@ def installed() -> list[Path]:
 
 
 def was_installed() -> bool:
-    """Whether what `kaspan install` made is gone, as when pip has replaced the kaspan of that time.
+    """Whether `kaspan install` was used and its file is gone, as after an upgrade of kaspan by pip.
 
-    Raises InstallError without a hook.
+    Raises InstallError if the hook is missing.
     """
     return note().exists() and not installed()
 
 
 def note() -> Path:
-    """Return the file that says that `kaspan install` was used. Raises InstallError without a hook."""
+    """Return the file that marks that `kaspan install` was used. Raises InstallError if the hook is
+    missing.
+    """
     return find_hook().parents[1] / "installed"
 
 
@@ -138,7 +146,7 @@ def _line(hook: Path, variables: Mapping[str, str]) -> str:
 
 
 def find_hook() -> Path:
-    """Return the file that traces a process; raises InstallError if it is missing."""
+    """Return the path of the hook, sitecustomize.py. Raises InstallError if it is missing."""
     prefix = sysconfig.get_path("data")  # not sys.prefix: Debian's own Python has it in /usr/local
     for place in (prefix, site.getuserbase()):
         if (Path(place) / HOOK).is_file():
@@ -147,7 +155,7 @@ def find_hook() -> Path:
 
 
 def _directory() -> Path:
-    """Return where the file goes: beside the installed packages of this Python, or of this user."""
+    """Return the folder for the file: site-packages of this Python, or of the user if kaspan is there."""
     if Path(__file__).is_relative_to(site.getusersitepackages()):
         return Path(site.getusersitepackages())
     return Path(sysconfig.get_path("purelib"))

@@ -1,4 +1,4 @@
-"""What is installed for this Python, for `kaspan doctor`: is there anything to trace, and is it traced?"""
+"""What is installed for this Python, for `kaspan doctor`: which Kafka client, and is it traced?"""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _OTHER_CLIENTS = {"confluent_kafka": "confluent-kafka", "aiokafka": "aiokafka", 
 
 
 def this_python() -> tuple[list[str], list[str]]:
-    """Say whether programs of this Python are traced, and with which kafka-python; and what is wrong."""
+    """Report whether programs of this Python are traced, and with which kafka-python, and what is wrong."""
     said = [f"kaspan {VERSION}, Python {platform.python_version()} at {sys.executable}"]
     if find_spec("kaspan.interceptor.compiled") is None:
         said.append(
-            "kaspan is not compiled and costs some three times as much; to compile it takes gcc and Python.h"
+            "kaspan is not compiled, so it costs about three times as much; pip compiles it if there are gcc "
+            "and Python.h"
         )
     elif is_pure_python(os.environ):
         said.append(
-            f"{PURE_PYTHON} is set: the compiled part is not used, and kaspan costs some three times as much"
+            f"{PURE_PYTHON} is set, so the compiled part is not used and kaspan costs about three times "
+            "as much"
         )
     owners = packages_distributions()
     clients, wrong = _kafka_clients(owners)
@@ -35,8 +37,8 @@ def this_python() -> tuple[list[str], list[str]]:
     try:
         if was_installed():
             wrong.append(
-                "what `kaspan install` made is gone, with the kaspan that pip has replaced: do it again, or "
-                "`kaspan uninstall` if programs are not to be traced by it any more"
+                "pip has removed the file of `kaspan install` together with an older kaspan: run `kaspan "
+                "install` again, or `kaspan uninstall` if you do not need it any more"
             )
     except InstallError as error:
         wrong.append(str(error))
@@ -50,16 +52,18 @@ def _kafka_clients(owners: Mapping[str, Sequence[str]]) -> tuple[list[str], list
     for name, number in found.items():
         said.append(f"{name} {number}")
         if tuple(map(int, re.findall(r"\d+", number)[:3])) < OLDEST_KAFKA_PYTHON:
-            wrong.append(f"{name} {number} is older than 2.0.2, the oldest that kaspan knows")
+            wrong.append(f"{name} {number} is older than 2.0.2, the oldest version that kaspan supports")
     others = ", ".join(client for module, client in _OTHER_CLIENTS.items() if find_spec(module))
     if kafka is None:
         only = f", only {others}, which kaspan does not trace" if others else ""
         wrong.append(f"kafka-python is not installed for this Python{only}: there is nothing to trace")
     elif others:
-        said.append(f"{others}: installed too, and not traced")
+        said.append(f"{others}: installed too, and not traced by kaspan")
     if kafka is not None and not found:
         where = kafka.origin or "a folder without __init__.py"
-        wrong.append(f"what is imported as kafka is no package that pip knows ({where}): it is not traced")
+        wrong.append(
+            f"`import kafka` finds {where}, which belongs to no package that pip knows: it is not traced"
+        )
     if len(found) > 1:
         wrong.append(
             f"{' and '.join(found)} are both imported as kafka, and each overwrites files of the other: "
@@ -73,7 +77,7 @@ def _packages_beside(owners: Mapping[str, Sequence[str]]) -> list[str]:
     if find_spec("kafka") is not None and find_spec("crc32c") is None:
         said.append(
             "kafka-python computes each record's checksum in Python here, which costs more than tracing: "
-            "with the package crc32c a record received takes less than half of its CPU time"
+            "the package crc32c more than halves the CPU time of a received record"
         )
     has_instrumentation = any("-instrumentation" in name for name in owners.get("opentelemetry", ()))
     if has_instrumentation and not all(map(_has, ("opentelemetry.sdk", "opentelemetry.exporter.zipkin"))):
@@ -86,14 +90,14 @@ def _packages_beside(owners: Mapping[str, Sequence[str]]) -> list[str]:
 def _has(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it is in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def _how_traced() -> str:
     files = installed()
     if files:
-        return f"its programs are traced, by {files[0]} of `kaspan install`"
+        return f"its programs are traced by `kaspan install` ({files[0]})"
     if any(getattr(finder, "__name__", "") == "KafkaFinder" for finder in sys.meta_path):
-        return "its programs are traced here, by `kaspan run`"
-    return "its programs are traced under `kaspan run`, and not otherwise (see `kaspan install`)"
+        return "its programs are traced here by `kaspan run`"
+    return "its programs are traced only under `kaspan run` (see `kaspan install`)"

@@ -1,4 +1,4 @@
-"""The `kaspan` command, all but `kaspan run`, which the shell script beside it does without Python."""
+"""The `kaspan` command, except `kaspan run`: a shell script does that without starting Python."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ usage: kaspan COMMAND ...
                     run a kafka-python application traced, without a change to its code
   kaspan agent      take the applications' spans and deliver them to Zipkin
   kaspan demo       run three small applications and print their traces
-  kaspan config     print the settings in effect and where each came from
-  kaspan doctor     say whether this Python is traced, what its rings hold, and what is wrong
+  kaspan config     print the settings in effect and where each value came from
+  kaspan doctor     print whether this Python is traced, what is in its rings, and what is wrong
   kaspan install    trace every program of this Python, without `kaspan run`
-  kaspan uninstall  undo that
+  kaspan uninstall  undo `kaspan install`
 
-`kaspan COMMAND --help` says more, `kaspan --version` which kaspan and which Python this is.
+`kaspan COMMAND --help` describes a command, `kaspan --version` prints the versions of kaspan and Python.
 """
 COMMANDS = ("agent", "demo", "config", "doctor", "install", "uninstall")
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 
 def main() -> int:
-    """Run one subcommand and return the exit code; 2 for a command line that is not understood.
+    """Run one subcommand and return its exit code; 2 for a wrong command line.
 
-    Output that cannot be written is told as other commands do: by silence and the code of SIGPIPE where
-    nobody reads on (`| head`), else by a line.
+    If the reader of the output has ended (`| head`), the exit code is that of SIGPIPE, without a message.
+    If the output cannot be written for another reason, a message says so.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by who started it, as by `>&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open until the end)
+        if getattr(sys, name) is None:  # the parent process has closed it, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
     try:
         code = _run(sys.argv[1:])
         sys.stdout.flush()
@@ -48,7 +48,7 @@ def main() -> int:
         is_unread = isinstance(error, BrokenPipeError)
         if not is_unread and error.errno not in _OUTPUT_ERRORS:
             raise
-        # Python would complain once more when it flushes at its end.
+        # Else Python prints another message when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if is_unread:
             return 128 + signal.SIGPIPE
@@ -65,7 +65,7 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"kaspan {VERSION}, Python {platform.python_version()} at {sys.executable}\n")
         return 0
     if not arguments or arguments[0] not in COMMANDS:
-        said = f"kaspan: no command {arguments[0]!r}\n" if arguments else ""
+        said = f"kaspan: there is no command {arguments[0]!r}\n" if arguments else ""
         sys.stderr.write(said + USAGE)
         return 2
     command = import_module(f"kaspan.cli.{arguments[0]}")

@@ -1,4 +1,4 @@
-"""Paths on the command line, as people write them."""
+"""Paths on the command line, which may begin with ~."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 
 
 def absolute(path: str) -> str:
-    """Return a path from the root on; ~ at its start is a home directory. Meant as an argument's `type`.
+    """Make a path absolute and replace ~ at its start by the home directory. For an argument's `type`.
 
-    Shells leave that as it is in --spool=~/spool.db, as they do in a container's settings. Raises
-    ArgumentTypeError where no home directory is known for it.
+    A shell does not expand ~ in --spool=~/spool.db. Raises ArgumentTypeError if the home directory is
+    unknown.
     """
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):

@@ -1,7 +1,7 @@
-"""pip's list of kaspan's files, in which the one that `kaspan install` makes is entered.
+"""pip's list of kaspan's files (RECORD), to which `kaspan install` adds its own file.
 
-So `pip uninstall kaspan` removes it too, and a kaspan that is installed again traces nobody by itself.
-Nothing is entered where pip did not put kaspan into the same directory: the file stays then, and does nothing
+So `pip uninstall kaspan` removes that file too, and tracing does not return when kaspan is installed again.
+If pip has installed kaspan into another directory, the file is not added. It stays then, and does nothing
 without kaspan.
 
 Source: Python packaging specifications, "Recording installed projects".
@@ -15,13 +15,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 
-def enter(path: Path) -> None:
-    """Enter a file. What cannot be written is left as it is."""
+def add(path: Path) -> None:
+    """Add a file to the list. If the list cannot be written, it stays as it is."""
     _change(path, is_listed=True)
 
 
-def strike(path: Path) -> None:
-    """Undo `enter`."""
+def remove(path: Path) -> None:
+    """Remove a file from the list."""
     _change(path, is_listed=False)
 
 
@@ -29,7 +29,7 @@ def _change(path: Path, is_listed: bool) -> None:
     record = _find(path.parent)
     if record is None:
         return
-    line = f"{path.name},,\n"  # neither its hash nor its size is known to pip
+    line = f"{path.name},,\n"  # without hash and size, which pip does not need
     with contextlib.suppress(OSError):
         lines = [one for one in record.read_text("utf-8").splitlines(keepends=True) if one != line]
         temporary = record.with_suffix(f".{os.getpid()}")

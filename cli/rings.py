@@ -13,7 +13,7 @@ from kaspan.wire.ring import HEADER_BYTES, SUFFIX, Header, RingError, is_locked
 
 @dataclass(frozen=True)
 class Ring:
-    """One ring: whose it is, whether that process lives, and its counters. `process` is text from a file."""
+    """One ring: its process, whether that is alive, and its counters. `process` is untrusted text."""
 
     name: str
     is_owned: bool
@@ -26,21 +26,21 @@ class Ring:
     process: dict[str, Any]
 
     def said(self, key: str) -> str:
-        """Return what the process says of itself, fit for one line; ? for what it does not say."""
+        """Return one field of the process's description, fit for one line; ? if it is missing."""
         text = str(self.process.get(key, "?"))[:60]
         return text if text.isprintable() else ascii(text)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The rings in a directory, and for each file that is no ring why not."""
+    """The rings in a directory, and for each file that is not a ring, the reason."""
 
     rings: tuple[Ring, ...]
     unreadable: tuple[str, ...]
 
 
 def survey(directory: str) -> Survey:
-    """Read the header of every ring in a directory; never waits, and changes nothing.
+    """Read the header of every ring in a directory. Does not block, and changes nothing.
 
     Raises OSError if the directory cannot be listed.
     """
@@ -51,7 +51,7 @@ def survey(directory: str) -> Survey:
         try:
             rings.append(_read(directory, name))
         except FileNotFoundError:
-            continue  # taken and removed by the agent meanwhile
+            continue  # the agent has removed it meanwhile
         except (OSError, RingError) as error:
             unreadable.append(
                 f"{escaped(f'{directory}/{name}')}: {getattr(error, 'strerror', None) or error}"

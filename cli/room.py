@@ -1,4 +1,4 @@
-"""Whether a process that starts now has its ring where it belongs, and where its spans go otherwise."""
+"""Whether the ring of a process that starts now fits into the ring directory, or where its spans go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kaspan.wire.ring import HEADER_BYTES
 
 
 def room_for_rings(settings: Interceptor) -> tuple[list[str], list[str]]:
-    """Say how much room there is for rings, and what is wrong with it; changes nothing."""
+    """Report the room for rings, and what is wrong with it. Changes nothing."""
     wanted, fallback = sizes(settings.ring_bytes)[0], default_fallback_dir()
     data_bytes, said = _offer(settings.ring_dir, settings.ring_bytes)
     if data_bytes == wanted:
@@ -33,7 +33,7 @@ def _by_http() -> str:
 
 
 def _offer(path: str, max_bytes: int, is_fallback: bool = False) -> tuple[int, str]:
-    """Return how many bytes a ring in a directory would have for spans, and how much room there is."""
+    """Return how many bytes of spans a new ring in a directory would hold, and the room there in words."""
     place = path if os.path.isdir(path) else os.path.dirname(path)
     try:
         descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -46,7 +46,7 @@ def _offer(path: str, max_bytes: int, is_fallback: bool = False) -> tuple[int, s
     if flags & os.ST_RDONLY:
         return 0, f"the file system of {path} is read-only"
     if is_fallback and not left.keeps_room:
-        return 0, f"the file system of {path} may not have later what was allocated"
+        return 0, f"the file system of {path} does not keep the room that was allocated"
     fits = [size for size in sizes(max_bytes) if HEADER_BYTES + size <= left.spare_bytes]
     best = fits[0] if fits else 0
     if best == sizes(max_bytes)[0]:

@@ -1,4 +1,4 @@
-"""Settings under which an application runs well and no trace, or no whole one, is ever seen."""
+"""Valid settings under which traces are missing or incomplete, for `kaspan doctor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kaspan.config.display import write
 
 
 def silenced(loaded: Loaded) -> list[str]:
-    """Say which settings have that effect, and where each was set."""
+    """Name each such setting, its value, where it was set, and its effect."""
     said = []
     for key, value, effect in _effects(loaded.settings.interceptor):
         said.append(f"{key} is {write(key, value)} ({loaded.origins[key]}): {effect}")
@@ -25,29 +25,29 @@ def _effects(settings: schema.Interceptor) -> Iterator[tuple[str, object, str]]:
             yield "interceptor.sampling.rules", settings.sampling.rules, effect
         else:
             yield "interceptor.sampling.rate", settings.sampling.rate, effect
-    if any(map(_fits_every_topic, settings.exclude_topics)):
+    if any(map(_matches_every_topic, settings.exclude_topics)):
         yield "interceptor.exclude_topics", settings.exclude_topics, "no topic is traced"
     propagation = settings.propagation
     if not propagation.inject:
-        effect = "records carry no trace, so each service's spans are traces of their own"
+        effect = "records carry no trace context, so each service begins its own traces"
         yield "interceptor.propagation.inject", propagation.inject, effect
     elif not {*propagation.inject} & {*propagation.extract}:
         effect = (
-            f"what is written into records is {', '.join(propagation.inject)}, so a service with these "
-            "settings begins a trace of its own with each record of another"
+            f"records carry {', '.join(propagation.inject)}, which these settings do not read, so a service "
+            "begins a new trace with each record of another service"
         )
         yield "interceptor.propagation.extract", propagation.extract, effect
 
 
 def _rates(sampling: schema.Sampling) -> list[float]:
-    """Return the rates that can be met: the first rule that fits counts, and `rate` where none does."""
+    """Return the rates that can apply: that of the first rule that matches, and `rate` without a match."""
     rates = []
     for rule in sampling.rules:
         rates.append(rule.rate)
-        if rule.operation is None and _fits_every_topic(rule.topic):
+        if rule.operation is None and _matches_every_topic(rule.topic):
             return rates
     return [*rates, sampling.rate]
 
 
-def _fits_every_topic(glob: str) -> bool:
+def _matches_every_topic(glob: str) -> bool:
     return "*" in glob and not glob.strip("*?") and glob.count("?") <= 1

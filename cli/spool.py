@@ -1,4 +1,4 @@
-"""`kaspan agent spool recover`: put what can be read of damaged spools back."""
+"""`kaspan agent spool recover`: put the readable spans of damaged spools back into the spool."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kaspan.config import ConfigError
 from kaspan.config.errors import escaped
 
 RECOVERED = ".recovered-"
-"""In the place of DAMAGED_INFIX in the name of a file of which all that can be read is back."""
+"""Replaces DAMAGED_INFIX in the name of a damaged spool that was recovered."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Recover: 0, 1 when it could not be done, 2 for wrong settings or arguments."""
+    """Recover damaged spools: 0, 1 if that failed, 2 for wrong settings or arguments."""
     options = _parser().parse_args(arguments)
     try:
         spool = load_spool(options)
@@ -54,11 +54,11 @@ def _recover(path: str, spool_path: str, max_bytes: int) -> int:
         f"{shown}: {found.spans} spans and {found.dead_letters} dead letters are back in the spool; "
         f"{found.damaged_spans} more spans of the same rows are damaged\n"
     )
-    return _name_anew(path) if DAMAGED_INFIX in path else 0
+    return _rename(path) if DAMAGED_INFIX in path else 0
 
 
-def _name_anew(path: str) -> int:
-    """Say by the file's name that it was recovered, so that it is not again."""
+def _rename(path: str) -> int:
+    """Mark by the file's name that it was recovered, so that it is not recovered again."""
     done = RECOVERED.join(path.rsplit(DAMAGED_INFIX, 1))
     try:
         os.rename(path, done)
@@ -66,33 +66,33 @@ def _name_anew(path: str) -> int:
             os.rename(f"{path}-journal", f"{done}-journal")
     except OSError as error:
         sys.stderr.write(
-            f"kaspan agent spool: {escaped(path)}: {error.strerror}; remove it, or it is recovered again\n"
+            f"kaspan agent spool: {escaped(path)}: {error.strerror}; delete it, or it is recovered again\n"
         )
         return 1
-    sys.stdout.write(f"It is now {escaped(done)}; remove it when you need it no more.\n")
+    sys.stdout.write(f"The file is now {escaped(done)}; delete it when you do not need it any more.\n")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent spool",
-        description="A damaged spool is set aside, and the agent goes on with a new one.",
-        epilog="Exit code 1: it could not be done; 2: wrong settings or arguments. Standard error says why.",
+        description="The agent renames a damaged spool and continues with a new one.",
+        epilog="Exit code 1: the command failed; 2: wrong settings or arguments. Standard error says why.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     recovering = commands.add_parser(
         "recover",
-        help="put what can be read of it back, for the senders that had not delivered it",
-        description="Read every page of a damaged spool that can be read, and put the spans that were not "
-        "delivered and the dead letters into the spool in use. Works while the agent runs and while it does "
-        "not. The file stays, under another name.",
+        help="put its readable spans back into the spool, for the senders that had not delivered them",
+        description="Read every readable page of a damaged spool, and put the spans that were not delivered "
+        "and the dead letters into the agent's spool. Works with and without a running agent. The file "
+        "stays, under another name.",
     )
     recovering.add_argument(
         "files",
         type=absolute,
         metavar="FILE",
         nargs="*",
-        help="the damaged spool (default: all beside the agent's)",
+        help="the damaged spool (default: all in the folder of the agent's spool)",
     )
     add_spool_options(recovering)
     return parser

@@ -1,4 +1,4 @@
-"""`kaspan agent status`: how the agent on this machine is, for people."""
+"""`kaspan agent status`: print the state of the agent on this machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_ERROR = 100
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the status: 0 when all is well, 1 when not, 2 when the settings are wrong, 3 without an agent."""
+    """Print the status: 0 if all is well, 1 if not, 2 for wrong settings, 3 if no agent answers."""
     options = _parser().parse_args(arguments)
     try:
         given = {"agent.listen": options.listen, "agent.socket": options.listen and ""}
@@ -49,37 +49,40 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kaspan agent status",
-        description="Ask the agent on this machine how it is: what came in, what waits, what was sent.",
+        description="Print the state of the agent on this machine: spans taken, waiting, sent, and problems.",
         epilog="Exit code 0: all is well; 1: something is wrong; 2: the settings are; 3: no agent answers.",
     )
     add_config_option(parser)
-    parser.add_argument("--listen", metavar="HOST:PORT", help="ask there, if the agent was started so")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="ask at this address, if the agent was started with it"
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="default: text")
     return parser
 
 
 def fetch(settings: schema.Agent) -> tuple[bytes, Status]:
-    """Ask the agent of these settings how it is; returns its answer as it came, and read.
+    """Ask the agent with these settings for its status; returns the answer's bytes, and decoded.
 
-    Blocks as `ask` does. Raises NoAnswerError where none of this version answers.
+    Blocks as `ask` does. Raises NoAnswerError if no agent of this version answers.
     """
     code, body = ask(settings, "GET", PATH)
     if code == 401:
-        raise NoAnswerError("the agent wants another token than agent.token of the settings used here")
+        raise NoAnswerError("the agent expects another token than agent.token in these settings")
     try:
         if code == 200:
             return body, msgspec.json.decode(body, type=Status)
     except msgspec.MsgspecError:
         pass
     raise NoAnswerError(
-        f"what answers there (HTTP {code}) is no kaspan agent of this version; see agent.listen, agent.socket"
+        f"the server that answers (HTTP {code}) is not a kaspan agent of this version; check agent.listen "
+        "and agent.socket"
     )
 
 
 def _print(status: Status) -> None:
-    """Print tables; with colours where somebody looks at them."""
+    """Print tables, with colours on a terminal."""
     console = _console() if sys.stdout.isatty() else None
-    # A name may hold characters that the output's encoding lacks; it is shown escaped then.
+    # The output's encoding may lack characters of a name; they are printed as escapes.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     for line in lines(status):
         if console is None:
@@ -97,7 +100,7 @@ def _console() -> Console | None:
 
 
 class Line(NamedTuple):
-    """A line of the output, and how it stands out on a terminal."""
+    """A line of the output, and its style on a terminal."""
 
     text: str
     style: str = ""
@@ -114,7 +117,7 @@ def lines(status: Status, now_s: float | None = None) -> list[Line]:
     ]
     shown += [Line(""), *_receivers(status), Line("")]
     if status.receivers.services:
-        head = ("rings of", "rings", "full", "taken", "dropped", "errors")
+        head = ("rings of", "rings", "full", "accepted", "dropped", "errors")
         shown += [*_table(head, _rings(status)), Line("")]
     shown += [*_spool(status.spool), Line("")]
     shown += _table(("sender", "sent", "refused", "behind", "state", "last error"), _senders(status))
@@ -159,14 +162,14 @@ def _senders(status: Status) -> list[tuple[str, ...]]:
             str(sender.sent_spans),
             str(sender.dead_spans),
             "-" if sender.behind_s is None else f"{sender.behind_batches} ({duration(sender.behind_s)})",
-            _working(sender),
+            _state(sender),
             _last_error(sender),
         )
         for sender in status.senders
     ]
 
 
-def _working(sender: SenderStatus) -> str:
+def _state(sender: SenderStatus) -> str:
     if sender.failing_s is not None:
         return f"fails for {duration(sender.failing_s)}"
     if sender.last_success_age_s is None:
@@ -181,7 +184,7 @@ def _last_error(sender: SenderStatus) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[Line]:
-    """Align cells, the first and the last column to the left; numbers stand to the right."""
+    """Align cells: the first and the last column to the left, the others to the right."""
     cells = [head, *(tuple(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     last = len(widths) - 1

@@ -1,4 +1,4 @@
-"""`kaspan uninstall`: take away what `kaspan install` made."""
+"""`kaspan uninstall`: remove the file that `kaspan install` made."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from kaspan.cli.install import InstallError, installed, note
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `kaspan uninstall`: 0 when nothing is left of `kaspan install`, 1 when something is."""
+    """Run `kaspan uninstall`: 0 on success, also if there was nothing to remove; 1 if a file stays."""
     argparse.ArgumentParser(
         prog="kaspan uninstall",
-        description="Undo `kaspan install`: programs of this Python that start from now on are not traced, "
-        "unless by `kaspan run`. kaspan itself stays: that is pip's.",
+        description="Undo `kaspan install`: programs of this Python that start from now on are traced only "
+        "under `kaspan run`. kaspan itself stays installed.",
     ).parse_args(arguments)
     paths = installed()
     if not paths:
-        sys.stdout.write(f"kaspan was not installed into {sys.prefix}\n")
+        sys.stdout.write(f"`kaspan install` was not used for {sys.prefix}\n")
     code = 0
     for path in paths:
         try:
             path.unlink()
-            record.strike(path)
+            record.remove(path)
         except OSError as error:
             sys.stderr.write(f"kaspan uninstall: {path} cannot be removed: {error.strerror}\n")
             code = 1

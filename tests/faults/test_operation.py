@@ -334,7 +334,7 @@ def test_status_is_asked_by_tls_of_the_holder_of_the_certificate_alone(operated:
     operated.write(tls=tls, token="another-token")
     status = operated.status()
     assert status.process.returncode == 3
-    assert "the agent wants another token" in status.stderr
+    assert "the agent expects another token" in status.stderr
 
 
 def free_port() -> int:

@@ -348,6 +348,6 @@ def test_span_that_zipkin_refuses_is_a_dead_letter_to_look_at_and_to_replay(
     assert agent.command("dead-letter", "show", "1") == bad.decode() + "\n"
     assert agent.command("dead-letter", "replay", "--all").startswith("1 put back")
     wait_until(lambda: dead_letters(agent), "the dead letter of the second refusal")
-    assert agent.command("dead-letter", "purge", "--all") == "1 thrown away\n"
+    assert agent.command("dead-letter", "purge", "--all") == "1 deleted\n"
     assert agent.running.terminate() == 0
     ring.die()

@@ -108,7 +108,7 @@ def test_replay_puts_spans_back_and_says_what_stays(bench: Bench) -> None:
     """By id, then all; a sender that is gone gets nothing."""
     assert bench.run("replay", "2")[:2] == (
         0,
-        "1 put back among the spans, for the sender that refused them\n",
+        "1 are in the spool again, for the sender that refused them\n",
     )
     code, out, err = bench.run("replay", "--all")
     assert (code, out.split()[0]) == (0, "2")
@@ -121,9 +121,9 @@ def test_replay_puts_spans_back_and_says_what_stays(bench: Bench) -> None:
 
 def test_purge_throws_away(bench: Bench) -> None:
     """By sender, by id, all."""
-    assert bench.run("purge", "--sender", "former")[:2] == (0, "1 thrown away\n")
-    assert bench.run("purge", "1", "2")[1] == "2 thrown away\n"
-    assert bench.run("purge", "--all")[1] == "1 thrown away\n"
+    assert bench.run("purge", "--sender", "former")[:2] == (0, "1 deleted\n")
+    assert bench.run("purge", "1", "2")[1] == "2 deleted\n"
+    assert bench.run("purge", "--all")[1] == "1 deleted\n"
     assert bench.run("list") == (0, "", "There are no dead letters.\n")
 
 

@@ -84,7 +84,7 @@ def test_healthy_deployment_has_nothing_wrong(programs: ProgramRunner, reading: 
     assert f"spans go into rings in {programs.ring_dir}\nan agent reads it\n" in done.stdout
     (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("shop ")]
     assert (row[2:5], VERSION in row) == (["gone", "1", "spans"], True)
-    assert "\n\nwhether its spans reach their targets is not known" in done.stdout  # apart from the table
+    assert "\n\nit is not known whether spans reach their targets" in done.stdout  # apart from the table
 
 
 def test_doctor_says_when_nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_doctor_says_when_the_compiled_part_is_switched_off(
 
 def test_machine_without_an_agent_is_told_to_start_one(programs: ProgramRunner) -> None:
     """Without an agent no trace is seen, before the first span as after it. Looking makes no directory."""
-    said = f"no agent reads {programs.ring_dir}, so no trace is seen: start `kaspan agent`"
+    said = f"no agent reads {programs.ring_dir}, so there are no traces: start `kaspan agent`"
     done = doctor(programs)
 
     assert wrong(done) == [said]
@@ -151,7 +151,7 @@ def test_dropped_spans_are_wrong(programs: ProgramRunner, reading: None) -> None
     ring(programs).set_header(layout.DROPPED_SPANS, 9)
 
     (said,) = wrong(doctor(programs))
-    assert said.startswith("shop (pid 77) has dropped 9 spans, since its ring was full")
+    assert said.startswith("shop (pid 77) has dropped 9 spans because its ring was full")
 
 
 def test_suppressed_failures_are_wrong(programs: ProgramRunner, reading: None) -> None:
@@ -180,7 +180,8 @@ def test_limit_of_unread_rings_is_wrong(programs: ProgramRunner, reading: None) 
         ring(programs, f"{number}-a.ring").die()
 
     assert wrong(doctor(programs)) == [
-        f"{MAX_UNREAD_ORPHANS} rings of ended processes were never read: new processes are not traced"
+        f"{MAX_UNREAD_ORPHANS} rings of ended processes were never read, so new processes are not traced: "
+        "start `kaspan agent`"
     ]
 
 
@@ -188,7 +189,7 @@ def test_program_with_another_kaspan_is_wrong(programs: ProgramRunner, reading: 
     """A program that still runs with an older kaspan is named."""
     ring(programs, kaspan="0.0.9")
 
-    assert wrong(doctor(programs)) == [f"shop (pid 77) runs with kaspan 0.0.9, and this is {VERSION}"]
+    assert wrong(doctor(programs)) == [f"shop (pid 77) runs kaspan 0.0.9, and this command is {VERSION}"]
 
 
 def test_file_that_is_no_ring_is_wrong(programs: ProgramRunner, reading: None) -> None:
@@ -296,7 +297,7 @@ def test_rings_on_disk_are_seen(
     loaded = SimpleNamespace(settings=schema.Settings(interceptor=settings), origins=origins)
     said, found = all_rings(loaded)  # type: ignore[arg-type]
 
-    assert f"rings for which it had no room are in {disk}" in said
+    assert f"rings that did not fit there are in {disk}" in said
     assert [line.split()[0] for line in said if line.startswith("shop")] == ["shop"]
     assert f"spans wait in {disk} and no agent reads them: start `kaspan agent`" in found
 
@@ -339,7 +340,7 @@ def test_other_client_beside_kafka_python_is_said(programs: ProgramRunner, readi
     done = doctor(programs)
 
     assert wrong(done) == []
-    assert "aiokafka: installed too, and not traced" in done.stdout
+    assert "aiokafka: installed too, and not traced by kaspan" in done.stdout
 
 
 def test_module_that_is_called_kafka_and_no_package_is_wrong(programs: ProgramRunner, reading: None) -> None:
@@ -352,7 +353,7 @@ def test_module_that_is_called_kafka_and_no_package_is_wrong(programs: ProgramRu
     )
     (said,) = wrong(doctor(programs))
 
-    assert "no package that pip knows" in said
+    assert "belongs to no package that pip knows" in said
 
 
 def test_two_packages_that_overwrite_each_other_are_wrong(
@@ -507,17 +508,17 @@ def test_agent_that_does_not_reach_its_target_is_wrong(agent: tuple[Deployment, 
 
     said = wait_until(found, "doctor sees it")
     (line,) = [line for line in said.splitlines() if line.startswith("- ")]
-    assert line.startswith(f"- the agent does not reach zipkin {zipkin_stub.url}")
+    assert line.startswith(f"- the agent has not reached zipkin {zipkin_stub.url}")
     assert "HTTP 503" in line
     assert "out of order" in line
 
 
 def test_python_is_traced_under_kaspan_run_only(programs: ProgramRunner) -> None:
     """It says whether a program started here and now is traced, and by what."""
-    assert "under `kaspan run`, and not otherwise" in doctor(programs).stdout
+    assert "its programs are traced only under `kaspan run`" in doctor(programs).stdout
 
     run = programs.run(*programs.kaspan_run(), "-m", "kaspan.cli.main", "doctor")
-    assert "its programs are traced here, by `kaspan run`" in run.stdout
+    assert "its programs are traced here by `kaspan run`" in run.stdout
 
 
 def test_agent_by_http_is_asked_whether_it_takes_spans(programs: ProgramRunner) -> None:

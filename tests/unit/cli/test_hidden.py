@@ -46,13 +46,13 @@ def said(programs: ProgramRunner, pid: int) -> list[str]:
 HIDDEN = {
     "PYTHONPATH replaced": (
         'PYTHONPATH=/app exec "$1" -c "$2"',
-        "and is not traced: its PYTHONPATH (/app) lacks {inject}; what starts it must add to "
-        "PYTHONPATH and not replace it",
+        "and is not traced: its PYTHONPATH (/app) lacks {inject}; let the program "
+        "that starts it add to PYTHONPATH instead of replacing it",
     ),
     "PYTHONPATH emptied": (
         'PYTHONPATH= exec "$1" -c "$2"',
-        "and is not traced: its PYTHONPATH (not set) lacks {inject}; what starts it must add to "
-        "PYTHONPATH and not replace it",
+        "and is not traced: its PYTHONPATH (not set) lacks {inject}; let the program "
+        "that starts it add to PYTHONPATH instead of replacing it",
     ),
     "variables ignored": (
         'exec "$1" -W ignore -I -c "$2"',
@@ -61,7 +61,7 @@ HIDDEN = {
     "another agent's": (
         'PYTHONPATH={other}:$PYTHONPATH exec "$1" -c "$2"',
         "but {other}/sitecustomize.py comes first and may hide kaspan's, as OpenTelemetry's does: put "
-        "`kaspan run` behind the other launcher",
+        "`kaspan run` after the other launcher",
     ),
 }
 

@@ -90,7 +90,7 @@ def test_uninstall_of_nothing_is_no_error(environment: Environment) -> None:
     """Uninstalling twice says so and succeeds."""
     assert outcome(environment.kaspan("uninstall")) == (
         0,
-        f"kaspan was not installed into {environment.prefix}\n",
+        f"`kaspan install` was not used for {environment.prefix}\n",
         "",
     )
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kaspan.interceptor import failures
-from kaspan.interceptor.tracing import ids
 from support.ring_reader import current, read_header, rings
 
 
@@ -53,21 +51,21 @@ def broken(*args: Any, **kwargs: Any) -> Any:
 
 
 PLACES = {
-    "making a span": lambda tracing: (tracing, "child_of", broken),
-    "asking for the current span": lambda tracing: (tracing, "current", broken),
-    "making an id": lambda _: (ids, "os", SimpleNamespace(urandom=broken)),
-    "reporting": lambda tracing: (tracing.reporter, "report", broken),
+    "making a span": "child_of",
+    "asking for the current span": "current",
+    "making an id": "new_id",
+    "reporting": "report",
 }
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
 def test_whatever_breaks_in_kaspan_the_application_does_what_it_does(
-    configured: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch, place: Any
+    configured: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     """A fault of ours anywhere leaves sends and records as they are without kaspan, and is logged."""
     application = configured()
-    monkeypatch.setattr(*place(application.tracing))
-    ids.spare_ids.clear()
+    monkeypatch.setattr(application.tracing, place, broken)
+    monkeypatch.setattr(application.tracing, "_ids", [], raising=False)
     producer = application.producer()
     headers = [("tenant", b"7")]
     for _ in range(3):
@@ -96,8 +94,7 @@ def test_failures_stand_in_the_rings_header(
     producer = application.producer()
     producer.send("orders", b"value")
     producer.last.acknowledge()
-    monkeypatch.setattr(ids, "os", SimpleNamespace(urandom=broken))
-    ids.spare_ids.clear()
+    monkeypatch.setattr(application.tracing, "ids", None)
     for _ in range(5):
         producer.send("orders", b"value")
 

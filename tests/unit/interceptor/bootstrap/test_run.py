@@ -199,10 +199,10 @@ def test_interrupt_is_the_applications(programs: ProgramRunner) -> None:
 
 
 MISTAKES = {
-    "no command": ([], "no command"),
-    "no command after --": (["--"], "no command"),
-    "an unknown option": (["--sevice", "orders", "python"], "no option --sevice"),
-    "a short option": (["-s", "orders", "python"], "no option -s"),
+    "no command": ([], "there is no command to run"),
+    "no command after --": (["--"], "there is no command to run"),
+    "an unknown option": (["--sevice", "orders", "python"], "there is no option --sevice"),
+    "a short option": (["-s", "orders", "python"], "there is no option -s"),
     "a service without its value": (["--service"], "--service needs a value"),
     "a config without its value": (["--config"], "--config needs a value"),
 }
