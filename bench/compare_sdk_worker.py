@@ -80,7 +80,7 @@ def make_kaspan_spans() -> None:
         began_ns = time.perf_counter_ns()
         span = tracing.child_of(None, "receive", "orders")
         duration_us = (time.perf_counter_ns() - began_ns) // 1000 or 1
-        tracing.report(template % (span.trace_id, span.span_id, time.time_ns() // 1000, duration_us))
+        tracing.reporter.report(template % (span.trace_id, span.span_id, time.time_ns() // 1000, duration_us))
 
 
 def make_spans() -> None:

@@ -25,6 +25,7 @@ from opentelemetry.trace.propagation import _SPAN_KEY
 
 from kaspan.interceptor.failures import is_from_outside, raising, record_failure
 from kaspan.interceptor.failures import pass_on as pass_on_later
+from kaspan.interceptor.tracing.ids import new_span_id, spare_ids
 from kaspan.wire import ring as layout
 
 cdef extern from *:
@@ -424,14 +425,14 @@ cdef class SendSpan:
         cdef long long offset, duration_us
         cdef Value values[9]
         try:
-            offset_or_none, template, tracing = outcome.offset, templates.ordinary, templates.tracing
+            offset_or_none, template, reporter = outcome.offset, templates.ordinary, templates.reporter
             offset = -1 if offset_or_none is None else offset_or_none
             if (
                 template is None
                 or self.is_tombstone
                 or self.extras is not None
                 or offset < 0
-                or self.started_ns < <long long>tracing.process_start_ns
+                or self.started_ns < <long long>reporter.process_start_ns
             ):
                 templates.end(self, outcome, None, ended)
                 return
@@ -445,7 +446,7 @@ cdef class SendSpan:
             kept = key_tag(&values[6], self.key)
             number(&values[7], outcome.partition)
             number(&values[8], offset)
-            tracing.report(fill(template, values, 9))
+            reporter.report(fill(template, values, 9))
         except Exception as failure:
             record_failure("recording a send", failure)
 
@@ -477,13 +478,15 @@ def open_sends():
     return found
 
 
-cdef bytes new_id(object tracing):
-    cdef list ids = tracing.ids
-    return ids.pop() if len(ids) else tracing.new_id()
+cdef list spare = spare_ids
 
 
-cdef bytes new_trace_id(object tracing):
-    cdef bytes high = new_id(tracing), low = new_id(tracing)
+cdef bytes new_id():
+    return spare.pop() if len(spare) else new_span_id()
+
+
+cdef bytes new_trace_id():
+    cdef bytes high = new_id(), low = new_id()
     cdef bytes made = PyBytes_FromStringAndSize(NULL, 32)
     memcpy(PyBytes_AS_STRING(made), PyBytes_AS_STRING(high), 16)
     memcpy(PyBytes_AS_STRING(made) + 16, PyBytes_AS_STRING(low), 16)
@@ -528,7 +531,7 @@ cdef class OrdinarySends:
         parent_id = None
         parent = tracing.current() if self.current.get() else None
         if parent is None:
-            span_id, trace_id = new_id(tracing), new_trace_id(tracing)
+            span_id, trace_id = new_id(), new_trace_id()
             if self.samples_all:
                 sampled = True
             elif self.is_simple:
@@ -539,7 +542,7 @@ cdef class OrdinarySends:
             known_id, parent_id, decision, debug = parent
             if debug or known_id is None or decision is None:
                 return NotImplemented
-            span_id, trace_id, sampled = new_id(tracing), known_id, decision
+            span_id, trace_id, sampled = new_id(), known_id, decision
         cdef Py_ssize_t trace_bytes = PyBytes_GET_SIZE(trace_id)
         cdef bytes header = PyBytes_FromStringAndSize(NULL, trace_bytes + 19)
         cdef char *at = PyBytes_AS_STRING(header)
@@ -653,7 +656,7 @@ cdef class RecordScope:
     """Stands in for record_scope.RecordScope."""
 
     cdef object __weakref__
-    cdef object _consumer_spans, _tracing, _excluded_topics, _record_class, _subscription, _extract
+    cdef object _consumer_spans, _tracing, _reporter, _excluded_topics, _record_class, _subscription, _extract
     cdef object _span_class, _forwarded_class
     cdef Current _current
     cdef dict _known, _templates
@@ -664,7 +667,8 @@ cdef class RecordScope:
 
     def __init__(self, consumer_spans):
         tracing = consumer_spans.tracing
-        self._consumer_spans, self._tracing, self._excluded_topics = consumer_spans, tracing, consumer_spans.excluded_topics
+        self._consumer_spans, self._tracing, self._reporter = consumer_spans, tracing, tracing.reporter
+        self._excluded_topics = consumer_spans.excluded_topics
         self._known, self._templates = consumer_spans.excluded_topics.known, consumer_spans.templates
         self._current = Current(tracing.scope)
         self._record_class, self._span_class = consumer_spans.record_class, consumer_spans.span_class
@@ -756,7 +760,7 @@ cdef class RecordScope:
                 ):
                     span = <SpanIds>new(self._span_class)
                     span.trace_id = PyBytes_FromStringAndSize(given, 32)
-                    span.span_id = new_id(self._tracing)
+                    span.span_id = new_id()
                     span.parent_id = PyBytes_FromStringAndSize(given + 33, 16)
                     span.sampled = given[50] == c'1'
                     span.consumer = self._consumer_spans
@@ -807,7 +811,7 @@ cdef class RecordScope:
         if record is None:
             if must_report:
                 (<SpanIds?>span).ended = True
-        elif started_ns >= <long long>self._tracing.process_start_ns:
+        elif started_ns >= <long long>self._reporter.process_start_ns:
             duration_us = (ended_ns - started_ns) // 1000
             self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
         return 0
@@ -840,7 +844,7 @@ cdef class RecordScope:
                 kept = key_tag(&values[6], fields[self._key])
                 number(&values[7], queued_ms)
                 number(&values[8], lag)
-                self._tracing.report(fill(templates.ordinary, values, 9))
+                self._reporter.report(fill(templates.ordinary, values, 9))
                 return 0
         self._consumer_spans.report("process", record, span, timestamp_us, duration_us)
         return 0

@@ -169,8 +169,8 @@ class HttpServer:
             return make_refusal(413, "too large", reason)
         if not self.budget.has(size):
             self._make_room(size)
-        if not self.budget.has(size):
-            return make_refusal(429, "busy", "Too many bodies are on their way", ("Retry-After", "1"))
+            if not self.budget.has(size):
+                return make_refusal(429, "busy", "Too many bodies are on their way", ("Retry-After", "1"))
         return None
 
     def _make_room(self, size: int) -> None:

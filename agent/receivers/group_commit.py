@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from kaspan.agent.batch import SEPARATOR, Batch
 from kaspan.agent.spool.database import SpoolFull
@@ -12,6 +13,8 @@ from kaspan.agent.spool.spool import Spool
 
 INTERVAL_S = 0.04
 """From one commit to the next while more may come: each takes more with it, and costs no more."""
+
+_Waiting = tuple[list[Batch], "asyncio.Future[None]"]
 
 
 class GroupCommit:
@@ -28,7 +31,7 @@ class GroupCommit:
         self._spool = spool
         self.row_bytes = row_bytes
         self._clients = clients
-        self._waiting: list[tuple[list[Batch], asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._is_committing = False
         self._timer: asyncio.TimerHandle | None = None
         self._next_s = 0.0
@@ -64,8 +67,17 @@ class GroupCommit:
         self._timer = None
         self._next_s = loop.time() + INTERVAL_S
         taken, self._waiting = self._waiting, []
-        stored = loop.run_in_executor(self._disk, self._store, [batches for batches, _ in taken])
-        stored.add_done_callback(lambda stored: self._committed(loop, [done for _, done in taken], stored))
+        # Not by run_in_executor(), whose futures cost as much again as all of this.
+        self._disk.submit(self._run, loop, taken)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, taken: list[_Waiting]) -> None:
+        outcomes: Sequence[BaseException | None]
+        try:
+            outcomes = self._store([batches for batches, _ in taken])
+        except BaseException as error:  # noqa: BLE001 (raised where somebody waits)
+            outcomes = [error] * len(taken)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(self._committed, loop, taken, outcomes)
 
     def _store(self, bodies: list[list[Batch]]) -> list[SpoolFull | None]:
         """Store several clients' batches; for each what has kept it out."""
@@ -76,14 +88,9 @@ class GroupCommit:
         return [None] * len(bodies)
 
     def _committed(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        waiting: list[asyncio.Future[None]],
-        stored: asyncio.Future[list[SpoolFull | None]],
+        self, loop: asyncio.AbstractEventLoop, taken: list[_Waiting], outcomes: Sequence[BaseException | None]
     ) -> None:
-        failed = stored.exception()
-        outcomes = stored.result() if failed is None else [failed] * len(waiting)
-        for done, error in zip(waiting, outcomes, strict=True):
+        for (_, done), error in zip(taken, outcomes, strict=True):
             if done.cancelled():
                 continue
             if error is None:

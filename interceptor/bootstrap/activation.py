@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kaspan.interceptor.bootstrap.at_exit import end_spans_at_exit
+from kaspan.interceptor import fork
 from kaspan.interceptor.bootstrap.kafka_python import PEER, loaded
 from kaspan.interceptor.bootstrap.program import program_name
 from kaspan.interceptor.failures import is_from_outside, log, record_failure
@@ -49,7 +49,7 @@ def _after_fork() -> None:
     _active = _done
 
 
-os.register_at_fork(after_in_child=_after_fork)
+fork.after_in_child(fork.ACTIVATION, _after_fork)
 
 
 def _is_subinterpreter() -> bool:
@@ -157,10 +157,9 @@ def _patch(tracing: Tracing) -> None:
 def _patch_producer(tracing: Tracing) -> None:
     producer_class, future_class = loaded("kafka.producer.kafka").KafkaProducer, loaded("kafka.future").Future
 
-    from kaspan.interceptor.kafka import open_sends, producer  # noqa: F401 (looked for at exit)
+    from kaspan.interceptor.kafka import producer
 
     producer.instrument(producer_class, future_class, tracing)
-    end_spans_at_exit()
 
 
 def _patch_callbacks(tracing: Tracing) -> None:
@@ -186,4 +185,3 @@ def _patch_consumer(tracing: Tracing) -> None:
     from kaspan.interceptor.kafka import consumer
 
     consumer.instrument(consumer_class, fetcher, tracing)
-    end_spans_at_exit()

@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Mapping
 
-from kaspan.interceptor.bootstrap.at_exit import end_spans_at_exit
+from kaspan.interceptor import at_exit
 from kaspan.interceptor.bootstrap.kafka_python import PEER, loaded
 from kaspan.interceptor.bootstrap.program import program_name
 from kaspan.interceptor.failures import record_failure
@@ -84,7 +84,7 @@ def _stand_by(environ: Mapping[str, str]) -> None:
     except (ImportError, AttributeError, TypeError):
         activate()
         return
-    end_spans_at_exit()
+    at_exit.register()
     for name in _WORK_WITH_TRACING:
         imports.after(name, activate)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, activate))

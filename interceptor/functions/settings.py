@@ -5,13 +5,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from kaspan.config.schema import Function
+from kaspan.interceptor import fork
 from kaspan.interceptor.failures import log, record_failure
 from kaspan.interceptor.functions.replacing import (
     FunctionError,
@@ -58,7 +58,7 @@ class NamedFunctions:
                 self._imports.after(named.module, lambda module, named=named: _patch(named, module))  # type: ignore[misc]
         self._replace_in_others(self._named)
         self._imports.after("multiprocessing.process", self._follow_children)
-        os.register_at_fork(after_in_parent=self._note_children)
+        fork.after_in_parent(self._note_children)
         atexit.register(self._tell_uncalled)
 
     def _note_children(self) -> None:

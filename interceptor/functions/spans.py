@@ -187,7 +187,7 @@ class FunctionSpans:
             own = {"code.function.name": call.site.code_name} if call.site.code_name else {}
             merged = {**own, **call.tags, **(extras.tags if extras is not None else {})}
             tags = b",".join([quote(key) + b":" + quote(value) for key, value in merged.items()])
-        self.tracing.report(
+        self.tracing.reporter.report(
             b'{"traceId":"%b","id":"%b"%b,"name":%b,"timestamp":%d,"duration":%d,%b%b,"tags":{%b}}'
             % (
                 span.trace_id,
@@ -255,7 +255,7 @@ class FunctionSpan:
         if not isinstance(span, RecordSpan) or span.ended:
             return
         span.ended = True
-        if not span.sampled or self._started_ns < self._calls.tracing.process_start_ns:
+        if not span.sampled or self._started_ns < self._calls.tracing.reporter.process_start_ns:
             return
         try:
             if ended_us is None:

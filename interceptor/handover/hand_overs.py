@@ -17,6 +17,7 @@ from itertools import islice
 from types import BuiltinFunctionType, CellType, CodeType, CoroutineType, FrameType, FunctionType
 from typing import Any
 
+from kaspan.interceptor import at_exit
 from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import record_failure
 from kaspan.interceptor.functions import decorators
@@ -61,6 +62,9 @@ def end_open_calls() -> None:
     """Report every span that is open now, when the process ends. Never raises."""
     for call in list(open_calls):
         call.end()
+
+
+at_exit.add(at_exit.HAND_OVERS, end_open_calls)
 
 
 def follow_class(record_class: type) -> None:

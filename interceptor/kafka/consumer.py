@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
 import weakref
 from collections.abc import Mapping
 from typing import Any
 
+from kaspan.interceptor import at_exit, fork
 from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import finish, pass_on, record_failure
 from kaspan.interceptor.kafka import record_scope
@@ -102,7 +102,7 @@ class ConsumerState:
 
 # Not a WeakSet, whose callbacks are Python's code: what a signal handler raises in one is lost.
 _known: dict[int, weakref.ref[ConsumerState]] = {}
-os.register_at_fork(after_in_child=_known.clear)  # what is open is the parent's to report
+fork.after_in_child(fork.RECORDS, _known.clear)
 
 
 def _know(state: ConsumerState) -> None:
@@ -124,6 +124,9 @@ def end_open_records() -> None:
             state.end()
         except BaseException as error:  # noqa: BLE001 (what is interrupted is done all the same)
             finish("ending the records in work", error, state.end)
+
+
+at_exit.add(at_exit.RECORDS, end_open_records)
 
 
 def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:

@@ -1,23 +1,52 @@
-"""Sends that were under way when the process ended: what became of them nobody knows."""
+"""Sends that are open when the process ends: nobody knows what became of their records."""
 
 from __future__ import annotations
 
+import weakref
+from typing import Protocol
+
+from kaspan.interceptor import at_exit
 from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import finish
 from kaspan.interceptor.kafka import send_span as in_python
-from kaspan.interceptor.kafka.producer import known_producers
 
 open_sends = accelerated(in_python.open_sends)
 
+_MANY_PRODUCERS = 64
+
+
+class Producer(Protocol):
+    """What is asked of a producer's state."""
+
+    def has_open_sends(self) -> bool:
+        """Whether spans of its sends are open."""
+
+
+# Not a WeakSet: its callbacks are Python code, and an exception that a signal handler raises in one is lost.
+_producers: dict[int, weakref.ref[Producer]] = {}
+
+
+def remember(producer: Producer) -> None:
+    """Look for open sends of this producer when the process ends."""
+    if len(_producers) >= _MANY_PRODUCERS:
+        for key, reference in list(_producers.items()):
+            if reference() is None:
+                _producers.pop(key, None)
+    _producers[id(producer)] = weakref.ref(producer)
+
 
 def end_open_sends() -> None:
-    """Report every span of a send that is open now, when the process ends, as a timeout. Never raises."""
-    # Else they would never be collected: kafka-python's thread is a daemon, and holds their futures for good.
-    # Where nothing is compiled no list of them is kept, and to look for them among a million objects takes up
-    # to 0.2 s: only an application pays that which ends with sends under way.
+    """Report the span of every open send as a timeout. Never raises."""
+    # They are never collected: kafka-python's thread is a daemon, and holds their futures to the end. Where
+    # nothing is compiled there is no list of them: to find them among a million objects takes up to 0.2 s, so
+    # only an application that ends with open sends does that.
     try:
-        if any(producer.has_open_sends() for producer in known_producers()):
+        producers = [reference() for reference in list(_producers.values())]
+        if any(producer is not None and producer.has_open_sends() for producer in producers):
             for send_span in open_sends():
                 send_span.give_up()
     except BaseException as error:  # noqa: BLE001 (what is interrupted is done all the same)
-        finish("ending the sends that were not answered", error, end_open_sends)
+        finish("ending open sends", error, end_open_sends)
+
+
+at_exit.add(at_exit.SENDS, end_open_sends)

@@ -65,6 +65,7 @@ class ConsumerSpans:
 
     def __init__(self, consumer: Any, record_class: Any, tracing: Tracing) -> None:
         self.tracing = tracing
+        self.reporter = tracing.reporter
         self.record_class = record_class
         self.field_positions = tuple(record_class._fields.index(name) for name in _FIELDS)
         """Where in a record what is looked at is, since that differs between versions of kafka-python."""
@@ -187,7 +188,7 @@ class ConsumerSpans:
             and record.value is not None
             and operation == "process"
         ):
-            self.tracing.report(
+            self.reporter.report(
                 templates.ordinary
                 % (
                     span.trace_id,
@@ -210,7 +211,7 @@ class ConsumerSpans:
         if record.value is None:
             tags += b',"messaging.kafka.message.tombstone":"true"'
         name, annotations, added = extras_parts(span.extras)
-        self.tracing.report(
+        self.reporter.report(
             templates.general[operation]
             % (
                 span.trace_id,

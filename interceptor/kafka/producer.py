@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Mapping
 from sys import getrefcount
 from time import perf_counter_ns
@@ -12,6 +11,7 @@ from typing import Any
 from kaspan.interceptor.accelerate import accelerated, compiled
 from kaspan.interceptor.failures import record_failure
 from kaspan.interceptor.kafka import send_span as in_python
+from kaspan.interceptor.kafka.open_sends import remember
 from kaspan.interceptor.kafka.send_span import SendTemplates
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
@@ -24,29 +24,10 @@ Sends = compiled and compiled.Sends
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
 _MAX_TOPICS = 10_000
-_MANY_PRODUCERS = 64
 _HEADERS_SINCE = (0, 11)
 
 # Positions in send(topic, value, key, headers, partition, timestamp_ms).
 _VALUE, _KEY, _HEADERS = 1, 2, 3
-
-
-# Not a WeakSet, whose callbacks are Python's code: what a signal handler raises in one is lost.
-_known: dict[int, weakref.ref[ProducerState]] = {}
-
-
-def known_producers() -> list[ProducerState]:
-    """Return every producer that has sent something and still exists."""
-    found = [reference() for reference in list(_known.values())]
-    return [state for state in found if state is not None]
-
-
-def _know(state: ProducerState) -> None:
-    if len(_known) >= _MANY_PRODUCERS:
-        for key, reference in list(_known.items()):
-            if reference() is None:
-                _known.pop(key, None)
-    _known[id(state)] = weakref.ref(state)
 
 
 class ProducerState:
@@ -79,7 +60,7 @@ class ProducerState:
         is_compiled = OrdinarySends is not None and self._is_ordinary
         self.ordinary = OrdinarySends(tracing, self._templates) if is_compiled else None
         """Does what `begin` does for the ordinary sends, if it was compiled."""
-        _know(self)
+        remember(self)
         if tracing.on_client is not None:
             tracing.on_client()
 

@@ -121,9 +121,8 @@ class RecordScope:
         ended_ns: int,
     ) -> None:
         consumer_spans = self._consumer_spans
-        tracing = consumer_spans.tracing
-        tracing.scope.leave(before, during, span, token)
-        if must_report and started_ns >= tracing.process_start_ns:
+        consumer_spans.tracing.scope.leave(before, during, span, token)
+        if must_report and started_ns >= consumer_spans.reporter.process_start_ns:
             duration_us = (ended_ns - started_ns) // 1000 or 1
             consumer_spans.report("process", record, span, timestamp_ns // 1000, duration_us)
 

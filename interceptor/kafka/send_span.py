@@ -31,7 +31,7 @@ class SendTemplates:
     with the offset (acks=0). `injects_context` says whether the context is injected into the topic's records.
     """
 
-    __slots__ = ("general", "injects_context", "is_acknowledged", "name", "ordinary", "tracing")
+    __slots__ = ("general", "injects_context", "is_acknowledged", "name", "ordinary", "reporter")
 
     def __init__(self, tracing: Tracing, topic: str, client_id: str | None, is_acknowledged: bool) -> None:
         tags = [
@@ -42,7 +42,7 @@ class SendTemplates:
         ]
         if client_id:
             tags.append(("messaging.client.id", str(client_id)))
-        self.tracing = tracing
+        self.reporter = tracing.reporter
         self.is_acknowledged = is_acknowledged
         self.injects_context = True
         self.name = quote(f"send {topic}")
@@ -54,7 +54,7 @@ class SendTemplates:
 
     def end(self, send_span: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
         """Report a span whatever became of its record; None and None when nobody knows. Never raises."""
-        if send_span.started_ns < self.tracing.process_start_ns:
+        if send_span.started_ns < self.reporter.process_start_ns:
             return
         try:
             self._write(send_span, metadata, error, ended_ns)
@@ -66,7 +66,7 @@ class SendTemplates:
         if send_span.enqueued_ns:
             annotations = _ENQUEUED % ((send_span.timestamp_ns + send_span.enqueued_ns - started_ns) // 1000)
         extras = send_span.extras
-        self.tracing.report(
+        self.reporter.report(
             self.general
             % (
                 send_span.trace_id,
@@ -156,12 +156,12 @@ class SendSpan:
                 or self.extras is not None
                 or offset is None
                 or offset < 0
-                or started_ns < templates.tracing.process_start_ns
+                or started_ns < templates.reporter.process_start_ns
             ):
                 templates.end(self, outcome, None, ended_ns)
                 return
             parent_id, timestamp_ns = self.parent_id, self.timestamp_ns
-            templates.tracing.report(
+            templates.reporter.report(
                 template
                 % (
                     self.trace_id,

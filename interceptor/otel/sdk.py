@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,9 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind, StatusCode
 
+from kaspan.interceptor import fork
 from kaspan.interceptor.failures import record_failure
+from kaspan.interceptor.tracing.ids import new_span_id, new_trace_id
 from kaspan.interceptor.tracing.span import MAX_TAG_CHARACTERS
 from kaspan.wire.ring import MAX_SPAN_BYTES
 
@@ -41,7 +42,7 @@ def make_provider(tracing: Tracing) -> TracerProvider:
         sampler=ParentBased(RootSampler(tracing)),
         # Not Resource.create(): it starts threads, and what it finds is on none of kaspan's spans.
         resource=Resource({SERVICE_NAME: tracing.service}),
-        id_generator=Ids(tracing),
+        id_generator=Ids(),
         shutdown_on_exit=False,
     )
     provider.add_span_processor(RingProcessor(tracing))
@@ -61,16 +62,13 @@ class Provider(TracerProvider):
 class Ids(IdGenerator):
     """Identifiers as kaspan makes them: an application that seeds `random` repeats none."""
 
-    def __init__(self, tracing: Tracing) -> None:
-        self._tracing = tracing
-
     def generate_span_id(self) -> int:
         """Make a span id."""
-        return int(self._tracing.new_id(), 16)
+        return int(new_span_id(), 16)
 
     def generate_trace_id(self) -> int:
         """Make a trace id of 128 bits."""
-        return int(self._tracing.new_id() + self._tracing.new_id(), 16)
+        return int(new_trace_id(), 16)
 
 
 class RootSampler(Sampler):
@@ -97,10 +95,10 @@ class RingProcessor(SpanProcessor):
     """Writes each span into the ring as it ends, in the thread that ends it."""
 
     def __init__(self, tracing: Tracing) -> None:
-        self._tracing = tracing
+        self._reporter = tracing.reporter
         self._encoder = SpanEncoder(tracing.service)
         self._forked_ns = 0
-        os.register_at_fork(after_in_child=self._after_fork)
+        fork.after_in_child(fork.OTEL_SPANS, self._after_fork)
 
     def _after_fork(self) -> None:
         self._forked_ns = time.time_ns()
@@ -111,7 +109,7 @@ class RingProcessor(SpanProcessor):
             context = span.get_span_context()
             if context is None or not context.trace_flags.sampled or (span.start_time or 0) < self._forked_ns:
                 return
-            self._tracing.report(self._encoder.encode(span))
+            self._reporter.report(self._encoder.encode(span))
         except Exception as error:  # noqa: BLE001
             record_failure("recording an OpenTelemetry span", error)
 

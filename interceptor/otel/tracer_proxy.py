@@ -8,7 +8,6 @@ all the rest of kaspan.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 
@@ -34,7 +33,10 @@ class LazyProvider:
         self._provider: TracerProvider | None = None
         self._failed = False
         self._making = threading.RLock()
-        os.register_at_fork(after_in_child=self._after_fork)
+        # Loaded here: this module is imported with kafka, that one only where OpenTelemetry's API is.
+        from kaspan.interceptor import fork
+
+        fork.after_in_child(fork.OTEL_PROVIDER, self._after_fork)
 
     def _after_fork(self) -> None:
         # Another thread of the parent's may have been holding it.

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 
+from kaspan.interceptor import fork
 from kaspan.interceptor.failures import is_from_outside
 from kaspan.interceptor.reporters.ring_dir import RingDirError, open_ring_dir, refuse_unread_orphans
 from kaspan.interceptor.reporters.room import NO_ROOM, NoRoomError, room, shortage
@@ -131,7 +132,7 @@ class RingFile:
         else:
             # Its descriptor was closed, and the number is somebody else's by now: to close the mapping, or
             # to let Python free it, would close that one. What hooks hold is freed after all modules are.
-            os.register_at_fork(before=lambda _kept=self.mapped: None)
+            fork.keep_until_exit(self.mapped)
 
 
 def _map(descriptor: int, size: int) -> tuple[mmap.mmap, int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kaspan.interceptor.tracing.sampling import ExcludedTopics
+from kaspan.interceptor.tracing.excluded_topics import ExcludedTopics
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.wire import b3, tracecontext
 from kaspan.wire.context import Headers, TraceContext, last_value

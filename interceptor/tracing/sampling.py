@@ -1,17 +1,13 @@
-"""What is recorded: which new traces, which topics at all, which headers as tags."""
+"""Which new traces are recorded."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from kaspan.config.schema import Operation, Sampling
-from kaspan.wire.context import Headers
-
-MAX_HEADER_BYTES = 256
-"""A longer header value is cut off in its tag."""
 
 _EVERYTHING = 2**64
 _MAX_CACHED_TOPICS = 10_000
@@ -81,39 +77,3 @@ class _Limit:
         if window != self._window:
             self._window, self._allowed = window, itertools.count()
         return next(self._allowed) < self._most
-
-
-class CapturedHeaders:
-    """The record headers that become tags, by globs over their names."""
-
-    def __init__(self, globs: Iterable[str]) -> None:
-        self._globs = tuple(globs)
-
-    def tags(self, headers: Headers) -> list[tuple[str, str]]:
-        """The tags `messaging.header.NAME` for these headers; values that are no text are left out."""
-        tags = []
-        for name, value in headers:
-            if value is None or not any(fnmatchcase(name, glob) for glob in self._globs):
-                continue
-            try:
-                tags.append((f"messaging.header.{name}", value[:MAX_HEADER_BYTES].decode()))
-            except UnicodeDecodeError:
-                continue
-        return tags
-
-
-class ExcludedTopics:
-    """Topics that are left out of something, by globs; answers are kept, since topics are few."""
-
-    def __init__(self, globs: Iterable[str]) -> None:
-        self._globs = tuple(globs)
-        self.known: dict[str, bool] = {}
-        """For a look before the call: True is excluded, False is not, missing is not known."""
-
-    def __contains__(self, topic: str) -> bool:
-        found = self.known.get(topic)
-        if found is None:
-            if len(self.known) >= _MAX_CACHED_TOPICS:
-                self.known.clear()
-            found = self.known[topic] = any(fnmatchcase(topic, glob) for glob in self._globs)
-        return found

@@ -26,6 +26,7 @@ from kaspan.interceptor.kafka import consumer, process_span, producer, record_sc
 from kaspan.interceptor.kafka.record_class import with_span_attribute
 from kaspan.interceptor.reporters import ring
 from kaspan.interceptor.tracing.extras import Extras
+from kaspan.interceptor.tracing.ids import spare_ids
 from kaspan.interceptor.tracing.scope import SPAN_KEY
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.wire import ring as layout
@@ -142,7 +143,9 @@ def test_sends_are_recorded_alike(
     for implementation in BOTH:
         reported: list[bytes] = []
         tracing: Any = SimpleNamespace(
-            service="50 %", remote_service="kafka/{topic}", process_start_ns=0, report=reported.append
+            service="50 %",
+            remote_service="kafka/{topic}",
+            reporter=SimpleNamespace(process_start_ns=0, report=reported.append),
         )
         templates = send_span.SendTemplates(tracing, topic, "client-1", is_acknowledged)
         clock.start(step_ns)
@@ -197,8 +200,8 @@ def test_sends_begin_alike(
                 span.extras = Extras(debug=True)
             fake = producer_class()
             token = context.attach(Context({} if span is None else {SPAN_KEY: span}))
-            for _ in range(2):  # for the first of a topic the templates has to be made
-                tracing.ids = [low_bits, b"b" * 16, b"a" * 16]
+            for _ in range(2):  # the first send to a topic makes its templates
+                spare_ids[:] = [low_bits, b"b" * 16, b"a" * 16]
                 args, kwargs = tuple(arguments.values())[:given], dict(list(arguments.items())[given:])
                 assert fake.send(*args, **kwargs) is fake.futures[-1]
             context.detach(token)
@@ -236,13 +239,13 @@ def test_refused_sends_end_alike(
             clock.start(1000)
             tracing = make_tracing(Path("/unused"), sampling__rate=rate)
             reported: list[bytes] = []
-            tracing.report = reported.append
+            tracing.reporter.report = reported.append
             producer_class = fake_producer()
             producer.instrument(producer_class, Future, tracing)
             fake = producer_class()
-            fake.send(topic, b"value")  # for the first of a topic the templates has to be made
+            fake.send(topic, b"value")  # the first send to a topic makes its templates
             fake.error, fake.only_with_headers = error, only_with_headers
-            tracing.ids = [b"c" * 16, b"b" * 16, b"a" * 16]
+            spare_ids[:] = [b"c" * 16, b"b" * 16, b"a" * 16]
             raised: Any = None
             try:
                 fake.send(topic, b"value", key=b"key")
@@ -279,7 +282,7 @@ def test_record_that_another_thread_opens_during_a_close_keeps_its_span(implemen
 
     tracing = make_tracing(Path("/unused"), exclude_topics=("secret",))
     reported: list[bytes] = []
-    tracing.report = reported.append
+    tracing.reporter.report = reported.append
     record_class: Any = with_span_attribute(fetcher.ConsumerRecord)
     header = ("b3", b"a" * 32 + b"-" + b"b" * 16 + b"-1")
     fields = {"partition": 3, "offset": 5, "timestamp": 1, "headers": [header]}
@@ -371,10 +374,10 @@ def test_records_are_recorded_alike(
         place = SimpleNamespace(assignment={(topic, 3): SimpleNamespace(highwater=highwater)})
         consumer = SimpleNamespace(config={"group_id": "group", "client_id": "client"}, _subscription=place)
         reported: list[bytes] = []
-        tracing.report, tracing.ids = reported.append, [b"%016x" % number for number in range(9, 0, -1)]
+        tracing.reporter.report = reported.append
         spans = process_span.ConsumerSpans(consumer, record_class, tracing)
-        for _ in range(2):  # for the first of a partition the templates has to be made
-            tracing.ids = [b"%016x" % number for number in range(9, 0, -1)]
+        for _ in range(2):  # the first record of a partition makes its templates
+            spare_ids[:] = [b"%016x" % number for number in range(9, 0, -1)]
             record = record_class(**{name: fields.get(name) for name in record_class._fields})
             clock.start(step_ns)
             work = implementation.RecordScope(spans)

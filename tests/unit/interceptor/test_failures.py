@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kaspan.interceptor import failures
+from kaspan.interceptor.tracing import ids
 from support.ring_reader import current, read_header, rings
 
 
@@ -51,21 +53,21 @@ def broken(*args: Any, **kwargs: Any) -> Any:
 
 
 PLACES = {
-    "making a span": "child_of",
-    "asking for the current span": "current",
-    "making an id": "new_id",
-    "reporting": "report",
+    "making a span": lambda tracing: (tracing, "child_of", broken),
+    "asking for the current span": lambda tracing: (tracing, "current", broken),
+    "making an id": lambda _: (ids, "os", SimpleNamespace(urandom=broken)),
+    "reporting": lambda tracing: (tracing.reporter, "report", broken),
 }
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES.keys())
 def test_whatever_breaks_in_kaspan_the_application_does_what_it_does(
-    configured: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch, place: str
+    configured: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch, place: Any
 ) -> None:
     """A fault of ours anywhere leaves sends and records as they are without kaspan, and is logged."""
     application = configured()
-    monkeypatch.setattr(application.tracing, place, broken)
-    monkeypatch.setattr(application.tracing, "_ids", [], raising=False)
+    monkeypatch.setattr(*place(application.tracing))
+    ids.spare_ids.clear()
     producer = application.producer()
     headers = [("tenant", b"7")]
     for _ in range(3):
@@ -94,7 +96,8 @@ def test_failures_stand_in_the_rings_header(
     producer = application.producer()
     producer.send("orders", b"value")
     producer.last.acknowledge()
-    monkeypatch.setattr(application.tracing, "ids", None)
+    monkeypatch.setattr(ids, "os", SimpleNamespace(urandom=broken))
+    ids.spare_ids.clear()
     for _ in range(5):
         producer.send("orders", b"value")
 

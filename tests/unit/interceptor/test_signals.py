@@ -193,7 +193,7 @@ def test_signal_while_a_span_is_reported_loses_no_span(configured: Any, interrup
     """The span is reported all the same, before the exception goes on to the application."""
     application = configured()
     records = [application.record(), application.record(1, value=None)]  # a tombstone is no ordinary record
-    interrupt(application.tracing, "report", raise_in_handler(Shutdown()))
+    interrupt(application.tracing.reporter, "report", raise_in_handler(Shutdown()))
 
     def work() -> None:
         for _ in application.consumer(records):
@@ -255,7 +255,7 @@ def test_signal_while_the_ring_is_looked_after_doubles_no_span(
     """The span after which it is looked has been written by then."""
     application = configured()
     read(application, 1)
-    ring = application.tracing._ring
+    ring = application.tracing.reporter._ring
     ring._check_at_s = 0.0
     interrupt(ring_file, "_named", raise_in_handler(error()))
 

@@ -278,7 +278,7 @@ def test_failure_while_a_span_is_written_is_not_the_applications(
     def fail(payload: bytes) -> None:
         raise OSError("gone")
 
-    monkeypatch.setattr(application.tracing, "report", fail)
+    monkeypatch.setattr(application.tracing.reporter, "report", fail)
     for _ in range(2):
         with tracer.start_as_current_span("pack"):
             pass

@@ -13,6 +13,7 @@ from support.waiting import wait_until
 from support.zipkin_stub import Response, ZipkinStub
 
 MORE = "producer.send('orders', b'value'); producer.last.acknowledge()\n"
+OPEN = "producer.send('orders', b'value')\n"
 AT_EXIT = """
 import atexit
 from support.kafka_clients import UnconnectedProducer
@@ -40,6 +41,7 @@ ENDS = {
     # A producer's own hook flushes, so most spans of a short program end there.
     "acknowledged while the interpreter ends": (AT_EXIT, 0, 1),
     "both": (AT_EXIT + MORE, 0, 2),
+    "a send that is not acknowledged": (f"import builtins\n{SEND}{OPEN}builtins.producer = producer", 0, 2),
     "a thread that outlives the main one": (
         f"import threading, time\n{SEND}\n"
         "def late():\n    threading.main_thread().join(); [send() for _ in range(5)]\n"

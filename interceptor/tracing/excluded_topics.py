@@ -1,0 +1,25 @@
+"""Topics that the settings leave out, of tracing (`exclude_topics`) or of propagation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+_MAX_CACHED_TOPICS = 10_000
+
+
+class ExcludedTopics:
+    """Topics that are left out of something, by globs; answers are kept, since topics are few."""
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        self._globs = tuple(globs)
+        self.known: dict[str, bool] = {}
+        """For a look before the call: True is excluded, False is not, missing is not known."""
+
+    def __contains__(self, topic: str) -> bool:
+        found = self.known.get(topic)
+        if found is None:
+            if len(self.known) >= _MAX_CACHED_TOPICS:
+                self.known.clear()
+            found = self.known[topic] = any(fnmatchcase(topic, glob) for glob in self._globs)
+        return found
