@@ -2,7 +2,7 @@
 
     b3 = {trace id: 16 or 32}-{span id: 16}[-{0, 1 or d}][-{parent id: 16}]   or only   0, 1 or d
 
-Source: openzipkin/b3-propagation's README; where it is silent, the behaviour of Brave's B3SingleFormat.
+Source: openzipkin/b3-propagation's README; where it says nothing, the behaviour of Brave's B3SingleFormat.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MULTI_SAMPLED = {b"0": False, b"1": True, b"false": False, b"true": True}
 def parse(value: bytes) -> TraceContext | None:
     """Read the value of a `b3` header; None if it is malformed."""
     if len(value) == 51 and value[50] == _ONE and not value.translate(None, _ALPHABET):
-        # What nearly everybody writes, a sampled 128-bit trace, at a third of the pattern's cost.
+        # The usual value, a sampled trace with a 128-bit id, at a third of the cost of the pattern.
         fields = value.split(b"-")
         if len(fields) == 3 and len(fields[0]) == 32 and len(fields[1]) == 16:
             trace_id, span_id, _ = fields
@@ -58,7 +58,7 @@ def parse(value: bytes) -> TraceContext | None:
 
 
 def format_single(trace_id: bytes, span_id: bytes, sampled: bool, debug: bool) -> bytes:
-    """Make the value of a `b3` header; no parent id, which messaging never needs."""
+    """Make the value of a `b3` header, without the parent id, which messaging does not need."""
     return b"%b-%b-%b" % (trace_id, span_id, b"d" if debug else b"1" if sampled else b"0")
 
 

@@ -1,7 +1,7 @@
-"""The trace context that travels in a record's headers, whatever format wrote it.
+"""The trace context in a record's headers, the same for every header format.
 
-Identifiers are lower-case hexadecimal ASCII, as bytes, everywhere in kaspan: headers are bytes and so is
-the Zipkin JSON, and an integer or a str would only be made to be unmade.
+Everywhere in kaspan ids are lower-case hexadecimal digits, as ASCII bytes: headers and Zipkin's JSON are
+bytes too, so nothing is converted.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 Headers = Sequence[tuple[str, bytes | None]]
-"""Record headers as kafka-python has them."""
+"""Record headers in the form of kafka-python."""
 
 TraceContext = tuple[bytes | None, bytes | None, bool | None, bool]
-"""What a record's headers said of its trace: (trace id, span id, sampled, debug).
+"""The trace context from a record's headers: (trace id, span id, sampled, debug).
 
-The trace id (16 or 32 hex digits) and the span id (16) are None when only a decision came; sampled is None
-when the sender left the decision open; debug means sampled whatever the rate. A plain tuple: one is made
-for every record.
+The trace id (16 or 32 hex digits) and the span id (16) are None if the headers hold only a sampling decision;
+`sampled` is None if the sender left the decision open; `debug` means sampled at any rate. A plain tuple,
+because one is made for every record.
 """
 
 
 def last_value(headers: Headers, name: str) -> bytes | None:
-    """The value of the last header of that name; None if there is none or it is null."""
+    """The value of the last header with this name; None if it is missing or null."""
     for key, value in reversed(headers):
         if key == name:
             return value

@@ -1,4 +1,4 @@
-r"""The span ring, version 1: how one file carries spans from an application to the agent.
+r"""The span ring, version 1: the layout of the file that carries spans from an application to the agent.
 
     header, 4096 bytes, little endian
        0  magic            8 bytes  b"KASPAN\0\1"
@@ -6,22 +6,23 @@ r"""The span ring, version 1: how one file carries spans from an application to 
       12  data size        u32      bytes after the header, a multiple of 8
       16  write_pos        u64      writer's: bytes ever written
       24  read_pos         u64      agent's: bytes ever taken
-      32  dropped_spans    u64      writer's: the ring was full
+      32  dropped_spans    u64      writer's: spans for which the ring was too full
       40  written_spans    u64      writer's
-      48  suppressed_errors u64     writer's: failures of the interceptor that the application never saw
+      48  suppressed_errors u64     writer's: failures of the interceptor, hidden from the application
       56  process          u32 length, then that many bytes of JSON: service, pid, start, versions
     data
        frames aligned to 8 bytes: u32 length, u32 crc32 of the payload, payload = one Zipkin v2 JSON span;
        length WRAP = the next frame is at the start of the data area.
 
 Positions only grow; an index into the data area is a position modulo its size. The writer publishes
-`write_pos` after the frame's bytes, so a reader that finds a frame whose CRC does not match may have come
-too early (weakly ordered processors) and looks again before it calls the ring damaged.
+`write_pos` after the frame's bytes. On processors with weak memory ordering a reader may still see the
+position before the bytes, so it reads a frame with a wrong CRC once more before it treats the ring as
+damaged.
 
 Locks (flock): a ring's process holds an exclusive lock on the file until it ends, and an agent holds one on
 the directory whose rings it reads. `is_locked` asks, in any PID namespace.
 
-Standard library only: the interceptor imports this before anything else of kaspan.
+Standard library only: the interceptor imports this module.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ DEFAULT_DATA_BYTES = 4 * 1024 * 1024
 MIN_DATA_BYTES = 64 * 1024
 MAX_DATA_BYTES = 1024 * 1024 * 1024
 SUFFIX = ".ring"
-"""A ring's file name ends with this; a ring that is being made has another name until it is whole."""
+"""The end of a ring's file name; an unfinished ring has another name."""
 
 WRITE_POS = 16
 READ_POS = 24
@@ -48,7 +49,7 @@ MAX_PROCESS_BYTES = HEADER_BYTES - PROCESS - 4
 
 FRAME_HEADER_BYTES = 8
 MAX_SPAN_BYTES = 1024 * 1024 - FRAME_HEADER_BYTES
-"""The largest payload the agent takes: it reads at most 1 MiB at a time, and calls more than that damage."""
+"""The largest payload: the agent reads at most 1 MiB at a time, and treats a longer frame as damage."""
 WRAP = 0xFFFFFFFF
 
 _FIXED = struct.Struct("<8sIIQQQQQ")
@@ -64,7 +65,7 @@ class RingError(ValueError):
 
 
 class Header:
-    """The header of one ring as read at one moment: sizes in bytes, positions in bytes ever written."""
+    """The header of one ring, read once: sizes in bytes, positions in bytes ever written."""
 
     __slots__ = (
         "data_bytes",
@@ -78,7 +79,7 @@ class Header:
 
     def __init__(self, raw: bytes) -> None:
         if len(raw) < HEADER_BYTES:
-            raise RingError(f"{len(raw)} bytes long, and a ring's header alone has {HEADER_BYTES}")
+            raise RingError(f"{len(raw)} bytes long; a ring's header alone has {HEADER_BYTES}")
         (
             magic,
             header_bytes,
@@ -90,12 +91,12 @@ class Header:
             self.suppressed_errors,
         ) = _FIXED.unpack_from(raw)
         if magic != MAGIC:
-            raise RingError(f"starts with {magic!r}, and a version 1 ring starts with {MAGIC!r}")
+            raise RingError(f"starts with {magic!r}; a version 1 ring starts with {MAGIC!r}")
         if header_bytes != HEADER_BYTES:
-            raise RingError(f"says its header has {header_bytes} bytes, and version 1 has {HEADER_BYTES}")
+            raise RingError(f"has a header of {header_bytes} bytes; version 1 has {HEADER_BYTES}")
         if self.data_bytes % 8 or not MIN_DATA_BYTES <= self.data_bytes <= MAX_DATA_BYTES:
             raise RingError(
-                f"says its data area has {self.data_bytes} bytes; the rule is a multiple of 8 from "
+                f"has a data area of {self.data_bytes} bytes; the rule is a multiple of 8 from "
                 f"{MIN_DATA_BYTES} to {MAX_DATA_BYTES}"
             )
         (length,) = _LENGTH.unpack_from(raw, PROCESS)
@@ -105,7 +106,7 @@ class Header:
 def pack_header(data_bytes: int, process_json: bytes) -> bytes:
     """Make the header of a new, empty ring.
 
-    `process_json` says which process writes (service, pid, start, versions) and is cut off at
+    `process_json` describes the process that writes (service, pid, start, versions); it is cut off at
     MAX_PROCESS_BYTES. Returns HEADER_BYTES bytes.
     """
     process_json = process_json[:MAX_PROCESS_BYTES]
@@ -128,22 +129,22 @@ def is_locked(descriptor: int) -> bool:
 
 
 def frame_bytes(payload_bytes: int) -> int:
-    """How much of the data area a payload takes: its frame header and its padding to 8 bytes included."""
+    """How many bytes of the data area a payload takes, with its frame header and the padding to 8 bytes."""
     return (payload_bytes + FRAME_HEADER_BYTES + 7) & ~7
 
 
 def read_frames(data: bytes, start: int, data_bytes: int) -> tuple[list[bytes], int, str | None]:
     """Split a copy of a piece of the data area into payloads.
 
-    `data` is what stands from position `start` on, without a gap, at most to the end of the data area:
-    a piece that wraps is read in two calls. Returns the payloads, the position after the last whole frame,
-    and what was wrong with the next one, if anything: None when `data` was used up. A frame of no bytes is
-    wrong, since that is how memory looks that was not written yet. Never raises, whatever the bytes are.
+    `data` holds the bytes from position `start` on, without a gap, at most to the end of the data area: a
+    piece that wraps is read by two calls. Returns the payloads, the position after the last whole frame,
+    and the fault of the next frame, or None if `data` was used up. A frame of 0 bytes is a fault: memory
+    that was not written yet looks like that. Never raises, with any bytes.
     """
     payloads: list[bytes] = []
     append, unpack, checksum = payloads.append, unpack_frame_from, crc32
     offset, available = 0, len(data)
-    # A header always fits where a frame may start: frames are aligned to 8 bytes and so is the area.
+    # Frames and the data area are aligned to 8 bytes, so a frame header never crosses the end of the area.
     last_header = available - FRAME_HEADER_BYTES
     while offset <= last_header:
         length, crc = unpack(data, offset)

@@ -1,4 +1,4 @@
-"""W3C Trace Context: the trace context of one span as `traceparent`, and what goes with it as `tracestate`.
+"""W3C Trace Context: the header `traceparent` with the trace context of a span, and its header `tracestate`.
 
 Source: W3C Recommendation "Trace Context", level 1, sections 3.2 and 3.3.
 """
@@ -22,7 +22,7 @@ _STATE_MEMBER = (
     rb"[ \t]*(?:([a-z0-9][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
     rb"=[ -+\--<>-~]{0,255}[!-+\--<>-~])?[ \t]*"
 )
-"""Not compiled here: that takes 0.3 ms, and few applications ever see a tracestate."""
+"""Not compiled here: that takes 0.3 ms, and few applications receive a tracestate."""
 
 
 def parse(value: bytes) -> TraceContext | None:
@@ -42,9 +42,9 @@ def format_traceparent(trace_id: bytes, span_id: bytes, sampled: bool) -> bytes:
 
 
 def state_of(headers: Headers, trace_id: bytes) -> bytes:
-    """Read the `tracestate` that goes with a trace: with the `traceparent` of the same trace, or not at all.
+    """Read the `tracestate` of a trace. It counts only beside a `traceparent` of the same trace.
 
-    One that is malformed in any part is given up whole. Returns the header's value, empty if there is none.
+    Returns the header's value; empty if it is missing, or if any part of it is malformed.
     """
     values = [value for key, value in headers if key == STATE_HEADER and value is not None]
     parent = last_value(headers, HEADER) if values else None

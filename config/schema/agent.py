@@ -39,14 +39,14 @@ class Spool(SchemaSection, frozen=True):
 
 
 class Batch(SchemaSection, frozen=True):
-    """How much goes into one message to a sender, and how long spans may wait for company."""
+    """The size of a message to a sender, and how long spans may wait until it is full."""
 
     max_bytes: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 500_000
     flush_interval_s: Seconds = 1.0
 
 
 class ZipkinSender(SchemaSection, frozen=True, tag="zipkin", tag_field="type"):
-    """Posts to Zipkin's HTTP collector; `url` is a base (http://zipkin:9411) or the full path."""
+    """Posts to Zipkin's HTTP collector; `url` is http://zipkin:9411, or the full address."""
 
     url: HttpUrl = "http://127.0.0.1:9411/api/v2/spans"
     format: Literal["json", "proto3"] = "json"
@@ -62,8 +62,8 @@ class ZipkinSender(SchemaSection, frozen=True, tag="zipkin", tag_field="type"):
 
 
 class KafkaSender(SchemaSection, frozen=True, tag="kafka", tag_field="type"):
-    """Sends to a topic that Zipkin's Kafka collector reads. `security_`, `sasl_` and `ssl_` keys are
-    kafka-python's own, and go to it as they are.
+    """Sends to a topic that Zipkin's Kafka collector reads. Keys that begin with `security_`, `sasl_` and
+    `ssl_` are settings of kafka-python, and are passed to it.
     """
 
     bootstrap_servers: Annotated[
@@ -92,13 +92,13 @@ class ConsoleSender(SchemaSection, frozen=True, tag="console", tag_field="type")
     """Prints each trace as a tree on standard output."""
 
 
-# What is installed from elsewhere (the entry points of kaspan.senders) stands in agent.senders as a struct
-# of its own class, tagged by its name: see Checker.
+# The settings of another package's sender (an entry point of kaspan.senders) are a struct of the package's
+# own class, tagged by the sender's name: see Checker.
 Sender = ZipkinSender | KafkaSender | ConsoleSender
 
 
 class AddTags(SchemaSection, frozen=True, tag="add_tags", tag_field="type"):
-    """Adds tags to every span; ${NAME} in a value is the agent's environment variable of that name."""
+    """Adds tags to every span; ${NAME} in a value becomes the agent's environment variable NAME."""
 
     tags: Annotated[
         dict[str, str],
@@ -108,7 +108,7 @@ class AddTags(SchemaSection, frozen=True, tag="add_tags", tag_field="type"):
 
 
 class Redact(SchemaSection, frozen=True, tag="redact", tag_field="type"):
-    """Hides whole values by the tag's name, or what in values matches a pattern, or both."""
+    """Hides the values of tags by name, or the parts of values that match a pattern, or both."""
 
     tags: tuple[Glob, ...] = ()
     values: tuple[Pattern, ...] = ()
@@ -130,7 +130,7 @@ class RenameRemote(SchemaSection, frozen=True, tag="rename_remote", tag_field="t
 
 
 class Drop(SchemaSection, frozen=True, tag="drop", tag_field="type"):
-    """Drops spans that fit every kind of glob given."""
+    """Drops spans that match a glob of each given kind."""
 
     services: tuple[Glob, ...] = ()
     topics: tuple[Glob, ...] = ()
@@ -141,21 +141,21 @@ Processor = AddTags | Redact | RenameRemote | Drop
 
 
 class Tls(SchemaSection, frozen=True):
-    """Certificate and key for agent.listen, files in PEM."""
+    """Certificate and key for agent.listen, PEM files."""
 
     cert: OptionalPath = ""
     key: OptionalPath = ""
 
 
 class Log(SchemaSection, frozen=True):
-    """What the agent writes to standard error."""
+    """The agent's log, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
 
 
 class Agent(SchemaSection, frozen=True):
-    """What the agent beside the application does."""
+    """What the agent does, in its own process."""
 
     listen: ListenAddress = DEFAULT_LISTEN
     socket: OptionalPath = msgspec.field(default_factory=default_socket)

@@ -1,4 +1,4 @@
-"""What every scenario of the demo needs: a Kafka, processes that end with it, and questions to Zipkin."""
+"""What a scenario of the demo needs: a Kafka, processes that end with the demo, and Zipkin's query API."""
 
 
 class DemoError(Exception):

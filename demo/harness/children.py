@@ -1,4 +1,4 @@
-"""The processes that the demo starts: their output, their end, and that none of them stays behind."""
+"""The processes that the demo starts: their output, and their end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TERMINATE_TIMEOUT_S = 5.0
 
 
 class ChildError(DemoError):
-    """A process of the demo failed or took too long; the message has what it wrote to stderr."""
+    """A process of the demo failed or took too long; the message has its stderr."""
 
 
 class Child:
-    """One process; stdout and stderr go to files in `directory`, so that no full pipe can stop it."""
+    """One process; its stdout and stderr go to files in `directory`, since a full pipe would block it."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], directory: Path
@@ -31,11 +31,11 @@ class Child:
         self._err = directory / f"{name}.err"
         self._shown = 0
         with open(self._out, "wb") as out, open(self._err, "wb") as err:
-            # A session of its own: Ctrl-C reaches the demo alone, which then ends its children in order.
+            # In a new session Ctrl-C reaches only the demo, which then ends its children in order.
             self.process = subprocess.Popen(
                 command,
                 env=environment,
-                # `python -m` imports from here first, and the caller's folder may hold a kafka.py.
+                # `python -m` imports from here first; the caller's folder may contain a kafka.py.
                 cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -44,7 +44,7 @@ class Child:
             )
 
     def new_lines(self) -> list[str]:
-        """Return the whole lines that came on stdout since the last call."""
+        """Return the whole lines written to stdout since the last call."""
         with open(self._out, "rb") as out:
             out.seek(self._shown)
             whole = out.read().rpartition(b"\n")[0]
@@ -54,16 +54,16 @@ class Child:
         return whole.decode(errors="replace").split("\n")
 
     def output(self) -> str:
-        """Return all of stdout that `new_lines` has not returned."""
+        """Return the part of stdout that `new_lines` has not returned."""
         return self._out.read_bytes()[self._shown :].decode(errors="replace")
 
     def stderr(self) -> str:
-        """Return what came on stderr so far."""
+        """Return the stderr so far."""
         return self._err.read_text(errors="replace")
 
 
 class Children:
-    """Every process of one run. Leaving the block ends them all, by process id."""
+    """All processes of one run. Leaving the block ends them, by process id."""
 
     def __init__(self, directory: Path, interrupts: Interrupts) -> None:
         self._directory = directory
@@ -86,9 +86,9 @@ class Children:
     def start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], *, prints: bool = False
     ) -> Child:
-        """Start a process; with `prints` its stdout is shown line by line behind its name. Does not block.
+        """Start a process; with `prints`, print each line of its stdout after its name. Does not block.
 
-        Raises OSError when the command cannot be started.
+        Raises OSError if the command cannot be started.
         """
         self._interrupts.check()
         child = Child(name, command, environment, self._directory)
@@ -98,10 +98,9 @@ class Children:
         return child
 
     def wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
-        """Block until `condition()` is true, showing the children's lines as they come.
+        """Block until `condition()` is true, and print the children's lines meanwhile.
 
-        Raises ChildError when a child fails or `timeout_s` seconds have passed, Interrupted when a signal
-        has come.
+        Raises ChildError if a child fails or `timeout_s` seconds have passed, Interrupted after a signal.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -116,13 +115,13 @@ class Children:
             time.sleep(POLL_INTERVAL_S)
 
     def wait_for_exit(self, children: Sequence[Child], timeout_s: float) -> None:
-        """Block until the given children have ended; ChildError when one failed or is too slow."""
+        """Block until the given children have ended. Raises ChildError if one failed or is too slow."""
         names = ", ".join(child.name for child in children)
         self.wait(lambda: all(c.process.poll() is not None for c in children), f"{names} ended", timeout_s)
         self._check()
 
     def stderr_lines(self, start: str) -> list[str]:
-        """Return the lines on the children's stderr that begin with `start`, each behind its child's name."""
+        """Return the lines of stderr that begin with `start`, each after the name of its child."""
         every = [(child.name, line) for child in self._all for line in child.stderr().splitlines()]
         return [f"{name}: {line}" for name, line in every if line.startswith(start)]
 

@@ -1,4 +1,4 @@
-"""What the demo's applications talk to: an embedded mock of Kafka, or a real one."""
+"""The Kafka of the demo: a mock inside the process, or a real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADMIN_TIMEOUT_S = 15.0
 
 
 class ClusterError(DemoError):
-    """Kafka cannot be reached or does not do what the demo needs; the message says which and why."""
+    """Kafka cannot be reached, or a request failed; the message says which and why."""
 
 
 class Names(NamedTuple):
@@ -32,10 +32,10 @@ class Names(NamedTuple):
 
 
 class MockCluster:
-    """librdkafka's mock cluster: one broker inside this process, on a free port of the loopback.
+    """librdkafka's mock cluster: one broker inside this process, on a free port of the loopback interface.
 
-    It lives as long as this object, keeps its records in memory (about 5 MB for each partition) and makes
-    topics as they are used. Making it blocks for up to CONNECT_TIMEOUT_S; ClusterError if it does not start.
+    It keeps records in memory (up to 5 MB for each partition) and makes topics when they are used. The
+    constructor blocks for at most CONNECT_TIMEOUT_S, and raises ClusterError if the cluster does not start.
 
     Source: `test.mock.num.brokers` in librdkafka's CONFIGURATION.md.
     """
@@ -46,7 +46,7 @@ class MockCluster:
     def __init__(self) -> None:
         settings = {"test.mock.num.brokers": 1, "bootstrap.servers": "unused", "log_level": 0}
         self._client = Producer(settings)
-        # Never destroyed: librdkafka 2.16 at times waits for ever for a lock of its mock cluster's there.
+        # Never destroyed: librdkafka 2.16 sometimes deadlocks when it destroys a mock cluster.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._client))
         try:
             brokers = self._client.list_topics(timeout=CONNECT_TIMEOUT_S).brokers.values()
@@ -55,16 +55,16 @@ class MockCluster:
         self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
 
     def close(self) -> None:
-        """Have nothing to do: the broker goes with the process."""
+        """Do nothing: the broker ends with the process."""
 
 
 class RealCluster:
-    """Topics of our own on the Kafka at `bootstrap_servers` (HOST:PORT), deleted again by `close`.
+    """New topics on the Kafka at `bootstrap_servers` (HOST:PORT); `close` deletes them.
 
-    Topics that exist are never written to: when `orders` or `shipments` does, other names are taken. The
-    consumer groups get names of their own always, since to join somebody's group takes partitions from it.
-    Blocks for up to CONNECT_TIMEOUT_S to connect and ADMIN_TIMEOUT_S to make the topics; ClusterError if
-    either fails.
+    The demo never writes to existing topics: if `orders` or `shipments` exists, it uses other names. Its
+    consumer groups always have new names, since a new member takes partitions from an existing group. The
+    constructor blocks for at most CONNECT_TIMEOUT_S to connect and ADMIN_TIMEOUT_S to make the topics.
+    Raises ClusterError.
     """
 
     mock = False
@@ -82,9 +82,9 @@ class RealCluster:
             raise
 
     def close(self) -> None:
-        """Delete the topics that were made here.
+        """Delete the topics of this run.
 
-        Blocks for up to ADMIN_TIMEOUT_S a topic; ClusterError names one that stays.
+        Blocks for at most ADMIN_TIMEOUT_S for each. Raises ClusterError, which names a topic that stays.
         """
         made, self._made = self._made, []
         futures = self._admin.delete_topics(made, request_timeout=ADMIN_TIMEOUT_S) if made else {}
@@ -97,7 +97,7 @@ class RealCluster:
         except KafkaException as error:
             raise ClusterError(
                 f"no Kafka at {self.bootstrap_servers}: {_reason(error)}; "
-                "is it running, and may it be reached without TLS and password?"
+                "is it running, without TLS and password?"
             ) from error
         run = f"demo-{secrets.token_hex(3)}"
         prefix = f"{run}-" if {"orders", "shipments"} & existing.keys() else ""
@@ -111,7 +111,7 @@ class RealCluster:
         self._await_leaders(topics)
 
     def _await_leaders(self, topics: list[str]) -> None:
-        """Wait until every topic can be written to, or clients would begin with a second of retries."""
+        """Wait until every topic has a leader; without one, clients retry for a second."""
         deadline = time.monotonic() + ADMIN_TIMEOUT_S
         while time.monotonic() < deadline:
             known = self._admin.list_topics(timeout=CONNECT_TIMEOUT_S).topics
@@ -119,7 +119,7 @@ class RealCluster:
             if len(partitions) == len(topics) and all(p and p.leader >= 0 for p in partitions):
                 return
             time.sleep(0.1)
-        raise ClusterError(f"{self.bootstrap_servers}: no leader for {topics} after {ADMIN_TIMEOUT_S:g} s")
+        raise ClusterError(f"{self.bootstrap_servers}: {topics} have no leader after {ADMIN_TIMEOUT_S:g} s")
 
     def _finish(self, verb: str, topic: str, future: Any) -> None:
         try:
@@ -130,6 +130,6 @@ class RealCluster:
 
 
 def _reason(error: BaseException) -> str:
-    """Return what librdkafka says, without the error's number."""
+    """Return librdkafka's message, without the error's number."""
     first = error.args[0] if error.args else error
     return first.str() if hasattr(first, "str") else str(first) or type(error).__name__

@@ -1,4 +1,6 @@
-"""Ending by signal, without the race of an exception between starting a process and noting its id."""
+"""How signals end the demo. They raise no exception: it could come before the id of a new process is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 
 
 class Interrupted(Exception):
-    """A signal asked this process to end; `exit_code` is what a shell would report, 128 + its number."""
+    """A signal asked this process to end; `exit_code` is that of a shell, 128 + the signal's number."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -16,10 +18,10 @@ class Interrupted(Exception):
 
 
 class Interrupts:
-    """While entered, SIGINT, SIGTERM and SIGHUP are noted, and `check` raises Interrupted for the first.
+    """Inside the block SIGINT, SIGTERM and SIGHUP are only noted; `check` raises Interrupted for the first.
 
-    A signal that was ignored before (nohup) stays ignored. After the first, further ones change nothing, so
-    that impatience does not cut the cleaning up short.
+    A signal that was ignored before (nohup) stays ignored. Further signals do nothing, so that the demo
+    cleans up also if the user presses Ctrl-C twice.
     """
 
     def __init__(self) -> None:

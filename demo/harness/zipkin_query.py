@@ -1,4 +1,4 @@
-"""What Zipkin knows of the demo's run, asked through its query API."""
+"""Questions to Zipkin's query API about the traces of a run."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ CLOCK_SLACK_MS = 60_000
 
 
 class ZipkinError(DemoError):
-    """Zipkin cannot be reached or does not answer as Zipkin does; the message says where and why."""
+    """Zipkin cannot be reached, or gives a wrong answer; the message says where and why."""
 
 
 class ZipkinQuery:
-    """Questions to the Zipkin at `url`, a base (http://zipkin:9411) or its full path for spans.
+    """Asks the Zipkin at `url`: http://zipkin:9411, or the full address for spans.
 
-    Each blocks for up to REQUEST_TIMEOUT_S and raises ZipkinError.
+    Each method blocks for at most REQUEST_TIMEOUT_S and raises ZipkinError.
     """
 
     def __init__(self, url: str) -> None:
         self.base = url.rstrip("/").removesuffix(SPANS_PATH)
 
     def check(self) -> None:
-        """Ask for something small, to find out before the run whether Zipkin is there."""
+        """Check before the run that Zipkin is there."""
         if not isinstance(self._get("/api/v2/services"), list):
             raise ZipkinError(f"{self.base}/api/v2/services does not answer with a list: is that Zipkin?")
 
     def trace_ids(self, topic: str, since_ms: int, until_ms: int, spans: int) -> list[str]:
         """List the traces that began with `orders` sending to `topic` in that time, oldest first.
 
-        `since_ms` and `until_ms` are milliseconds since the epoch. Only traces that have arrived whole, or
-        as whole as a failed order gets, are counted: of all of them together at least `spans` spans must
-        be there, or the list is empty.
+        `since_ms` and `until_ms` are milliseconds since the epoch. The list is empty until these traces
+        have at least `spans` spans together: before that, some of them are incomplete.
         """
         query = {
             "serviceName": "orders",
             "spanName": f"send {topic}".lower(),
-            # Zipkin takes the end of the window and its length; the traces' clock may be another machine's.
+            # The end of the window and its length. The slack is for the clock of another machine.
             "endTs": until_ms + CLOCK_SLACK_MS,
             "lookback": until_ms - since_ms + CLOCK_SLACK_MS,
             "limit": 1000,
@@ -59,7 +58,7 @@ class ZipkinQuery:
         return [trace_id for _, trace_id, _ in of_this_run]
 
     def link(self, trace_id: str) -> str:
-        """Return the address of a trace's page."""
+        """Return the address of a trace's page in Zipkin."""
         return f"{self.base}/zipkin/traces/{trace_id}"
 
     def _get(self, path: str) -> Any:

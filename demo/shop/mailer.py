@@ -1,6 +1,6 @@
-"""Tell customers: read `shipments` and write each customer a line.
+"""Tell customers: read `shipments` and write a line to each customer.
 
-One of the demo's three applications: plain kafka-python, as anyone would write it.
+One of the demo's three applications: plain kafka-python, without a line for tracing.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer
 
 
 class Announce(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python 2.x ships no types
-    """Say when there is something to read from."""
+    """Prints a line when the consumer has partitions to read."""
 
     def on_partitions_assigned(self, assigned: Any) -> None:
-        """Print one line once partitions are assigned."""
+        """Print the line."""
         if assigned:
             print("mailer: waiting for shipments", file=sys.stderr, flush=True)
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        """Do nothing: each record is done before the next is asked for."""
+        """Do nothing: each record is finished before the next is requested."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--topic", default="shipments")
     parser.add_argument("--group", default="mailer")
     parser.add_argument("--count", type=int, default=0, help="end after so many shipments; 0 means never")
-    parser.add_argument("--idle-timeout-s", type=float, default=30.0, help="end after none for so long")
+    parser.add_argument("--idle-timeout-s", type=float, default=30.0, help="end if none comes for so long")
     parser.add_argument("--work-s", type=float, default=0.005, help="how long writing a mail takes")
     parser.add_argument("--mock", action="store_true", help="the broker is librdkafka's mock cluster")
     return parser.parse_args()
@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 def connect(arguments: argparse.Namespace) -> Any:
     """Make the consumer.
 
-    The mock cluster knows Kafka 2.3's protocol and lets a waiting fetch wait to its end when a record comes.
+    The mock cluster speaks the protocol of Kafka 2.3 and does not answer a waiting fetch when a record comes.
     """
     settings: dict[str, object] = {}
     if arguments.mock:
@@ -55,14 +55,14 @@ def connect(arguments: argparse.Namespace) -> Any:
         **settings,
     )
     if arguments.mock:
-        # kafka-python 3.0 may lose a subscription that comes while it connects, and join without partitions.
+        # kafka-python 3.0 may lose a subscription during its connecting, and join without partitions.
         consumer.topics()
     consumer.subscribe([arguments.topic], listener=Announce())
     return consumer
 
 
 def main() -> int:
-    """Mail until there are no more shipments; 1 if fewer came than were expected."""
+    """Mail until no more shipments come; 1 if fewer than --count came."""
     arguments = parse_arguments()
     consumer = connect(arguments)
     done = 0
@@ -82,7 +82,7 @@ def main() -> int:
     finally:
         consumer.close()
     if done < arguments.count:
-        print(f"mailer: {done} of {arguments.count} shipments, then none", file=sys.stderr)
+        print(f"mailer: only {done} of {arguments.count} shipments came", file=sys.stderr)
         return 1
     return 0
 

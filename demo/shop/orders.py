@@ -1,6 +1,6 @@
 """Take orders: write some to the topic `orders`, keyed by customer, and exit.
 
-One of the demo's three applications: plain kafka-python, as anyone would write it.
+One of the demo's three applications: plain kafka-python, without a line for tracing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kafka.errors import KafkaError
 
 CUSTOMERS = ("ada", "grace", "katherine", "mary", "radia")
 ITEMS = ("teapot", "kettle", "cup")
-# A shipment carries one label per piece: so many do not fit into one message of Kafka's default 1 MiB.
+# A shipment has a label for each piece: so many do not fit into a message of 1 MiB, Kafka's default limit.
 POISON_PIECES = 100_000
 
 
 def make_order(number: int, poison: bool) -> dict[str, object]:
-    """Make order `number`, counted from 1: always the same one."""
+    """Make order `number`, counted from 1; the same number makes the same order."""
     return {
         "order": number,
         "customer": CUSTOMERS[(number - 1) % len(CUSTOMERS)],
@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def client_settings(arguments: argparse.Namespace) -> dict[str, object]:
-    """Choose the producer's settings; the mock cluster knows Kafka 2.3's protocol, without idempotence."""
+    """Choose the producer's settings; the mock cluster speaks Kafka 2.3, without idempotence."""
     settings: dict[str, object] = {"bootstrap_servers": arguments.kafka}
     if arguments.mock:
         settings["api_version"] = (2, 3)
@@ -52,7 +52,7 @@ def client_settings(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> int:
-    """Write the orders; 1 if Kafka did not take one of them."""
+    """Write the orders; 1 if one did not reach Kafka."""
     arguments = parse_arguments()
     producer = KafkaProducer(**client_settings(arguments))
     sent = []

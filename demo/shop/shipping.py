@@ -1,6 +1,6 @@
 """Ship orders: read `orders`, pack each one, write a shipment to `shipments`.
 
-One of the demo's three applications: plain kafka-python, as anyone would write it.
+One of the demo's three applications: plain kafka-python, without a line for tracing.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from kafka.errors import MessageSizeTooLargeError
 
 
 class Announce(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python 2.x ships no types
-    """Say when there is something to read from."""
+    """Prints a line when the consumer has partitions to read."""
 
     def on_partitions_assigned(self, assigned: Any) -> None:
-        """Print one line once partitions are assigned."""
+        """Print the line."""
         if assigned:
             print("shipping: waiting for orders", file=sys.stderr, flush=True)
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        """Do nothing: each record is done before the next is asked for."""
+        """Do nothing: each record is finished before the next is requested."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shipments-topic", default="shipments")
     parser.add_argument("--group", default="shipping")
     parser.add_argument("--count", type=int, default=0, help="end after so many orders; 0 means never")
-    parser.add_argument("--idle-timeout-s", type=float, default=30.0, help="end after no order for so long")
+    parser.add_argument("--idle-timeout-s", type=float, default=30.0, help="end if none comes for so long")
     parser.add_argument("--work-s", type=float, default=0.02, help="how long packing takes")
     parser.add_argument("--mock", action="store_true", help="the broker is librdkafka's mock cluster")
     return parser.parse_args()
@@ -44,8 +44,8 @@ def parse_arguments() -> argparse.Namespace:
 def connect(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """Make the consumer and the producer.
 
-    The mock cluster knows Kafka 2.3's protocol, without idempotence, and lets a waiting fetch wait to its
-    end when a record comes.
+    The mock cluster speaks the protocol of Kafka 2.3, without idempotence, and does not answer a waiting
+    fetch when a record comes.
     """
     common: dict[str, object] = {"bootstrap_servers": arguments.kafka}
     consuming: dict[str, object] = {}
@@ -63,7 +63,7 @@ def connect(arguments: argparse.Namespace) -> tuple[Any, Any]:
         **consuming,
     )
     if arguments.mock:
-        # kafka-python 3.0 may lose a subscription that comes while it connects, and join without partitions.
+        # kafka-python 3.0 may lose a subscription during its connecting, and join without partitions.
         consumer.topics()
     consumer.subscribe([arguments.orders_topic], listener=Announce())
     producer = KafkaProducer(**common, **producing)
@@ -78,7 +78,7 @@ def pack(order: dict[str, Any], work_s: float) -> dict[str, Any]:
 
 
 def ship(producer: Any, topic: str, key: bytes, shipment: dict[str, Any]) -> str:
-    """Write one shipment and say what became of it."""
+    """Send one shipment; returns the outcome in words."""
     pieces = len(shipment["labels"])
     try:
         producer.send(topic, key=key, value=json.dumps(shipment).encode()).get(timeout=30)
@@ -88,7 +88,7 @@ def ship(producer: Any, topic: str, key: bytes, shipment: dict[str, Any]) -> str
 
 
 def main() -> int:
-    """Ship orders until there are no more; 1 if fewer came than were expected."""
+    """Ship orders until no more come; 1 if fewer than --count came."""
     arguments = parse_arguments()
     consumer, producer = connect(arguments)
     done = 0
@@ -104,7 +104,7 @@ def main() -> int:
         producer.close(timeout=5)
         consumer.close()
     if done < arguments.count:
-        print(f"shipping: {done} of {arguments.count} orders, then none", file=sys.stderr)
+        print(f"shipping: only {done} of {arguments.count} orders came", file=sys.stderr)
         return 1
     return 0
 

@@ -104,4 +104,4 @@ def test_consumer_that_gets_fewer_than_it_was_told_of_fails(broker: str, name: s
     process = start(name, broker, "--group", f"idle-{name}", "--count", "1", "--idle-timeout-s", "0.1")
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1
-    assert f"{name}: 0 of 1" in err
+    assert f"{name}: only 0 of 1" in err

@@ -171,10 +171,10 @@ def test_file_that_is_no_ring_is_named_once_and_left_alone(
         spans = agent.tick(FLUSH_INTERVAL_S)
     assert spans == [span(1)]
     assert warnings(caplog) == [
-        f"{agent.path}/garbage.ring is not read: starts with b'garbageg', and a version 1 ring starts with "
+        f"{agent.path}/garbage.ring is not read: starts with b'garbageg'; a version 1 ring starts with "
         "b'KASPAN\\x00\\x01'",
         f"{agent.path}/pipe.ring is not read: is not a regular file",
-        f"{agent.path}/short.ring is not read: 0 bytes long, and a ring's header alone has 4096",
+        f"{agent.path}/short.ring is not read: 0 bytes long; a ring's header alone has 4096",
     ]
     assert (agent.path / "garbage.ring").read_bytes() == b"garbage" * 1000
 
