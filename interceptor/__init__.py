@@ -1,7 +1,7 @@
-"""What happens inside the application: kafka-python patched at its first client, spans written to a ring.
+"""The part of kaspan that runs in the application: patches kafka-python and writes spans to a ring.
 
-Nothing is imported here: this package is loaded at the start of interpreters that may never use Kafka.
-`traced`, `process` and `next_span`, for those who want code, come when they are asked for.
+This module imports nothing: interpreters that never use Kafka load it too. `traced`, `process` and
+`next_span`, for applications that trace in their code, are loaded when they are first used.
 """
 
 TYPE_CHECKING = False

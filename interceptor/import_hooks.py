@@ -1,7 +1,6 @@
-"""Doing something once a module is there: imported before, being imported now, or only later.
+"""Run a function once a module is imported: now if it is, at the end of its import, or when it comes.
 
-Like the hook that waits for kafka, and for the same reason without wrapt's: loading that costs more than
-the rest of kaspan.
+wrapt has such hooks too, but loading wrapt takes longer than the rest of kaspan.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ Task = Callable[[ModuleType], None]
 
 
 class Imports:
-    """Runs tasks after imports, each after every load of its module, a reload too. What a task raises is
-    logged, never seen by who imports.
+    """Runs tasks after imports: each after every load of its module, a reload too. An exception in a task is
+    logged; the import succeeds.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[str, list[Task]] = {}
 
     def after(self, name: str, task: Task) -> None:
-        """Run `task(module)` once the module `name` is complete: at once if it is."""
+        """Run `task(module)` once the module `name` is imported; at once if it is."""
         self._tasks.setdefault(name, []).append(task)
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
@@ -39,19 +38,19 @@ class Imports:
         if not is_loading(module):
             _run(task, module)
         elif type(module.__spec__) is ModuleSpec:
-            # Whoever imports it will say on the spec that it is done, and nobody else.
+            # At the end of the import Python clears a flag of the spec. Nothing else tells.
             module.__spec__.__class__ = _LoadingSpec
             module.__spec__.__dict__["_kaspan_imports"] = self
 
     def loaded(self, name: str) -> None:
-        """Run the tasks of a module that is complete, if it is there: its import may have failed."""
+        """Run the tasks of a module whose import has ended. It is not in sys.modules if its import failed."""
         module = sys.modules.get(name)
         if module is not None:
             for task in self._tasks.get(name, ()):
                 _run(task, module)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Find a module that is waited for as the other finders do; None for every other."""
+        """Find a module that has tasks, by the other finders; None for every other module."""
         if name not in self._tasks:
             return None
         for finder in list(sys.meta_path):
@@ -65,22 +64,22 @@ class Imports:
 
 
 imports = Imports()
-"""The process's: each asks all other finders, and two of them would ask each other for ever."""
+"""The only instance: each asks all other finders, so two would ask each other for ever."""
 
 
 class _NoticedLoader:
-    """Runs the real loader of a module, then says that the module is loaded."""
+    """Runs the real loader of a module, then its tasks."""
 
     def __init__(self, loader: Any, imports: Imports) -> None:
         self._loader = loader
         self._imports = imports
 
     def __getattr__(self, name: str) -> Any:
-        # Everything but exec_module is the real loader's: resources, source, zip archives.
+        # All except exec_module is the real loader's: resources, source, zip archives.
         return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the module as if this loader had never been there, then say so."""
+        """Execute the module with its real loader in place, then run its tasks."""
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
@@ -89,7 +88,7 @@ class _NoticedLoader:
 
 
 class _LoadingSpec(ModuleSpec):
-    """The spec of a module that is in the middle of its import; an ordinary one again when that is over."""
+    """The spec of a module while it is imported; an ordinary spec again after that."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -106,9 +105,9 @@ def is_loading(module: ModuleType) -> bool:
 
 
 def first_missing(name: str) -> str | None:
-    """Which part of a module's dotted name cannot be found, `shop` or `shop.handlers`; None if all can.
+    """Return the part of a module's dotted name that cannot be found, such as `shop`; None if all can.
 
-    Imports nothing: what is below a package that is not imported yet is not looked for.
+    Imports nothing, so it does not look into a package that is not imported yet.
     """
     import importlib.util
 

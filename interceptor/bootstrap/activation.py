@@ -24,12 +24,12 @@ _tracing: Tracing | None = None
 def activate(
     environ: Mapping[str, str] = os.environ, program: str | None = None, data: bytes | None = None
 ) -> Tracing | None:
-    """Patch the kafka-python that is loaded. Never raises: with a bad configuration the application runs
+    """Patch the kafka-python that is loaded. Never raises: with a wrong configuration the application runs
     untraced, and one warning says why. Calling it again does nothing.
 
-    `environ` are the variables that count, `program` is the service's name where they have none, and `data`
-    are the bytes of the YAML file if they were read before. Returns the process's tracing, None while it is
-    not traced.
+    `environ` holds the environment variables, `program` is the service's name where they set none, and `data`
+    is the content of the YAML file if it was read before. Returns the process's tracing, or None if the
+    process is not traced.
     """
     global _active, _done  # noqa: PLW0603
     if not _active:
@@ -37,14 +37,14 @@ def activate(
         try:
             _activate(environ, program or program_name(), data)
         except BaseException as error:  # noqa: BLE001
-            _active = not is_from_outside(error)  # what was interrupted is done by the next client
+            _active = not is_from_outside(error)  # the next client tries again
             record_failure("switching tracing on (the application runs untraced)", error)
         _done = True
     return _tracing
 
 
 def _after_fork() -> None:
-    # Another thread of the parent's was in the middle of it.
+    # If another thread of the parent was activating, the child's next client does it: the thread is gone.
     global _active  # noqa: PLW0603
     _active = _done
 
@@ -53,7 +53,7 @@ fork.after_in_child(fork.ACTIVATION, _after_fork)
 
 
 def _is_subinterpreter() -> bool:
-    # Not one name after the other: a search that finds nothing goes through all of sys.path.
+    # By version, not by trying both: a search for a missing module goes through all of sys.path.
     name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
     try:
         interpreters = import_module(name)
@@ -69,8 +69,8 @@ def _is_subinterpreter() -> bool:
 def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> None:
     if _is_subinterpreter():
         log.warning(
-            "kaspan: a sub-interpreter is not traced, since what kaspan needs works in main interpreters "
-            "only; with mod_wsgi, set WSGIApplicationGroup %{GLOBAL}"
+            "kaspan: this sub-interpreter is not traced: some modules that kaspan needs work in the main "
+            "interpreter only; with mod_wsgi, set WSGIApplicationGroup %{GLOBAL}"
         )
         return
     from kaspan.config import ConfigError, load
@@ -78,19 +78,19 @@ def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> N
     try:
         loaded = load(environ=environ, data=data, side="interceptor")
     except ConfigError as error:
-        log.warning("kaspan: this process is not traced, because of its configuration:\n%s", error)
+        log.warning("kaspan: this process is not traced: its configuration is wrong:\n%s", error)
         return
     settings = loaded.settings
     if not settings.interceptor.enabled:
         return
     if loaded.warnings:
-        left_aside = "\n".join(loaded.warnings)
-        log.warning("kaspan: this process is traced, but not all settings can be used:\n%s", left_aside)
+        ignored = "\n".join(loaded.warnings)
+        log.warning("kaspan: this process is traced, but some settings are ignored:\n%s", ignored)
 
     from kaspan.interceptor.otel.tracer_proxy import provide_tracers
     from kaspan.interceptor.tracing.tracing import Tracing
 
-    imports.after(PEER, _displace_peer)  # first, since its patches would be taken for ours
+    imports.after(PEER, _displace_peer)  # first: later, its patches would look like ours
     global _tracing  # noqa: PLW0603
     tracing = _tracing = Tracing(settings.service or program, settings.interceptor)
     _patch(tracing)
@@ -112,7 +112,7 @@ def _activate(environ: Mapping[str, str], program: str, data: bytes | None) -> N
         named.watch()
 
 
-# Each imports what few applications need, once they have imported what needs it.
+# Few applications need what the next functions import. They run when the application has imported its part.
 
 
 def _displace_peer(module: Any) -> None:
@@ -133,11 +133,11 @@ def _follow_records(record_class: type, tracing: Tracing) -> None:
 
         follow_records(tracing, record_class, imports)
     except Exception as error:  # noqa: BLE001
-        record_failure("following records to where they are handed over", error)
+        record_failure("following records to other threads and tasks", error)
 
 
 def _patch(tracing: Tracing) -> None:
-    """Patch the classes; one that this kafka-python lacks, or has changed, takes nothing from the other."""
+    """Patch the classes. If one is missing or changed in this kafka-python, the others are still patched."""
     missing = []
     patches = (
         ("KafkaProducer", _patch_producer),
@@ -151,7 +151,7 @@ def _patch(tracing: Tracing) -> None:
         except (ImportError, AttributeError) as error:
             missing.append(f"{what} is not traced ({type(error).__name__}: {error})")
     if missing:
-        log.warning("kaspan: this is not a kafka-python that kaspan knows: %s", "; ".join(missing))
+        log.warning("kaspan: kaspan does not know this kafka-python: %s", "; ".join(missing))
 
 
 def _patch_producer(tracing: Tracing) -> None:

@@ -1,8 +1,8 @@
-"""Between the import of kafka and the first use of it: nothing but what is needed to notice that.
+"""Wait, after the import of kafka, for the first producer or consumer, and switch tracing on then.
 
-Many processes import kafka with the rest of an application and never make a client. What tracing needs, from
-the schema of the settings to OpenTelemetry's API, is loaded when the first one is made, or when what works
-with tracing is imported.
+Many processes import kafka with the rest of an application and never make a client. So only this is loaded
+at `import kafka`. The rest, from the schema of the settings to OpenTelemetry's API, is loaded when the
+application makes its first client, or imports a module that needs tracing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 _KAFKA_PYTHON = ("kafka.cluster", "kafka.future", "kafka.structs", "kafka.version")
-"""What `import kafka` has loaded, in every version, if it is kafka-python."""
+"""Modules that `import kafka` loads in every version of kafka-python."""
 _CLIENTS = (("kafka.producer.kafka", "KafkaProducer"), ("kafka.consumer.group", "KafkaConsumer"))
-_WORK_WITH_TRACING = ("kaspan.interceptor.functions.decorators", PEER)
+_NEED_TRACING = ("kaspan.interceptor.functions.decorators", PEER)
 _AT_ONCE = (
     "KASPAN_INTERCEPTOR",
     "KASPAN_INTERCEPTOR__ENABLED",
@@ -37,29 +37,29 @@ _AT_ONCE = (
     "OTEL_SDK_DISABLED",
 )
 
-_stands_by = False
+_is_waiting = False
 
 
 def wait_for_first_client(defaults: Mapping[str, str]) -> None:
-    """Have tracing switched on when it is needed, by the environment of this moment.
+    """Switch tracing on at the first client, with the environment variables of this moment.
 
-    `defaults` are variables for a process whose environment does not have them. At once where functions may
-    be named in the settings, since those of modules that are imported from now on are replaced as they come;
-    where it may be disabled, since nothing must be changed then; and where it is no kafka-python that we
-    know, to say so. kaspan's own commands are not traced, nor is an application whose `kafka` is a package of
-    its own. Never raises; calling it again does nothing.
+    `defaults` are variables for a process that does not set them. Tracing is switched on at once in three
+    cases: the settings may name functions (modules that are imported from now on are patched as they come);
+    the settings may disable tracing (then nothing may be patched); or this kafka-python is unknown (a
+    warning says so). Does nothing in kaspan's own commands, and where `kafka` is another package than
+    kafka-python. Never raises; calling it again does nothing.
     """
-    global _stands_by  # noqa: PLW0603
-    if _stands_by or "kaspan.cli.main" in sys.modules or not all(map(sys.modules.get, _KAFKA_PYTHON)):
+    global _is_waiting  # noqa: PLW0603
+    if _is_waiting or "kaspan.cli.main" in sys.modules or not all(map(sys.modules.get, _KAFKA_PYTHON)):
         return
-    _stands_by = True
+    _is_waiting = True
     try:
-        _stand_by({**defaults, **os.environ})
+        _wait({**defaults, **os.environ})
     except Exception as error:  # noqa: BLE001
         record_failure("waiting for the first client (the application runs untraced)", error)
 
 
-def _stand_by(environ: Mapping[str, str]) -> None:
+def _wait(environ: Mapping[str, str]) -> None:
     program, path = program_name(), environ.get("KASPAN_CONFIG")
     data = _read(os.path.expanduser(path)) if path else None
 
@@ -77,7 +77,7 @@ def _stand_by(environ: Mapping[str, str]) -> None:
     try:
         clients = [getattr(loaded(module), name) for module, name in _CLIENTS]
         fetcher = loaded("kafka.consumer.fetcher")
-        # Now already, since whoever imports it has another class otherwise.
+        # Replaced now: an application that imports the class keeps the one that it finds here.
         fetcher.ConsumerRecord = with_span_attribute(fetcher.ConsumerRecord)
         for client in clients:
             _at_first_instance(client, activate)
@@ -85,19 +85,19 @@ def _stand_by(environ: Mapping[str, str]) -> None:
         activate()
         return
     at_exit.register()
-    for name in _WORK_WITH_TRACING:
+    for name in _NEED_TRACING:
         imports.after(name, activate)
     imports.after("opentelemetry.trace", lambda trace: provide_tracers(trace, activate))
 
 
 def _read(path: str) -> bytes | None:
-    """The YAML file's bytes, unless something in them may have to be known at once; None where it cannot be
-    read, which has to be said.
+    """Read the YAML file. None if it cannot be read, or may hold a setting that acts at once: in both cases
+    tracing is switched on now, and a warning names an error.
     """
     from kaspan.wire import MAX_SETTINGS_BYTES  # here, since few processes name a file
 
     try:
-        # Opening a pipe otherwise would wait for somebody to write to it.
+        # O_NONBLOCK: opening a pipe would wait for its writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             data = file.read(MAX_SETTINGS_BYTES + 1) if is_file else b""
@@ -105,8 +105,8 @@ def _read(path: str) -> bytes | None:
         return None
     if not data or len(data) > MAX_SETTINGS_BYTES:
         return None
-    telling = (b"functions", b"enabled", b"\\")  # a key can be written with escapes
-    return None if any(word in data for word in telling) else data
+    immediate = (b"functions", b"enabled", b"\\")  # a key can be written with escapes
+    return None if any(word in data for word in immediate) else data
 
 
 def _at_first_instance(client: Any, activate: Any) -> None:
@@ -114,11 +114,11 @@ def _at_first_instance(client: Any, activate: Any) -> None:
 
 
 class _FirstInit:
-    """Stands as a class's `__init__` until it is wanted for an instance, and calls `activate` then.
+    """Replaces a class's `__init__` until the first instance is made, and calls `activate` then.
 
-    It hands out the original, so that there is no frame in between: kafka-python counts frames to say whose
-    line a warning is about. To those that take it out of the class's `__dict__`, as unittest.mock does, it is
-    a function like the original.
+    As a descriptor it returns the original, so that it adds no frame: kafka-python counts frames to find the
+    line of the application that a warning is about. Code that takes it out of the class's `__dict__`, as
+    unittest.mock does, sees a function like the original.
     """
 
     def __init__(self, client: Any, activate: Any) -> None:
@@ -126,11 +126,11 @@ class _FirstInit:
         functools.update_wrapper(self, self._original)
 
         @functools.wraps(self._original)
-        def of_class(*args: Any, **kwargs: Any) -> None:
+        def function(*args: Any, **kwargs: Any) -> None:
             self._notice()
             self._original(*args, **kwargs)
 
-        self._of_class = of_class
+        self._function = function
 
     @property  # type: ignore[misc]  # of object it can be set
     def __class__(self) -> Any:
@@ -140,15 +140,15 @@ class _FirstInit:
         return getattr(self._original, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        self._of_class(*args, **kwargs)
+        self._function(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
-            return self._of_class
+            return self._function
         self._notice()
         return self._original.__get__(instance, owner)
 
     def _notice(self) -> None:
         is_on = self._activate() is not None
-        if is_on and vars(self._client).get("__init__") is self:  # unless somebody has wrapped it meanwhile
+        if is_on and vars(self._client).get("__init__") is self:  # unless it was wrapped meanwhile
             self._client.__init__ = self._original

@@ -1,4 +1,4 @@
-"""kafka-python as the application has loaded it: nothing is imported by its name here."""
+"""kafka-python as the application has loaded it. Nothing here imports it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ PEER = "opentelemetry.instrumentation.kafka"
 
 
 def loaded(module: str) -> Any:
-    """Return a module of kafka-python, which is loaded with it. Imports nothing, since by that name an
-    application may have code of its own. Raises ImportError where it is not loaded.
+    """Return a loaded module of kafka-python. Raises ImportError if it is not loaded: it is not imported,
+    since an application may have a module of its own by that name.
     """
     found = sys.modules.get(module)
     if found is None:

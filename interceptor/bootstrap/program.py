@@ -7,7 +7,7 @@ import sys
 
 
 def program_name() -> str:
-    """The service's name when nobody gave one: the program's, without folders and .py."""
+    """Return the default name of the service: that of the program, without its folder and `.py`."""
     path = (getattr(sys, "argv", None) or [""])[0]
     folder, file = os.path.split(path)
     name = os.path.basename(folder) if file == "__main__.py" else file.removesuffix(".py")

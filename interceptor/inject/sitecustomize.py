@@ -1,10 +1,10 @@
 """Python runs this at start-up: `kaspan run` puts its folder first on PYTHONPATH, and a `.pth` file of
 `kaspan install` calls `install`.
 
-It waits for the application to import kafka, and only then loads kaspan; then it lets the next
-sitecustomize on the path run as if this one were not there. It imports nothing, since most interpreters
-under `kaspan run` never use Kafka and must not pay for it, and it must never fail. A Python that is too old
-for kaspan reads it too, Python 2 included, and would not run the next sitecustomize if it could not.
+It waits until the application imports kafka, and loads kaspan then. It runs the next sitecustomize on the
+path, which Python would have run without this one. It must never fail, and imports nothing: most
+interpreters under `kaspan run` never use Kafka and must not pay for it. Pythons that are too old for kaspan
+run it too, even Python 2, so it has to be valid there.
 """
 
 import sys
@@ -12,11 +12,11 @@ import sys
 TARGET = "kafka"
 OLDEST = (3, 10)
 DEFAULTS = {}
-"""Variables for processes that have none of their own, as `kaspan install` was told."""
+"""Environment variables that `kaspan install` was given, for processes that do not set them."""
 
 
 def activate():
-    """Load what waits for the first client; whatever goes wrong here, the application runs on untraced."""
+    """Load the module that waits for the first client. If that fails, the application runs untraced."""
     if sys.version_info < OLDEST:
         why = "%s is Python %d.%d, and kaspan needs %d.%d or newer"
         say_untraced(why % ((sys.executable,) + sys.version_info[:2] + OLDEST))  # noqa: RUF005 (Python 2)
@@ -31,7 +31,7 @@ def activate():
 
 
 def say_untraced(why):
-    """Say that this process is not traced, and why."""
+    """Print that this process is not traced, and why."""
     sys.stderr.write("kaspan: this process is not traced: " + why + "\n")
 
 
@@ -42,18 +42,18 @@ class KafkaLoader:
         self._loader = loader
 
     def __getattr__(self, name):
-        # Everything but exec_module is the real loader's: resources, source, zip archives.
+        # All except exec_module is the real loader's: resources, source, zip archives.
         return getattr(self._loader, name)
 
     def exec_module(self, module):
-        """Execute `kafka` as if this loader had never been there, then patch what it defined."""
+        """Execute `kafka` with its real loader in place, then patch what it defined."""
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         activate()
 
 
 class KafkaFinder:
-    """A meta path finder that takes part in one import, of `kafka`, and in no other."""
+    """A meta path finder that finds `kafka` only."""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):
@@ -71,13 +71,13 @@ class KafkaFinder:
 
     @classmethod
     def find_module(cls, name, _path=None):
-        """Find nothing, for Python 2, which asks by this name."""
+        """Find nothing. Python 2 calls this one."""
         if name == TARGET:
             activate()
 
 
 def install(defaults=()):
-    """Have kaspan wait for the first client once kafka is imported, which it may be. Safe to call twice."""
+    """Load kaspan once kafka is imported; at once if it is. Safe to call twice."""
     DEFAULTS.update(defaults)
     if TARGET in sys.modules:
         activate()
@@ -86,7 +86,7 @@ def install(defaults=()):
 
 
 def run_the_next_sitecustomize():
-    """Load the sitecustomize that Python would have found without ours; its errors are its own."""
+    """Load the sitecustomize that Python would have found without ours. Raises what it raises."""
     ours = __file__.rpartition("/")[0]
     others = [entry for entry in sys.path if entry != ours]
     if sys.version_info < (3, 4):  # noqa: UP036 (see above)
@@ -102,7 +102,7 @@ def run_the_next_sitecustomize():
         if getattr(finder, "__name__", "") == "PathFinder":
             spec = finder.find_spec("sitecustomize", others)
             if spec is not None and spec.loader is not None:
-                # importlib.util has the same function and costs milliseconds; Debian has a sitecustomize.
+                # importlib.util has this too, but takes milliseconds to load. Debian has a sitecustomize.
                 from _frozen_importlib import module_from_spec
 
                 module = sys.modules["sitecustomize"] = module_from_spec(spec)
@@ -110,6 +110,6 @@ def run_the_next_sitecustomize():
             return
 
 
-if __name__ != "kaspan_hook":  # which it is to `kaspan install`
+if __name__ != "kaspan_hook":  # the name under which the .pth file of `kaspan install` loads it
     install()
     run_the_next_sitecustomize()

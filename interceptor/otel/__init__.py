@@ -1,1 +1,1 @@
-"""OpenTelemetry beside kaspan: its tracers, its SDK, its instrumentation of kafka-python."""
+"""OpenTelemetry in the same process: its tracers, its SDK, its instrumentation of kafka-python."""

@@ -1,6 +1,6 @@
-"""opentelemetry-instrumentation-kafka-python, active in the same process: kaspan takes its place.
+"""Remove opentelemetry-instrumentation-kafka-python where it is active too.
 
-Both would make a span of each record, and both would write headers.
+Each record would have two spans, and headers of both.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from kaspan.interceptor.failures import log
 
 
 def displace(module: Any) -> None:
-    """Take away the patches of the peer, the module `opentelemetry.instrumentation.kafka`, and let it make
-    none from now on; with one warning if it would have.
+    """Remove the patches of the module `opentelemetry.instrumentation.kafka`, and prevent new ones. One
+    warning tells if there are any.
     """
     instrumentor: Any = module.KafkaInstrumentor
     if getattr(instrumentor._instrument, "__module__", None) == __name__:
@@ -22,18 +22,18 @@ def displace(module: Any) -> None:
     if instance.is_instrumented_by_opentelemetry:
         instance._uninstrument()
         _warn()
-    instrumentor._instrument = _leave_it_to_kaspan
+    instrumentor._instrument = _do_not_instrument
 
 
-def _leave_it_to_kaspan(self: Any, **kwargs: Any) -> None:  # noqa: ARG001 (the instrumentor's own signature)
+def _do_not_instrument(self: Any, **kwargs: Any) -> None:  # noqa: ARG001 (the instrumentor's own signature)
     _warn()
 
 
 @functools.cache
 def _warn() -> None:
-    # Once in a process, however often the peer is switched on.
+    # Cached: once in a process.
     log.warning(
-        "kaspan: opentelemetry-instrumentation-kafka-python is switched on too; kaspan traces kafka-python "
-        "in its place, so that no record has two spans (to have that one instead, set interceptor.enabled to "
-        "false)"
+        "kaspan: opentelemetry-instrumentation-kafka-python is switched on too; kaspan has removed its "
+        "patches, since each record would have two spans (to use it instead of kaspan, set "
+        "interceptor.enabled to false)"
     )

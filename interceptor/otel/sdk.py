@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK, its spans going the way of kaspan's own. Imported when the first of them is made."""
+"""A provider of OpenTelemetry's SDK whose spans are reported like kaspan's. Imported at the first of them."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _KINDS = {
     SpanKind.CONSUMER: "CONSUMER",
 }
 _REMOTE = ("peer.service", "server.address", "net.peer.name", "network.peer.address", "db.name")
-"""What names the other side, best first. Source: OpenTelemetry's specification of its Zipkin exporter."""
+"""Attributes that name the remote service, best first. Source: OpenTelemetry's specification for Zipkin."""
 _DEPRECATED = ("otel.library.name", "otel.library.version")
 
 
 def make_provider(tracing: Tracing) -> TracerProvider:
-    """Make the provider of a process: kaspan's ids, kaspan's decisions, into kaspan's ring."""
+    """Make a provider that uses kaspan's ids, sampling and reporter."""
     provider = Provider(
         sampler=ParentBased(RootSampler(tracing)),
-        # Not Resource.create(): it starts threads, and what it finds is on none of kaspan's spans.
+        # Not Resource.create(): it starts threads, and kaspan's spans show nothing of what it detects.
         resource=Resource({SERVICE_NAME: tracing.service}),
         id_generator=Ids(),
         shutdown_on_exit=False,
@@ -50,9 +50,8 @@ def make_provider(tracing: Tracing) -> TracerProvider:
 
 
 class Provider(TracerProvider):
-    """The SDK's provider, but for what it does in a forked child: the first thing there would be to look at
-    the process in a pool of threads, which deadlocks where that pool's module was loaded after the provider
-    was made (SDK 1.45), and what it finds is on none of kaspan's spans.
+    """TracerProvider without its after-fork hook, which detects the resource again in a thread pool. That
+    deadlocks if the module of the pool was loaded after the provider was made (SDK 1.45).
     """
 
     def _handle_fork(self) -> None:
@@ -60,7 +59,7 @@ class Provider(TracerProvider):
 
 
 class Ids(IdGenerator):
-    """Identifiers as kaspan makes them: an application that seeds `random` repeats none."""
+    """Makes ids as kaspan does: an application that seeds `random` repeats none."""
 
     def generate_span_id(self) -> int:
         """Make a span id."""
@@ -72,7 +71,7 @@ class Ids(IdGenerator):
 
 
 class RootSampler(Sampler):
-    """Decides for traces that begin with such a span as kaspan does for its own."""
+    """Samples traces that begin with a span of OpenTelemetry's API by kaspan's rate."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._sampler = tracing.sampler
@@ -80,19 +79,19 @@ class RootSampler(Sampler):
     def should_sample(
         self, parent_context: Context | None, trace_id: int, name: str, *args: Any, **kwargs: Any
     ) -> SamplingResult:
-        """Take the trace or leave it."""
-        taken = self._sampler.samples_all or self._sampler.is_sampled(b"%032x" % trace_id)
-        chosen: Any = ALWAYS_ON if taken else ALWAYS_OFF
+        """Decide whether the trace is recorded."""
+        is_sampled = self._sampler.samples_all or self._sampler.is_sampled(b"%032x" % trace_id)
+        chosen: Any = ALWAYS_ON if is_sampled else ALWAYS_OFF
         result: SamplingResult = chosen.should_sample(parent_context, trace_id, name, *args, **kwargs)
         return result
 
     def get_description(self) -> str:
-        """Name it."""
+        """Return the sampler's name."""
         return "kaspan"
 
 
 class RingProcessor(SpanProcessor):
-    """Writes each span into the ring as it ends, in the thread that ends it."""
+    """Reports each span when it ends, in the thread that ends it."""
 
     def __init__(self, tracing: Tracing) -> None:
         self._reporter = tracing.reporter
@@ -104,7 +103,7 @@ class RingProcessor(SpanProcessor):
         self._forked_ns = time.time_ns()
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Report the span; one that was begun before a fork is the parent's to report. Never raises."""
+        """Report the span, unless it began before a fork: then the parent does. Never raises."""
         try:
             context = span.get_span_context()
             if context is None or not context.trace_flags.sampled or (span.start_time or 0) < self._forked_ns:
@@ -115,10 +114,10 @@ class RingProcessor(SpanProcessor):
 
 
 class SpanEncoder(JsonEncoder):
-    """Encodes a span as opentelemetry-exporter-zipkin-json does, but for what that gets wrong.
+    """Encodes a span as opentelemetry-exporter-zipkin-json does, without its mistakes.
 
-    Derived from what its encoder for version 2 is derived from, because importing that one imports requests,
-    which takes 100 ms more.
+    A subclass of the exporter's base class: importing its encoder for Zipkin v2 imports requests, which takes
+    100 ms more.
     """
 
     def __init__(self, service: str) -> None:
@@ -126,7 +125,7 @@ class SpanEncoder(JsonEncoder):
         self._local = {"serviceName": service}
 
     def encode(self, span: Any) -> bytes:
-        """Return the Zipkin v2 JSON of a span, of at most what the ring's reader takes."""
+        """Return the Zipkin v2 JSON of a span, at most MAX_SPAN_BYTES: else without annotations, or tags."""
         encoded = self._encode_span(span, self._local)
         for part in ("annotations", "tags"):
             payload = json.dumps(encoded, separators=(",", ":")).encode()
@@ -139,12 +138,12 @@ class SpanEncoder(JsonEncoder):
         context = span.get_span_context()
         trace_id = self._encode_trace_id(context.trace_id)
         encoded: dict[str, Any] = {
-            # A trace of 64 bits is the same one that kaspan's spans call by 16 digits.
+            # kaspan's own spans write a trace id of 64 bits with 16 digits.
             "traceId": trace_id[16:] if trace_id.startswith("0" * 16) else trace_id,
             "id": self._encode_span_id(context.span_id),
             "name": span.name[:MAX_TAG_CHARACTERS],
             "timestamp": self._nsec_to_usec_round(span.start_time),
-            # Zipkin takes 0 for unknown.
+            # Zipkin reads 0 as unknown.
             "duration": max(1, self._nsec_to_usec_round(span.end_time - span.start_time)),
             "localEndpoint": encoded_local_endpoint,
         }
@@ -165,7 +164,7 @@ class SpanEncoder(JsonEncoder):
 
     def _tags(self, span: Any) -> dict[str, str]:
         tags: dict[str, Any] = self._extract_tags_from_span(span)
-        # The resource's attributes are the service's, which is in the endpoint.
+        # The resource's attributes describe the service, which is the local endpoint.
         unwanted = {*span.resource.attributes, *_DEPRECATED} - {*(span.attributes or ())}
         if not tags.get("otel.scope.version"):
             unwanted.add("otel.scope.version")

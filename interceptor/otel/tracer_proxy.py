@@ -1,9 +1,8 @@
-"""A tracer for everybody who asks OpenTelemetry's API for one while the application has set no provider.
+"""Tracers for spans of OpenTelemetry's API while the application has set no TracerProvider.
 
-Those who ask are given a proxy by the API, which looks for the real provider at each span until there is
-one. There, and not in the application's place for its provider, kaspan's stands: an application that sets
-its own, before or after, has it from then on. The SDK is loaded at the first span, since it costs more than
-all the rest of kaspan.
+Without a provider the API returns a proxy, which looks for the provider at each span. kaspan patches the
+proxy and does not set a provider, so the application can set its own at any time and has it from then on.
+The SDK is loaded at the first span: that takes longer than loading the rest of kaspan.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ _IS_OURS = "_kaspan_is_ours"
 
 
 class LazyProvider:
-    """Makes the SDK's provider when a tracer is needed; `tracer` gives None if it cannot be had."""
+    """Makes the SDK's provider when the first tracer is needed."""
 
     def __init__(self, get_tracing: Callable[[], Tracing | None]) -> None:
         self._get_tracing = get_tracing
         self._provider: TracerProvider | None = None
         self._failed = False
         self._making = threading.RLock()
-        # Loaded here: this module is imported with kafka, that one only where OpenTelemetry's API is.
+        # Imported here: this module is loaded with kafka, fork only with OpenTelemetry's API.
         from kaspan.interceptor import fork
 
         fork.after_in_child(fork.OTEL_PROVIDER, self._after_fork)
 
     def _after_fork(self) -> None:
-        # Another thread of the parent's may have been holding it.
+        # Another thread of the parent may have held the lock.
         self._making = threading.RLock()
         if self._provider is None:
             self._failed = False
 
     def tracer(self, name: str, *more: Any) -> Tracer | None:
-        """Return the tracer of an instrumentation. Blocks while the SDK is being loaded; never raises."""
+        """Return an instrumentation's tracer; None without SDK. Blocks while it is loaded; never raises."""
         try:
             if self._provider is None:
                 self._make()
@@ -58,22 +57,22 @@ class LazyProvider:
     def _make(self) -> None:
         with self._making:
             if self._provider is None and not self._failed:
-                self._failed = True  # until it is done, for whoever asks from within the import
+                self._failed = True  # meanwhile: the import may itself ask for a tracer
                 tracing = self._get_tracing()
                 if tracing is not None and not self._provide(tracing):
                     return
                 self._failed = False
 
     def _provide(self, tracing: Tracing) -> bool:
-        """Make the provider; false where what it takes is not installed, which it need not be."""
+        """Make the provider; False if the SDK is not installed, which is optional."""
         try:
             from kaspan.interceptor.otel.sdk import make_provider
         except ModuleNotFoundError as error:
             if not (error.name or "").startswith("opentelemetry"):
                 raise
             log.info(
-                "kaspan: spans of OpenTelemetry's API are not recorded, since %s is not installed here; "
-                "that takes kaspan[opentelemetry]",
+                "kaspan: spans of OpenTelemetry's API are not recorded: %s is not installed; install "
+                "kaspan[opentelemetry]",
                 error.name,
             )
             return False
@@ -82,24 +81,25 @@ class LazyProvider:
 
 
 def provide_tracers(trace: Any, get_tracing: Callable[[], Tracing | None]) -> None:
-    """Let the proxies of the API, the module `opentelemetry.trace`, find kaspan's provider where there is no
-    other. Doing so again does nothing.
+    """Patch the proxy of the API, the module `opentelemetry.trace`, to use kaspan's provider where there is
+    no other. Calling it again does nothing.
 
-    `get_tracing` is asked at the first such span, and gives None while the process is not traced.
+    `get_tracing` is called at the first such span, and returns None while the process is not traced.
     """
     proxy: Any = trace.ProxyTracer
-    own: Any = proxy.__dict__.get("_tracer")
-    if not isinstance(own, property) or own.fget is None:
-        record_failure("providing OpenTelemetry's tracers", TypeError("this version's proxy is not known"))
+    original: Any = proxy.__dict__.get("_tracer")
+    if not isinstance(original, property) or original.fget is None:
+        error = TypeError("kaspan does not know the proxy of this version")
+        record_failure("providing OpenTelemetry's tracers", error)
         return
-    if hasattr(own.fget, _IS_OURS):
+    if hasattr(original.fget, _IS_OURS):
         return
-    find, lazy = own.fget, LazyProvider(get_tracing)
+    find, lazy = original.fget, LazyProvider(get_tracing)
 
     def _tracer(self: Any) -> Tracer:
         found: Tracer = find(self)
         if found is not getattr(self, "_noop_tracer", None):
-            return found  # of the application's provider
+            return found  # the application's provider made it
         made: Tracer | None = self.__dict__.get(_TRACER)
         if made is None:
             made = self.__dict__[_TRACER] = lazy.tracer(
