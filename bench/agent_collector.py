@@ -1,9 +1,9 @@
-"""The agent beside the OpenTelemetry Collector (Go) on the same work: from Zipkin clients to a Zipkin.
+"""The agent compared with the OpenTelemetry Collector (Go) on the same work: from Zipkin clients to Zipkin.
 
-Needs a Collector with zipkin receiver, zipkin exporter and file_storage, named by --collector or the variable
-OTELCOL; without one it says so and ends. They take turns: the agent by rings and by HTTP, its spool flushing
-every commit, and the Collector with its queue in memory and in a file with fsync. CPU microseconds of the
-process a span, and its peak of memory.
+Needs a Collector with zipkin receiver, zipkin exporter and file_storage: --collector or the variable OTELCOL
+names it. Without one the bench ends with a message. Four variants take turns: the agent by rings and by HTTP,
+with a spool that flushes every commit, and the Collector with its queue in memory and in a file with fsync.
+Measured: CPU microseconds of the process for each span, and its peak memory.
 
     python bench/agent_collector.py [--collector PATH] [--rounds 3] [--spans 80000] [--rate 8000]
 """
@@ -46,14 +46,14 @@ service:
 
 
 class Cost(NamedTuple):
-    """What one process took for one round."""
+    """The cost of one process in one round."""
 
     cpu_us: float
     peak_mb: float
 
 
 def measured(pid: int, zipkin: CountingZipkin, spans: int, give: Callable[[], None]) -> Cost:
-    """Have spans given, and wait until Zipkin has them all."""
+    """Send spans by `give`, and wait until Zipkin has all of them."""
     began_ns, before = cpu_ns(pid), zipkin.spans
     Forked(give).wait()
     deadline_s = time.monotonic() + 120
@@ -64,7 +64,7 @@ def measured(pid: int, zipkin: CountingZipkin, spans: int, give: Callable[[], No
 
 
 def by_agent(way: str, spans: int, rate: float) -> Cost:
-    """A fresh agent."""
+    """Measure a new agent."""
     zipkin = CountingZipkin()
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as ring_dir,
@@ -82,7 +82,7 @@ def by_agent(way: str, spans: int, rate: float) -> Cost:
 
 
 def by_collector(collector: str, storage: str, spans: int, rate: float) -> Cost:
-    """A fresh Collector."""
+    """Measure a new Collector."""
     zipkin = CountingZipkin()
     with tempfile.TemporaryDirectory() as directory, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -107,7 +107,7 @@ def by_collector(collector: str, storage: str, spans: int, rate: float) -> Cost:
 
 
 def main() -> None:
-    """Print the medians and the ratios, and keep them."""
+    """Print the medians and the ratios, and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--collector", default=os.environ.get("OTELCOL", ""))
     parser.add_argument("--rounds", type=int, default=3)
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=8_000)
     options = parser.parse_args()
     if not options.collector:
-        print("agent_collector: no Collector to compare with; name one by OTELCOL")
+        print("agent_collector: there is no Collector to compare with; name one by OTELCOL")
         return
     spans, rate = options.spans, options.rate
     candidates: dict[str, Callable[[], Cost]] = {

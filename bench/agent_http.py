@@ -1,8 +1,8 @@
-"""What the HTTP path costs the agent: CPU microseconds a span, with a spool that flushes every commit.
+"""The cost of the HTTP path in the agent: CPU microseconds a span, with a spool that flushes every commit.
 
-Clients in processes of their own post bodies of spans of a usual size and wait for each 202; a null Zipkin
-in a process of its own reads each report and answers 202. Each run has a fresh agent; the median of the runs
-is the figure. The spool's disk matters: --spool-dir says where it is.
+Client processes post bodies of spans of a usual size and wait for each 202. A null Zipkin, another process,
+reads each report and answers 202. Each run starts a new agent; the result is the median of the runs. It
+depends on the disk of the spool, which --spool-dir names.
 
     python bench/agent_http.py [--runs 5] [--spans 300000] [--rate 20000] [--body 100] [--clients 4]
 
@@ -46,7 +46,7 @@ def report(first: int, spans: int, encoding: str) -> bytes:
 
 
 def proto3(span: dict[str, object]) -> bytes:
-    """Encode the benchmark's span; it has no field that is not written here."""
+    """Encode the benchmark's span, with the fields that it has."""
 
     def field(number: int, value: bytes) -> bytes:
         return bytes([number << 3 | 2]) + varint(len(value)) + value
@@ -70,7 +70,7 @@ def proto3(span: dict[str, object]) -> bytes:
 
 
 def post(port: int, spans: int, rate: float, body: int, encoding: str) -> None:
-    """Post spans over one connection at a rate, each body after the answer to the one before."""
+    """Post spans over one connection at a rate; each body waits for the answer to the one before."""
     client = socket.create_connection(("127.0.0.1", port))
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     prepared = [report(os.getpid() * 10_000_000 + n * body + 1, body, encoding) for n in range(16)]

@@ -1,7 +1,7 @@
-"""How long a span takes from its end to Zipkin's 202 at low load: milliseconds, p50 and p99, by both ways.
+"""The time from a span's end to Zipkin's 202 at low load: milliseconds, p50 and p99, by ring and by HTTP.
 
-One span at a time at random moments, one or two a second, at the defaults and with flush_interval_s 0.05. The
-clock stops when the Zipkin of the benchmark has written its answer.
+Sends one span at a time, at random moments, one or two a second, with the default settings and with
+flush_interval_s 0.05. The clock stops when the benchmark's Zipkin has written its answer.
 
     python bench/agent_latency.py [--spans 100]
 """
@@ -27,12 +27,12 @@ from load_worker import HEAD, CountingZipkin
 from kaspan.interceptor.reporters.ring import SpanRing
 
 SETTINGS = {"defaults": {}, "flush_interval_s: 0.05": {"KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S": "0.05"}}
-MAX_PAUSE_S = 1.0  # as long as the longest interval, so that a span comes at any moment of it
+MAX_PAUSE_S = 1.0  # the longest flush interval, so that spans come at any moment of it
 RESULTS = Path(__file__).parent / "results"
 
 
 def latencies_ms(zipkin: CountingZipkin, way: str, variables: dict[str, str], spans: int) -> list[float]:
-    """Start an agent, report spans one by one, and return how long each took."""
+    """Start an agent, report spans one by one, and return the latency of each."""
     rng = random.Random(1)
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as ring_dir,
@@ -68,7 +68,7 @@ def latencies_ms(zipkin: CountingZipkin, way: str, variables: dict[str, str], sp
 
 
 def main() -> None:
-    """Print a line for each way and setting, and keep them."""
+    """Print a line for each way and setting, and write the results to a file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spans", type=int, default=100)
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Whether the agent holds a load: 50 applications, by rings and by HTTP, with Zipkin there and away.
+"""The agent under load: 50 applications, by rings and by HTTP, with a Zipkin that is up and then down.
 
-For each way a fresh agent is given `--spans` at `--rate` a second, first with a Zipkin that takes them, then
-`--outage-spans` with none: the spool has to take them, and to drain when Zipkin is back. Spans are counted at
-both ends. Ten minutes of 20,000 a second are 12 million and take 7 GB of disk; a tenth shows the same,
-since memory that grows with the spool grows with the first of them as well.
+For each way a new agent gets `--spans` at `--rate` a second while Zipkin is up, then `--outage-spans` while
+it is down: the spool must take them, and drain when Zipkin is back. Spans are counted at both ends. Ten
+minutes of 20,000 a second are 12 million spans and 7 GB of disk. The default is a tenth of that, which
+shows the same: memory that grows with the spool grows with the first spans too.
 
     python bench/agent_load.py [--rate 20000] [--spans 1200000] [--outage-spans 1200000] [--ways ring,http]
 """
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Phase(NamedTuple):
-    """What was seen of the agent while it was given spans, or drained."""
+    """The measurements of one phase: steady load, outage, or draining."""
 
     name: str
     spans: int
@@ -45,7 +45,7 @@ class Phase(NamedTuple):
     spool_mb: float
 
     def line(self) -> str:
-        """One line of the table."""
+        """Return the phase as a line of the table."""
         return (
             f"{self.name:24} {self.spans:9} {self.spans / self.seconds:8.0f} {self.lost:6} "
             f"{self.cpu_us:8.2f} {self.rss_first_mb:7.1f} {self.rss_last_mb:7.1f} {self.rss_peak_mb:7.1f} "
@@ -60,7 +60,7 @@ TITLE = (
 
 
 class Agent:
-    """An agent with a spool without a limit that matters, watched while others give it work."""
+    """An agent whose spool does not fill up, measured while applications send spans."""
 
     def __init__(self, directory: str, ring_dir: str, zipkin_port: int) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -74,7 +74,7 @@ class Agent:
         command = [sys.executable, "-m", "kaspan.cli.main", "agent", "--ring-dir", ring_dir]
         command += ["--spool", str(self.spool), "--zipkin", f"http://127.0.0.1:{zipkin_port}"]
         command += ["--listen", f"127.0.0.1:{self.port}"]
-        self._log = open(f"{directory}/log", "w+")  # noqa: SIM115 (closed with the agent)
+        self._log = open(f"{directory}/log", "w+")  # noqa: SIM115 (closed by `end`)
         self._process = subprocess.Popen(command, stderr=self._log, env=environment)
         self.pid = self._process.pid
         while "reads rings" not in Path(self._log.name).read_text():
@@ -85,7 +85,7 @@ class Agent:
     def watch(
         self, name: str, spans: int, work: list[Forked], expected: int, zipkin: CountingZipkin | None
     ) -> Phase:
-        """Wait until the applications are done, and Zipkin, if there is one, has what it should."""
+        """Wait until the applications have ended and, if there is a Zipkin, it has all `expected` spans."""
         began_s, began_ns, seen_mb = time.monotonic(), cpu_ns(self.pid), [rss_mb(self.pid, "VmRSS")]
         deadline_s = began_s + 3600
         for process in work:
@@ -111,7 +111,7 @@ class Agent:
         )
 
     def end(self) -> None:
-        """End it by SIGTERM; fails if it left anything or said anything of a failure."""
+        """End the agent by SIGTERM; fails if spans are left in the spool, or if its log has a failure."""
         self._process.send_signal(signal.SIGTERM)
         code, said = self._process.wait(60), Path(self._log.name).read_text()
         assert code == 0, f"{code}: {said}"
@@ -121,7 +121,7 @@ class Agent:
 
 
 def start_applications(way: str, agent: Agent, spans: int, rate: float) -> list[Forked]:
-    """Fork those that give spans by this way; together so many, at that rate."""
+    """Fork applications that send `spans` spans in all, at `rate` a second in all."""
     share, part = APPLICATIONS // PROCESSES, spans // PROCESSES
 
     def work() -> None:
@@ -134,7 +134,9 @@ def start_applications(way: str, agent: Agent, spans: int, rate: float) -> list[
 
 
 def measure(way: str, options: argparse.Namespace) -> list[Phase]:
-    """One agent: a steady load, then, if asked for, the same without Zipkin, then the draining."""
+    """Measure one agent: steady load, then, if --outage-spans is not 0, an outage of Zipkin and the
+    draining.
+    """
     zipkin = CountingZipkin()
     phases = []
     with (
@@ -158,7 +160,7 @@ def measure(way: str, options: argparse.Namespace) -> list[Phase]:
 
 
 def main() -> None:
-    """Print a line for each phase and keep them; fails if a span was lost."""
+    """Print a line for each phase and write them to a file; fails if a span was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=int, default=20_000, help="spans a second, of all applications")
     parser.add_argument("--spans", type=int, default=1_200_000)

@@ -1,7 +1,7 @@
-"""What processors cost the agent: CPU microseconds a span, over batches of spans of a usual size.
+"""The cost of processors in the agent: CPU microseconds a span, for batches of spans of a usual size.
 
-Chains are measured in turn, in several rounds of one process; the median of the rounds is the figure. `none`
-is what the ring receiver does with a batch when no processor is configured: join it.
+The chains take turns, in several rounds of one process; the result is the median of the rounds. `none` is the
+work of the ring receiver without processors: it joins the spans of a batch.
 
     python bench/agent_processors.py [--rounds 9] [--spans 5000]
 """
@@ -28,12 +28,12 @@ BY_NAME = Redact(tags=("*password*", "*token*", "*authorization*"))
 BY_VALUE = Redact(values=(CARD, MAIL, BEARER))
 CHAINS: dict[str, Sequence[Processor]] = {
     "none": (),
-    "drop (nothing fits)": (Drop(topics=("audit.*",)),),
+    "drop (no match)": (Drop(topics=("audit.*",)),),
     "rename_remote": (RenameRemote(),),
     "add_tags (3)": (ADD_TAGS,),
-    "redact by name (nothing fits)": (BY_NAME,),
+    "redact by name (no match)": (BY_NAME,),
     "redact by name, hash 1 tag": (
-        Redact(tags=("kafka.key",), action="hash", hash_secret="bench"),  # noqa: S106 (of no use to anybody)
+        Redact(tags=("kafka.key",), action="hash", hash_secret="bench"),  # noqa: S106 (only for the bench)
     ),
     "redact by 1 pattern (no match)": (Redact(values=(CARD,)),),
     "redact by 3 patterns (no match)": (BY_VALUE,),
@@ -49,7 +49,7 @@ CHAINS: dict[str, Sequence[Processor]] = {
 
 
 def cost_us(chain: Chain | None, spans: Sequence[bytes]) -> float:
-    """CPU microseconds a span of one batch, joined as the receiver does."""
+    """CPU microseconds a span for one batch, joined as the receiver joins it."""
     started_s = time.process_time()
     SEPARATOR.join(spans if chain is None else chain.process(spans, Tally()))
     return (time.process_time() - started_s) / len(spans) * 1e6

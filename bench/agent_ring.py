@@ -1,8 +1,8 @@
-"""What the ring path costs the agent: CPU microseconds a span, with a spool that flushes every commit.
+"""The cost of the ring path in the agent: CPU microseconds a span, with a spool that flushes every commit.
 
-A writer fills rings with spans of a usual size as fast as the agent takes them; a null Zipkin in a process
-of its own reads each report and answers 202. Each run has a fresh agent; the median of the runs is the
-figure. The spool's disk matters: --spool-dir says where it is.
+A writer puts spans of a usual size into rings, and waits while a ring is nearly full. A null Zipkin, another
+process, reads each report and answers 202. Each run starts a new agent; the result is the median of the
+runs. It depends on the disk of the spool, which --spool-dir names.
 
     python bench/agent_ring.py [--runs 5] [--spans 300000] [--rate 20000] [--rings 1]
 """
@@ -35,7 +35,7 @@ TICKS_S = os.sysconf("SC_CLK_TCK")
 
 
 def null_zipkin(listener: socket.socket) -> None:
-    """Read reports and answer 202 to each, for ever: one connection, lengths by Content-Length."""
+    """Read reports for ever and answer 202 to each: one connection, bodies with Content-Length."""
     while True:
         connection, _ = listener.accept()
         buffer = memoryview(bytearray(1 << 20))
@@ -67,7 +67,7 @@ def start_null_zipkin() -> tuple[int, int]:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system CPU seconds of a process and its threads so far."""
+    """The CPU seconds of a process and its threads so far, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_S
 
@@ -99,7 +99,7 @@ def run(port: int, spans: int, rate: int, rings: int, spool_dir: str | None) -> 
 def measure(
     agent: subprocess.Popen[str], ring_dir: str, spans: int, rate: int, rings: int
 ) -> tuple[float, float, float]:
-    """Feed a running agent and end it; the same figures."""
+    """Send spans to a running agent and end it; returns the same as `run`."""
     assert agent.stderr is not None
     agent.stderr.readline()
     writers = [SpanRing(ring_dir, 4 << 20, {"service": "bench"}) for _ in range(rings)]
@@ -119,7 +119,7 @@ def measure(
 
 
 def write(writers: list[SpanRing], rings: list[int], spans: int, rate: int, started_s: float) -> None:
-    """Put spans into the rings in turn at `rate` a second, slower where a ring is nearly full."""
+    """Put spans into the rings in turn at `rate` a second; wait while a ring is nearly full."""
     step = max(1, rate // 100)
     for first in range(0, spans, step):
         for index in range(first, min(first + step, spans)):
@@ -130,13 +130,13 @@ def write(writers: list[SpanRing], rings: list[int], spans: int, rate: int, star
 
 
 def unread_bytes(ring: int) -> int:
-    """How much of a ring, an open file, the agent has not taken yet."""
+    """The bytes of a ring, an open file, that the agent has not taken yet."""
     header = os.pread(ring, 32, 0)
     return int.from_bytes(header[16:24], "little") - int.from_bytes(header[24:32], "little")
 
 
 def wait_until_taken(rings: list[int]) -> None:
-    """Wait for empty rings."""
+    """Wait until the rings are empty."""
     deadline_s = time.monotonic() + 60
     while any(map(unread_bytes, rings)):
         assert time.monotonic() < deadline_s, "the agent does not take the spans"

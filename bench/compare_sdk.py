@@ -1,11 +1,12 @@
-"""kaspan beside what users of Python have today: OpenTelemetry's SDK and Zipkin exporter in the application.
+"""kaspan compared with OpenTelemetry's SDK and its Zipkin exporter in the application.
 
-Applications take turns in one run, a slice of spans each. Of kaspan an agent takes the spans out of a ring
-to a Zipkin that only counts, with a spool that flushes every commit; of OpenTelemetry BatchSpanProcessor and
-opentelemetry-exporter-zipkin-json post them to another. `by hand`: spans with nine tags, and nothing else.
-`traced`: a loop over kafka-python's records, traced by kaspan or opentelemetry-instrumentation-kafka-python,
-less what the loop costs untraced. CPU microseconds a span: of the thread that the application works in, of
-its whole process, and with the agent's.
+Applications take turns in one run, each with a slice of spans. With kaspan, an agent takes the spans out of
+a ring and sends them to a Zipkin that only counts; its spool flushes every commit. With OpenTelemetry,
+BatchSpanProcessor and opentelemetry-exporter-zipkin-json post them to another such Zipkin. `by hand` makes
+spans with nine tags, and nothing else. `traced` is a loop over kafka-python's records, traced by kaspan or
+by opentelemetry-instrumentation-kafka-python, minus the cost of the untraced loop. Measured: CPU
+microseconds a span, of the application's own thread, of its whole process, and of the process and the agent
+together.
 
     python bench/compare_sdk.py [--slices 15] [--records 2000]
 """
@@ -31,7 +32,7 @@ VARIANTS = (UNTRACED, *PAIRS[0], *PAIRS[1])
 
 
 class Application:
-    """One variant, a process that does a slice when it is told to."""
+    """One variant: a process that does a slice of spans on request."""
 
     def __init__(self, name: str, records: int, ring_dir: str, zipkin_port: int) -> None:
         environment = os.environ | {
@@ -50,7 +51,7 @@ class Application:
         self.slices: list[tuple[float, float]] = []
 
     def run(self) -> None:
-        """Do a slice and note what it cost the thread and the process."""
+        """Run one slice and store its cost, of the thread and of the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
@@ -59,18 +60,18 @@ class Application:
         self.slices.append((thread_us, process_us))
 
     def end(self) -> None:
-        """Close its input, which ends it."""
+        """End the process by closing its standard input."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
 
     def medians_us(self) -> tuple[float, ...]:
-        """The medians over the slices, without the first, which warms up."""
+        """The medians over the slices, without the first, which is a warm-up."""
         return tuple(statistics.median(column) for column in zip(*self.slices[1:], strict=True))
 
 
 def measure(slices: int, records: int) -> dict[str, dict[str, float]]:
-    """Run all in turns; CPU microseconds a span of thread, process, and everything."""
+    """Run all variants in turn; CPU microseconds a span of the thread, the process, and with the agent."""
     zipkin, others = CountingZipkin(), {name: CountingZipkin() for _, name in PAIRS}
     agent_us: dict[str, list[float]] = {name: [] for name, _ in PAIRS}
     with (
@@ -100,7 +101,7 @@ def measure(slices: int, records: int) -> dict[str, dict[str, float]]:
 
 
 def costs(applications: dict[str, Application], name: str, agent_us: list[float]) -> dict[str, float]:
-    """Take off what is not tracing, and put the agent's part on top."""
+    """Subtract the cost of the untraced loop, and add the agent's."""
     thread_us, process_us = applications[name].medians_us()
     if "traced" in name:
         untraced_us = applications[UNTRACED].medians_us()
@@ -113,12 +114,12 @@ def costs(applications: dict[str, Application], name: str, agent_us: list[float]
 
 
 def main() -> None:
-    """Print a line for each, and how many times kaspan's cost it has."""
+    """Print a line for each variant, with the ratio to kaspan."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--slices", type=int, default=15)
     parser.add_argument("--records", type=int, default=2000)
     options = parser.parse_args()
-    print(f"load average {os.getloadavg()[0]:.1f} at the start; CPU us a span, and times kaspan's")
+    print(f"load average {os.getloadavg()[0]:.1f} at the start; CPU us a span, and the ratio to kaspan")
     costs_us = measure(options.slices, options.records)
     print(f"{'':16} {'its thread':>18} {'its process':>18} {'with the agent':>18}")
     for kaspan, other in PAIRS:

@@ -1,7 +1,7 @@
 """One variant of bench/compare_sdk.py, with VARIANT RECORDS as its arguments.
 
-Reads a line from standard input, does a slice of records, and prints the CPU microseconds a record that the
-application's own thread took, and that its process took.
+For each line of standard input it does a slice of records, and prints the CPU microseconds a record of the
+application's own thread and of its process.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ TAGS = {
 }
 
 TRACINGS: list[Any] = []
-"""kaspan's own, once it is made: a process has one."""
+"""The process's only Tracing, once it is made."""
 
 
 def instrument() -> Callable[[], object]:
-    """Switch on what this variant measures; what is returned sends all spans that are left."""
+    """Switch on the tracing of this variant; returns a function that sends all remaining spans."""
     if VARIANT in ("untraced", "kaspan by hand"):
         return lambda: None
     if VARIANT == "kaspan traced":
@@ -67,7 +67,7 @@ def receive() -> None:
 
 
 def make_kaspan_spans() -> None:
-    """Make kaspan's own spans by hand, as its instrumentation of kafka-python does."""
+    """Make spans by hand as kaspan's instrumentation of kafka-python does."""
     from kaspan.config import load
     from kaspan.interceptor.tracing.tracing import Tracing
     from kaspan.interceptor.tracing.zipkin_json import ordinary_template, quote, span_template

@@ -1,7 +1,8 @@
-"""What following records costs a call that hands over something else: ns a call, beside the plain call.
+"""The cost of `follow_handovers` for a call that hands over no record: ns a call, compared with the plain
+call.
 
-Plain and patched take turns; the smallest of the rounds counts, since a busy machine only ever adds. `submit`
-and `thread` are the side that does the work, where the patch is: what an executor's thread and a Thread run.
+Plain and patched calls take turns. The smallest of the rounds counts, since other work on the machine only
+adds time. `submit` and `Thread` measure the side that runs the function, since the patch is there.
 
     python bench/handover.py [--rounds 500]
 """
@@ -42,7 +43,7 @@ async def ahandle(order: Any, number: int = 7) -> None:
 
 
 def run_items(run: Any, *args: Any, **kwargs: Any) -> float:
-    """Do what an executor's thread does with what was submitted."""
+    """Run submitted functions as an executor's thread does."""
     if hasattr(executors, "WorkerContext"):  # from Python 3.14 on
         context = [executors.WorkerContext(None, ())]
         items = [executors._WorkItem(Future(), (handle, args, kwargs)) for _ in range(CALLS)]
@@ -55,7 +56,7 @@ def run_items(run: Any, *args: Any, **kwargs: Any) -> float:
 
 
 def run_threads(run: Any) -> float:
-    """Do what a Thread does once it is started."""
+    """Run functions as a started Thread does."""
     threads = [threading.Thread(target=handle, args=(7, "order")) for _ in range(CALLS)]
     began = time.perf_counter()
     for thread in threads:
@@ -64,7 +65,7 @@ def run_threads(run: Any) -> float:
 
 
 def take_from_queue(get: Any) -> float:
-    """Take what is there already."""
+    """Take items that are in the queue already."""
     waiting: queue.Queue[Any] = queue.Queue()
     for _ in range(CALLS):
         waiting.put("order")
@@ -75,7 +76,7 @@ def take_from_queue(get: Any) -> float:
 
 
 def create_tasks(create_task: Any) -> float:
-    """Create tasks, of coroutines that are made before, and let them run after."""
+    """Create tasks of coroutines. The coroutines are made before the clock starts, and run after it stops."""
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
@@ -100,7 +101,7 @@ POINTS: dict[str, tuple[Any, str, Callable[[Any], float]]] = {
 
 
 def main() -> None:
-    """Measure, print the table and keep it."""
+    """Measure, print the table and write it to a file."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=500)
     rounds = arguments.parse_args().rounds

@@ -1,20 +1,20 @@
-"""What tracing costs the application: CPU microseconds a record, beside the peer, in one process.
+"""The cost of tracing in the application: CPU microseconds a record, compared with a peer, in one process.
 
-Each variant has a producer and a consumer of its own, and they take turns with a block of records, in another
-order each round. What counts is the median over rounds of the difference to the base in the same round; the
-interval behind it holds the true median in 95 of 100 runs. Figures are CPU time of the process, all threads.
-`plain` is kafka-python as it is, `floor` adds one constant b3 header by hand, `peer` is
-opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing, which
-is emptied at the end of each block. All read the same records, with a header for either. The overhead is what
-a variant takes more than its base, which sends a header as it does; the whole is what it takes more than
-`plain`, the header included.
+Each variant has its own producer and consumer. The variants take turns with a block of records, in another
+order each round. The result is the median over rounds of the difference to the base in the same round; the
+interval after it contains the true median in 95 of 100 runs. All times are CPU time of the process, all
+threads. `plain` is kafka-python alone, `floor` adds one constant b3 header by hand, `peer` is
+opentelemetry-instrumentation-kafka-python with a BatchSpanProcessor and an exporter that does nothing; its
+queue is emptied at the end of each block. All variants read the same records, with a header for each of the
+two. The overhead is the difference to the base, which sends a header if the variant does. The whole is the
+difference to `plain`, so it includes the header.
 
     python bench/interceptor.py [--rounds 100] [--records 2000] [--null]
 
-Before the real broker it runs with nothing behind kafka-python: send() returns a future that is then
-completed, the loop yields records that are there already. What remains is the instrumentation alone; --null
-does only this. On the broker it runs twice: kafka-python computes a CRC-32C for each batch, in C where the
-package crc32c is installed, and in Python where it is not, which takes longer than all else.
+The first run has no broker: send() returns a future that is completed later, and the loop yields records from
+memory. It measures the instrumentation alone; --null does only this run. Two runs on a real broker follow:
+kafka-python computes a CRC-32C for each batch, in C if the package crc32c is installed, else in Python, which
+takes longer than everything else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BASES = {
     "send": {"kaspan": "floor", "kaspan unsampled": "floor", "kaspan excluded": "plain", "peer": "floor"},
     "receive": dict.fromkeys(("kaspan", "kaspan unsampled", "kaspan excluded", "peer"), "plain"),
 }
-"""What each variant is compared with: `excluded` sends no header."""
+"""The base of each variant; `excluded` sends no header."""
 
 CRC_PACKAGE = {"Python": "without", "C": "with"}
 
@@ -62,7 +62,7 @@ Costs = dict[str, dict[str, list[float]]]
 
 
 class Variant:
-    """A producer and a consumer of classes of their own, which may be instrumented."""
+    """A producer and a consumer of two new classes, which may be instrumented."""
 
     def __init__(self, name: str, instrument: Callable[[type, type], Callable[[], object] | None]) -> None:
         self.name = name
@@ -78,7 +78,7 @@ class Variant:
         self._consumer: Any = None
 
     def connect(self, bootstrap_servers: str, group: str) -> None:
-        """Make the producer and the consumer; without servers, with nothing behind them."""
+        """Make the producer and the consumer; without `bootstrap_servers`, those of null_kafka."""
         if bootstrap_servers:
             self._producer = self._producer_class(bootstrap_servers=bootstrap_servers)
             self._consumer = self._consumer_class(
@@ -95,7 +95,7 @@ class Variant:
             )
 
     def run(self, what: str, records: int) -> float:
-        """Send or receive so many records; returns the CPU microseconds that one took."""
+        """Send or receive `records` records; returns the CPU microseconds for each."""
         fetcher.ConsumerRecord = self._record_class
         gc.collect()
         began = time.process_time()
@@ -117,14 +117,14 @@ class Variant:
                 break
 
     def close(self) -> None:
-        """Close what `connect` made on a broker."""
+        """Close the producer and the consumer on a broker."""
         if not isinstance(self._producer, NullProducer):
             self._producer.close()
             self._consumer.close()
 
 
 def compute_crc_in(language: str) -> str:
-    """Have kafka-python compute CRC-32C in "C" or in "Python"; returns "with" or "without" (crc32c)."""
+    """Make kafka-python compute CRC-32C in "C" or in "Python"; returns "with" or "without" (crc32c)."""
     function = {"C": util.crc32c_c, "Python": util.crc32c_py}[language]
     if function is None:
         raise SystemExit("the package crc32c is not installed: make dev")
@@ -137,7 +137,7 @@ def untraced(producer_class: type, consumer_class: type) -> None:
 
 
 def traced(ring_dir: Path, **settings: Any) -> Callable[[type, type], None]:
-    """Instrument by kaspan, with these settings."""
+    """Instrument by kaspan with these settings."""
     from kaspan.config.schema import Interceptor
     from kaspan.interceptor.kafka import consumer, producer
     from kaspan.interceptor.tracing.tracing import Tracing
@@ -152,7 +152,7 @@ def traced(ring_dir: Path, **settings: Any) -> Callable[[type, type], None]:
 
 
 def traced_by_peer(producer_class: type, consumer_class: type) -> Callable[[], object]:
-    """Instrument by the peer; what is returned exports all spans that are left."""
+    """Instrument by the peer; returns a function that exports all remaining spans."""
     from opentelemetry.instrumentation.kafka import KafkaInstrumentor
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -183,7 +183,7 @@ def variants(ring_dir: Path) -> list[Variant]:
 
 
 def empty(ring_dir: Path) -> None:
-    """Do what an agent does, as cheaply as can be."""
+    """Empty the rings, as an agent does."""
     from kaspan.wire import ring
 
     for path in ring_dir.glob("*.ring"):
@@ -193,7 +193,7 @@ def empty(ring_dir: Path) -> None:
 
 
 def fill(bootstrap_servers: str, records: int) -> None:
-    """Send what will be read."""
+    """Send the records that the consumers will read."""
     producer = KafkaProducer(bootstrap_servers=bootstrap_servers, linger_ms=20)
     for topic, headers in ((READ_TOPIC, HEADERS), (UNSAMPLED_TOPIC, NOT_SAMPLED)):
         for _ in range(records):
@@ -202,8 +202,8 @@ def fill(bootstrap_servers: str, records: int) -> None:
 
 
 def measure(bootstrap_servers: str, rounds: int, records: int, group: str = "") -> Costs:
-    """Let all variants take turns. The first round warms up and does not count. `group` ends the names of the
-    consumer groups, which read from the start.
+    """Let all variants take turns. The first round is a warm-up and does not count. The names of the consumer
+    groups end with `group`: new groups read from the start.
     """
     order = random.Random(17)
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
@@ -225,7 +225,7 @@ def measure(bootstrap_servers: str, rounds: int, records: int, group: str = "") 
 
 
 def median_and_interval(values: list[float]) -> tuple[float, float, float]:
-    """The median and the order statistics between which the true one is in 95 of 100 cases."""
+    """The median, and the bounds between which the true median is in 95 of 100 cases."""
     ordered, count = sorted(values), len(values)
     reach = 0.98 * math.sqrt(count)
     low, high = math.floor((count - 1) / 2 - reach), math.ceil((count - 1) / 2 + reach)
@@ -233,8 +233,8 @@ def median_and_interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def compare(costs_us: Costs) -> dict[str, dict[str, dict[str, float]]]:
-    """Sum up by operation and variant: cost; overhead over the base and whole over `plain`, and what part of
-    the peer's each is.
+    """Summarize by operation and variant: the cost, the overhead over the base, the whole over `plain`, and
+    the ratio of both to the peer's.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for what, of in costs_us.items():
@@ -258,11 +258,11 @@ def _over(costs_us: list[float], base_us: list[float]) -> list[float]:
 
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Make the table that is printed."""
+    """Format the table."""
     lines = []
     for what, of in found.items():
         lines.append(
-            f"{what}: CPU us a record; overhead, as a part of the peer's, with its interval; whole, the same"
+            f"{what}: CPU us a record; overhead, ratio to the peer's, and interval; the same of the whole"
         )
         for name, row in of.items():
             line = f"  {name:18} {row['us']:8.2f}"
@@ -290,7 +290,7 @@ def broker() -> Iterator[str]:
 
 
 def print_and_keep(name: str, behind: str, costs_us: Costs) -> None:
-    """Print the table and keep its figures."""
+    """Print the table and write its figures to a file."""
     found = compare(costs_us)
     print(f"interceptor, {behind}")
     print(table(found), flush=True)
@@ -299,17 +299,17 @@ def print_and_keep(name: str, behind: str, costs_us: Costs) -> None:
 
 
 def main() -> None:
-    """Measure in processes of their own, since the peer can be instrumented only once in each."""
+    """Start one process for each run: the peer can instrument only once in a process."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=100)
     arguments.add_argument("--records", type=int, default=2000)
-    arguments.add_argument("--null", action="store_true", help="only with nothing behind kafka-python")
+    arguments.add_argument("--null", action="store_true", help="only the run without a broker")
     arguments.add_argument("--on", nargs=2, metavar=("BROKER", "CRC"), help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.null:
         put_nothing_behind_kafka()
         costs_us = measure("", options.rounds, options.records)
-        print_and_keep("interceptor-null", "nothing behind it", costs_us)
+        print_and_keep("interceptor-null", "no broker", costs_us)
     elif options.on:
         bootstrap_servers, language = options.on
         package = compute_crc_in(language)

@@ -1,9 +1,9 @@
-"""Whether what tracing costs stays what it is: with more topics, and after a million records; memory too.
+"""How the cost of tracing and its memory grow with the number of topics and of records: they should not.
 
-A plain and a traced process take turns with slices of 1,000 records, with nothing behind kafka-python (as
-bench/interceptor.py --null). What counts is the CPU time that tracing adds to a record: the difference of the
-lower quartiles over slices, since whatever else the machine does nearly doubles any number of them, and with
-them the median. The ring is emptied after each slice, and must at the end have taken a span for each record.
+A plain and a traced process take turns with slices of 1,000 records, without a broker (as
+bench/interceptor.py --null). The result is the CPU time that tracing adds to a record: the difference of
+the lower quartiles over slices. The median would be no measure: other work on the machine nearly doubles
+many slices. The ring is emptied after each slice. At the end it must have taken a span for each record.
 
     python bench/interceptor_scaling.py [--slices 200] [--records 1000000]
 """
@@ -27,13 +27,15 @@ from kaspan.wire import ring
 SLICE_RECORDS = 1_000
 """Their spans fit into a ring of 4 MiB."""
 PART_RECORDS = 50_000
-"""How many records are compared, at the start and at the end of the long run; so many warm up."""
+"""The number of records in each comparison, at the start and at the end of the long run, and of the
+warm-up.
+"""
 TOPICS = (1, 10, 50)
 OPERATIONS = ("send", "receive")
 FIRST = "first"
 
 Rows = dict[str, dict[str, float]]
-"""What the table holds, by row and column."""
+"""The figures of the table, by row and column."""
 
 
 class Worker:
@@ -54,7 +56,7 @@ class Worker:
         self._records = 0
 
     def run(self, what: str, topics: int) -> float:
-        """Let it do one slice; returns the CPU microseconds a record."""
+        """Run one slice; returns the CPU microseconds a record."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(what, topics, file=self._process.stdin, flush=True)
@@ -73,13 +75,15 @@ class Worker:
             os.close(descriptor)
 
     def run_all(self, topics: int, records: int) -> None:
-        """Let it send and receive so many records, a slice of each in turn."""
+        """Send and receive `records` records, by slices in turn."""
         for _ in range(0, records, SLICE_RECORDS):
             for what in OPERATIONS:
                 self.run(what, topics)
 
     def end(self) -> None:
-        """Close its input, which ends it; raises SystemExit unless each record's span was written."""
+        """End the process by closing its standard input. Raises SystemExit unless it wrote a span for each
+        record.
+        """
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(30)
@@ -93,12 +97,12 @@ class Worker:
 
 
 def added_us(plain_us: list[float], traced_us: list[float]) -> float:
-    """What tracing adds to a record: the difference of the lower quartiles over slices."""
+    """The time that tracing adds to a record: the difference of the lower quartiles over slices."""
     return statistics.quantiles(traced_us, n=4)[0] - statistics.quantiles(plain_us, n=4)[0]
 
 
 def measure_topics(directory: Path, slices: int) -> Rows:
-    """Compare numbers of topics, in the same process; memory is with the topics before."""
+    """Compare numbers of topics in one process; its memory includes the topics of the rows before."""
     plain, traced = Worker("plain", directory / "none"), Worker("traced", directory / "topics")
     found: Rows = {}
     for topics in TOPICS:
@@ -123,9 +127,9 @@ def _topics(count: int) -> str:
 
 
 def measure_records(directory: Path, records: int) -> Rows:
-    """Compare the last of `records` sent and as many received with the first, after warming up.
+    """Compare the last of `records` records sent and received with the first ones, after a warm-up.
 
-    The first are those of another process, which starts that late: so both are measured at the same time.
+    Another process, which starts late, has the first ones: so both are measured at the same time.
     """
     old = Worker("traced", directory / "old")
     old.run_all(1, records - PART_RECORDS)
@@ -148,7 +152,7 @@ def measure_records(directory: Path, records: int) -> Rows:
 
 
 def table(rows: Rows) -> str:
-    """Make the table that is printed: each figure, and as a part of the one that it is compared with."""
+    """Format the table: each figure, and its ratio to the reference row."""
     lines = [f"  {'':22} {'send':>14} {'receive':>14} {'RSS, MiB':>14}"]
     first = next(iter(rows.values()))
     for name, of in rows.items():
@@ -162,7 +166,7 @@ def table(rows: Rows) -> str:
 
 
 def main() -> None:
-    """Measure, print the table and keep it."""
+    """Measure, print the table and write it to a file."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--slices", type=int, default=200)
     arguments.add_argument("--records", type=int, default=1_000_000)

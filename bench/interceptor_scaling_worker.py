@@ -1,7 +1,7 @@
-"""One process of bench/interceptor_scaling.py, with plain or traced and RECORDS as its arguments.
+"""One process of bench/interceptor_scaling.py; its arguments are `plain` or `traced`, and RECORDS.
 
-Reads "send TOPICS" or "receive TOPICS" from standard input, does RECORDS of it and prints the CPU
-microseconds a record, and the process's resident memory in KiB.
+For each line "send TOPICS" or "receive TOPICS" of standard input it sends or receives RECORDS records, and
+prints the CPU microseconds a record and the process's resident memory in KiB.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ VARIANT, RECORDS = sys.argv[1], int(sys.argv[2])
 
 
 def topics(count: int) -> list[str]:
-    """Name so many topics; none of them is among those of another count."""
+    """Name `count` topics; names of different counts differ."""
     return [f"bench-{number}-of-{count}" for number in range(count)]
 
 
 def rss_kib() -> int:
-    """How much of this process is in memory, the ring too."""
+    """The resident memory of this process, with its ring."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 

@@ -1,6 +1,6 @@
-"""What the agent's benchmarks put on either side of it: a Zipkin that only counts, and applications.
+"""Both ends for the agent's benchmarks: a Zipkin that only counts, and applications.
 
-Each is a process of its own, forked, and ended by `end`.
+Each is a forked process; `end` ends it.
 """
 
 from __future__ import annotations
@@ -42,20 +42,17 @@ class Forked:
                 os._exit(1)
 
     def wait(self) -> None:
-        """Block until it has ended; fails if it ended badly."""
+        """Block until the process has ended; fails if its exit code is not 0."""
         assert os.waitpid(self.pid, 0)[1] == 0, "a process of the benchmark failed"
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
 
 class CountingZipkin:
-    """Reads reports of any number of connections, answers 202, and counts their spans.
-
-    `seen_s` holds the monotonic time at which the last answer was written.
-    """
+    """Reads reports from any number of connections, answers 202, and counts their spans."""
 
     def __init__(self, port: int = 0) -> None:
         self._listener = socket.create_server(("127.0.0.1", port), reuse_port=False)
@@ -67,13 +64,13 @@ class CountingZipkin:
 
     @property
     def spans(self) -> int:
-        """How many spans were answered 202 so far."""
+        """The number of spans answered with 202 so far."""
         count: int = struct.unpack_from("<q", self._counts)[0]
         return count
 
     @property
     def answered_s(self) -> float:
-        """When the last answer was given, on the monotonic clock."""
+        """The time of the last answer, on the monotonic clock."""
         moment: float = struct.unpack_from("<d", self._counts, 8)[0]
         return moment
 
@@ -107,19 +104,19 @@ class CountingZipkin:
             connection.sendall(ACCEPTED)
 
     def end(self) -> None:
-        """Kill it: whoever sends to its port is refused."""
+        """Kill the process; its port then refuses connections."""
         self._process.end()
 
 
 def pace(started_s: float, spans: int, rate: float) -> None:
-    """Wait until as many spans may have been sent since then."""
+    """Sleep until `spans` spans are due, at `rate` a second since `started_s`."""
     time.sleep(max(0.0, started_s + spans / rate - time.monotonic()))
 
 
 def write_rings(ring_dir: str, rings: int, spans: int, rate: float) -> None:
-    """Be so many applications with rings: `spans` in all, one after the other, at `rate` a second.
+    """Write `spans` spans in all to `rings` rings in turn, at `rate` a second.
 
-    Waits where a ring is nearly full, so that none drops.
+    Waits while a ring is nearly full, so that no span is dropped.
     """
     writers = []
     for _ in range(rings):
@@ -145,7 +142,7 @@ def write_rings(ring_dir: str, rings: int, spans: int, rate: float) -> None:
 
 
 def post_bodies(port: int, connections: int, spans: int, rate: float) -> None:
-    """Be so many applications that post bodies of BODY_SPANS spans; all wait for their answers at a time."""
+    """Post bodies of BODY_SPANS spans on `connections` connections; each round waits for all answers."""
     base = os.getpid() << 32
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
     reports = []
@@ -166,7 +163,7 @@ def post_bodies(port: int, connections: int, spans: int, rate: float) -> None:
 
 
 def cpu_ns(pid: int) -> int:
-    """CPU nanoseconds of all threads of a process that live."""
+    """The CPU nanoseconds of all live threads of a process."""
     return sum(
         int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()
     )

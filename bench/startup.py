@@ -1,7 +1,7 @@
-"""What `kaspan run` and `kaspan install` add to a start of Python, and tracing to `import kafka` and to the
-first client: wall ms.
+"""The start-up cost of `kaspan run` and `kaspan install`, and of tracing at `import kafka` and at the first
+client: wall ms.
 
-The commands take turns; the median of the runs counts, with the difference to the plain command of its kind.
+The commands take turns. The result is the median of the runs, and its difference to the plain command.
 
     python bench/startup.py [--runs 40]
 """
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def commands(bin_directory: Path, inject: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """Name every command, with what it adds to the environment."""
+    """Return every command by its name, with its additional environment variables."""
     python, run = sys.executable, [str(bin_directory / "kaspan"), "run", "--"]
     injected = {"PYTHONPATH": str(inject)}
     return {
@@ -47,7 +47,9 @@ def commands(bin_directory: Path, inject: Path) -> dict[str, tuple[list[str], di
 
 
 def installed(directory: Path, inject: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
-    """Make two virtual environments, one with `kaspan install`; name what starts them with -I."""
+    """Make two virtual environments, one with `kaspan install`; return the commands that start them with
+    -I.
+    """
     found = {}
     for name in ("python -I -c pass", "python -I -c pass after kaspan install"):
         prefix = directory / str(len(found))
@@ -63,7 +65,7 @@ def installed(directory: Path, inject: Path) -> dict[str, tuple[list[str], dict[
 
 
 def main() -> None:
-    """Measure, print the table and keep it."""
+    """Measure, print the table and write it to a file."""
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--runs", type=int, default=40)
     runs = arguments.parse_args().runs
@@ -72,18 +74,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         all_commands = commands(bin_directory, inject) | installed(Path(cache), inject)
         durations_ms: dict[str, list[float]] = {name: [] for name in all_commands}
-        # Compiled modules are kept, as they are in an installation, wherever this environment says not to.
+        # Compiled modules are cached, as in an installation, even if this environment disables that.
         base = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         base["PYTHONPYCACHEPREFIX"] = cache
         for number in range(runs + 1):
             for name, (command, added) in all_commands.items():
                 began = time.perf_counter()
                 subprocess.run(command, check=True, env=base | added)
-                if number:  # the first fills the caches
+                if number:  # the first run fills the caches
                     durations_ms[name].append((time.perf_counter() - began) * 1000)
     medians = {name: statistics.median(values) for name, values in durations_ms.items()}
     bare_ms, kafka_ms = medians["python -c pass"], medians["python -c 'import kafka'"]
-    print("startup: wall ms, median; more than the plain command")
+    print("startup: wall ms, median; difference to the plain command")
     for name, median_ms in medians.items():
         plain = medians["python -I -c pass"] if "-I" in name else bare_ms
         plain = kafka_ms if "import" in name else plain

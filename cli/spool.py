@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         return print_errors("kaspan agent spool", error)
     paths = options.files or _set_aside(spool.path)
     if not paths:
-        sys.stderr.write(f"There is no damaged spool beside {spool.path}.\n")
+        sys.stderr.write(f"There is no damaged spool in the folder of {spool.path}.\n")
     return max([_recover(path, spool.path, spool.max_bytes) for path in paths], default=0)
 
 

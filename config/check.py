@@ -216,7 +216,7 @@ def _tagged(settings: Section, name: str) -> Section:
 
 
 def _python_value(base: Any, node: Scalar) -> Any:
-    """Read a scalar as the key's type says. None, which is no valid value of any key, if that fails."""
+    """Read a scalar by the type of its key; None, which no key allows, if that fails."""
     raw = node.style == "raw"
     if not _is_utf8(node.text):
         return None

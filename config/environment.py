@@ -14,7 +14,7 @@ from kaspan.config.yaml_nodes import Items, Map, Node, Scalar
 
 CONFIG_VARIABLE = "KASPAN_CONFIG"
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "KASPAN_INJECT", "KASPAN_PURE_PYTHON"})
-"""Variables of kaspan that are no settings: the YAML file's path, the folder that `kaspan run` sets, and the
+"""Variables of kaspan that are not settings: the YAML file's path, the folder that `kaspan run` sets, and the
 switch between the compiled part and plain Python."""
 
 PROPAGATORS = ("b3", "b3multi", "tracecontext")

@@ -79,7 +79,7 @@ def key_of(name: str) -> str | None:
 
 
 def without_none(type_: Any) -> Any:
-    """Return the type of a value that is set. None is no value: it marks a key that is not set."""
+    """Return the type of a key's value, without None, which only marks a key that is not set."""
     options = get_args(type_)
     if get_origin(type_) not in (UnionType, Union) or NoneType not in options:
         return type_

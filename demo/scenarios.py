@@ -1,4 +1,4 @@
-"""What `kaspan demo` shows: the shop's three applications traced, on one Kafka, beside one agent."""
+"""What `kaspan demo` shows: the shop's three applications, traced, with one Kafka and one agent."""
 
 from __future__ import annotations
 

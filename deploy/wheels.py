@@ -1,13 +1,14 @@
-"""Build what an index serves: the sdist, a wheel for every Python, and wheels with the compiled part.
+"""Build the files for a package index: the sdist, a wheel for every Python, and wheels with the compiled
+part.
 
     nox -s wheels          (make wheels; into dist/)
 
 The compiled wheels are for CPython on x86-64 and aarch64 with glibc 2.17 or newer. zig compiles for both on
 any machine, against that glibc, with the headers of each CPython. So a user without a C compiler, as in a
-slim image, has the fast path. auditwheel and twine check what was built; each wheel that this machine can
-run is installed where PATH has no compiler, and must trace with the compiled classes.
+slim image, gets the fast path. auditwheel and twine check the files. Each wheel that this machine can run
+is installed with a PATH without a compiler, and must trace with the compiled classes.
 
-A CPython that is not on this machine and that uv cannot fetch is left out, and named at the end.
+A CPython that is not on this machine and that uv cannot fetch is skipped, and named at the end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
 GLIBC = (2, 17)
-"""Of 2013, as manylinux2014 has: older than any system with one of these Pythons."""
+"""The glibc of manylinux2014: older than any system with one of these Pythons."""
 
 TRACED = """
 import sys
@@ -40,7 +41,7 @@ class CannotBuildError(Exception):
 
 
 def run(*command: str | Path, **variables: str) -> str:
-    """Run a command with these variables in addition; returns what it prints.
+    """Run a command with these additional variables; returns its output.
 
     Raises:
         CannotBuildError: it ended with another exit code than 0.
@@ -55,12 +56,12 @@ def run(*command: str | Path, **variables: str) -> str:
 
 
 def uv(*arguments: str | Path, **variables: str) -> str:
-    """Run uv, which nox has installed beside itself."""
+    """Run uv, which is installed together with nox."""
     return run(sys.executable, "-m", "uv", *arguments, **variables)
 
 
 def find_python(version: str) -> str | None:
-    """Return the path of that CPython, fetched if it is not here; None where it cannot be had."""
+    """Return the path of a CPython, fetched by uv if it is not here; None if that fails."""
     for attempt in (("python", "find", version), ("python", "install", "--quiet", version)):
         try:
             uv(*attempt)
@@ -71,7 +72,7 @@ def find_python(version: str) -> str | None:
 
 
 def zig_variables(version: str, machine: str, directory: Path) -> Mapping[str, str]:
-    """Return the variables by which setuptools compiles for a machine with zig."""
+    """Return the variables that make setuptools compile with zig for a machine."""
     compiler = directory / f"zig-{machine}"
     target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
     compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang cc -target {target} "$@"\n')
@@ -90,7 +91,7 @@ def build_compiled(version: str, machine: str, python: str, sdist: Path, dist: P
     """Build the wheel for one CPython on one machine; returns its path.
 
     Raises:
-        CannotBuildError: it does not compile, or needs more than that glibc.
+        CannotBuildError: it does not compile, or needs a newer glibc than GLIBC.
     """
     platform_tag = f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{machine}"
     uv(
@@ -103,12 +104,12 @@ def build_compiled(version: str, machine: str, python: str, sdist: Path, dist: P
     (wheel,) = dist.glob(f"*-{tag}-{tag}-{platform_tag}.whl")
     said = run(sys.executable, "-m", "auditwheel", "show", wheel)
     if f'"{platform_tag}"' not in said:
-        raise CannotBuildError(f"{wheel.name} is not what its name says:\n{said}")
+        raise CannotBuildError(f"{wheel.name} does not fit its name:\n{said}")
     return wheel
 
 
 def try_without_compiler(wheel: Path, python: str, directory: Path) -> None:
-    """Install a wheel where there is no compiler, and look whether the compiled classes are used.
+    """Install a wheel without a compiler on PATH, and check that the compiled classes are used.
 
     Raises:
         CannotBuildError: it cannot be installed, or they are not.
@@ -121,7 +122,7 @@ def try_without_compiler(wheel: Path, python: str, directory: Path) -> None:
 
 
 def build_all(dist: Path, directory: Path) -> list[str]:
-    """Build everything into `dist`; returns the Pythons that are left out."""
+    """Build everything into `dist`; returns the Pythons that were skipped."""
     uv("build", "--quiet", "--sdist", "--out-dir", dist)
     (sdist,) = dist.glob("*.tar.gz")
     uv("build", "--quiet", "--wheel", "--out-dir", dist, sdist, PURE_PYTHON="1")
@@ -151,7 +152,7 @@ def main() -> int:
             print(f"wheels.py: {error}", file=sys.stderr)
             return 1
     if left_out:
-        print(f"left out, since neither this machine nor uv has them: CPython {', '.join(left_out)}")
+        print(f"skipped, because neither this machine nor uv has them: CPython {', '.join(left_out)}")
     return 0
 
 

@@ -42,7 +42,7 @@ def format_traceparent(trace_id: bytes, span_id: bytes, sampled: bool) -> bytes:
 
 
 def state_of(headers: Headers, trace_id: bytes) -> bytes:
-    """Read the `tracestate` of a trace. It counts only beside a `traceparent` of the same trace.
+    """Read the `tracestate` of a trace. It counts only together with a `traceparent` of the same trace.
 
     Returns the header's value; empty if it is missing, or if any part of it is malformed.
     """

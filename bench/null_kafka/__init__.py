@@ -1,4 +1,4 @@
-"""kafka-python with nothing behind it: what remains of a record's cost is its instrumentation."""
+"""kafka-python without a broker: the remaining cost of a record is its instrumentation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ KEY, VALUE = b"order-17", b"x" * 100
 B3 = ("b3", b"ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-1")
 TRACEPARENT = ("traceparent", b"00-ed374eabb5579f078f52d7affe4d4f6e-7396fe31ccd39954-01")
 HEADERS = [TRACEPARENT, B3]
-"""Whoever reads, reads records with a header of either format, and looks at one of them."""
+"""Each record has a header in two formats; every tracer reads one of them."""
 
 
 def put_nothing_behind_kafka() -> None:
-    """Replace what gets instrumented, and so before it is, for all producers and consumers."""
+    """Replace send() and __next__() of all producers and consumers. To be called before they are
+    instrumented.
+    """
     KafkaProducer.send = _send
     KafkaConsumer.__next__ = lambda self: next(self.records)
 
@@ -33,7 +35,7 @@ def _send(self, topic, value=None, key=None, headers=None, partition=None, times
 
 
 class NullProducer(KafkaProducer):
-    """Takes records and does nothing; `flush` acknowledges them."""
+    """Accepts records and sends nothing; `flush` acknowledges them."""
 
     def __init__(self, topic: str) -> None:
         self.config = {"api_version": (2, 8), "client_id": "bench", "bootstrap_servers": "null:9092"}
@@ -46,14 +48,14 @@ class NullProducer(KafkaProducer):
         pass
 
     def flush(self, timeout: float | None = None) -> None:  # noqa: ARG002 (kafka-python's signature)
-        """Acknowledge everything."""
+        """Acknowledge all records."""
         futures, self.unacknowledged = self.unacknowledged, []
         for future in futures:
             future.success(self._metadata_of_all)
 
 
 class NullConsumer(KafkaConsumer):
-    """Has the records of its topics for ever, one of each in turn."""
+    """Yields records of its topics for ever, one of each in turn."""
 
     def __init__(self, topics: list[str], headers: list[tuple[str, bytes]] = HEADERS) -> None:
         self.config = {"group_id": "bench", "client_id": "bench", "bootstrap_servers": "null:9092"}

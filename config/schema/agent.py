@@ -124,7 +124,7 @@ class RenameRemote(SchemaSection, frozen=True, tag="rename_remote", tag_field="t
         str,
         Meta(
             pattern=r"^([^{}]|\{topic\})+\Z",
-            description="text in which {topic} may stand for the topic, such as kafka/{topic}",
+            description="text such as kafka/{topic}, in which {topic} is replaced by the topic",
         ),
     ] = "kafka/{topic}"
 

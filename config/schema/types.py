@@ -69,12 +69,12 @@ TopicTemplate = Annotated[
     str,
     Meta(
         pattern=r"^([^{}]|\{topic\})*\Z",
-        description="text in which {topic} may stand for the topic, such as kafka/{topic}, or empty text",
+        description="text such as kafka/{topic}, in which {topic} is replaced by the topic, or empty text",
     ),
 ]
-Glob = Annotated[str, Meta(min_length=1, description="text in which * and ? stand for any text or letter")]
+Glob = Annotated[str, Meta(min_length=1, description="text, with * for any text and ? for any letter")]
 Pattern = Annotated[str, Meta(min_length=1, description="a regular expression of RE2")]
 
 
 class SchemaSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A map of the file. Unknown keys are refused: a misspelt key would do nothing, and nobody would know."""
+    """A map of the file. Unknown keys are refused: a misspelt key would do nothing."""

@@ -297,7 +297,7 @@ def test_directory_is_an_absolute_path(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize("template", ["kafka/{group}", "kafka/{", "{}"])
 def test_remote_service_knows_one_placeholder(tmp_path: Path, template: str) -> None:
     """Only {topic} can be filled in."""
-    assert "the rule is text in which {topic} may stand" in refusal_of(
+    assert "the rule is text such as kafka/{topic}, in which {topic} is replaced" in refusal_of(
         tmp_path, f"interceptor: {{remote_service: '{template}'}}"
     )
 
