@@ -134,7 +134,7 @@ class ProducerState:
     ) -> Any:
         """Call `send` once more without the context in the headers, which are a list of ours."""
         headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]
-        headers[:] = self.tracing.propagation.without(headers)
+        headers[:] = self.tracing.propagation.without_context(headers)
         try:
             return send(producer, *args, **kwargs)
         except BaseException as error:

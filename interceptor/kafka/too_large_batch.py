@@ -61,7 +61,7 @@ def _strip(batch: Any, formats: Any, tracing: Tracing) -> bool:
     if read.magic < _HEADERS_SINCE_MAGIC:
         return False
     records = list(read)
-    headers = [tracing.propagation.without(record.headers) for record in records]
+    headers = [tracing.propagation.without_context(record.headers) for record in records]
     if all(len(left) == len(record.headers) for left, record in zip(headers, records, strict=True)):
         return False
     written = formats.DefaultRecordBatchBuilder(

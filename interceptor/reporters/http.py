@@ -1,7 +1,7 @@
-"""The way of spans where application and agent share no directory: a bounded queue and a thread that posts.
+"""Report spans by HTTP where application and agent share no directory: a bounded queue and a thread.
 
-Spans wait in the process's own memory here and go when it is killed, so the ring is the better way wherever
-there can be one. Source of the idea: AsyncReporter of zipkin-reporter-java.
+Spans wait in the memory of the process, and are lost when it is killed. So a ring is better wherever one can
+be made. Source of the idea: AsyncReporter of zipkin-reporter-java.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kaspan.interceptor.reporters.http_client import ReportClient, Response
 MAX_SPANS = 10_000
 BATCH_BYTES = 500_000
 FLUSH_INTERVAL_S = 1.0
-"""How long a span may wait for others to share its message."""
+"""How long a span may wait for others that go in the same message."""
 TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0
 FIRST_RETRY_S = 0.5
@@ -28,85 +28,85 @@ _AGAIN_LATER = (408, 425, 429)
 
 
 class HttpReporter:
-    """Reports one process's spans to `endpoint`, holding `max_bytes` of them and MAX_SPANS at most.
+    """Reports the spans of one process by `client`. Holds at most `max_bytes` and MAX_SPANS of them.
 
-    One daemon thread posts, started here. While the agent is away it tries again and again, ever more
-    slowly; meanwhile the queue fills up, and then the newest spans are dropped. A batch that is refused
-    (HTTP 400, 413 and the like) is dropped as well. Both are counted, told in the log when the agent is
-    back, and in total by `close`.
+    Starts a daemon thread that posts. While the agent cannot be reached, the thread tries again, at growing
+    intervals, and the queue fills; when it is full, new spans are dropped. A batch that the agent refuses
+    (HTTP 400, 413 and others) is dropped too. Both are counted. The log tells the counts when the agent
+    answers again, and `close` logs the totals.
     """
 
-    def __init__(self, endpoint: ReportClient, max_bytes: int) -> None:
-        self._endpoint = endpoint
+    def __init__(self, client: ReportClient, max_bytes: int) -> None:
+        self._client = client
         self._max_bytes = max_bytes
         self._queue: deque[bytes] = deque()
-        # Pairs of numbers that only grow, each written by one side alone: no lock is held between the two.
-        self._taken_spans = self._taken_bytes = 0
-        self._settled_spans = self._settled_bytes = 0
+        # Totals: `put` writes the accepted ones, the thread the finished ones, so they need no lock.
+        self._accepted_spans = self._accepted_bytes = 0
+        self._finished_spans = self._finished_bytes = 0
         self.dropped_full = 0
         self.dropped_refused = 0
         self.dropped_unsent = 0
-        self._told_drops = 0
+        self._logged_drops = 0
         self._suppressed = 0
         self._is_failing = self._has_warned = self._has_warned_refusal = False
         self._is_closing = False
-        # Locks as signals: what else there is to wake a thread takes locks of its own, and whoever is
-        # interrupted while holding one by a finalizer that puts a span would wait for ever.
+        # Locks are used as signals. An Event or a Condition has a lock inside: a finalizer that puts a span
+        # while its thread holds that lock would wait for ever.
         self._wake, self._closing, self._done = (_locked() for _ in range(3))
-        self.put = self._taker()
-        """put(payload: bytes): take one Zipkin v2 JSON span. Never blocks; drops the span and counts it
-        when the queue is full. Safe from any thread, a signal handler and a finalizer."""
+        self.put = self._make_put()
+        """put(payload: bytes): queue one Zipkin v2 JSON span. Never blocks. Drops and counts the span if the
+        queue is full. Safe in any thread, in a signal handler and in a finalizer."""
         self._thread: threading.Thread | None = threading.Thread(
             target=self._run, name="kaspan reporter", daemon=True
         )
         try:
             self._thread.start()
-        except RuntimeError:  # the interpreter is ending; `close` will post
+        except RuntimeError:  # the interpreter ends; `close` posts
             self._thread = None
         self._close_with_child_process()
 
     def _close_with_child_process(self) -> None:
-        """A child of multiprocessing ends without atexit, and has finalizers of its own instead."""
+        """Close at the end of a child of multiprocessing: it does not run atexit, but its own finalizers."""
         process, util = map(sys.modules.get, ("multiprocessing.process", "multiprocessing.util"))
         if process is not None and util is not None and process.parent_process() is not None:
             util.Finalize(None, self.close, exitpriority=0)
 
-    def _taker(self) -> Callable[[bytes], None]:
+    def _make_put(self) -> Callable[[bytes], None]:
         lock = threading.Lock()
         acquire, release = lock.acquire, lock.release
         pending: deque[bytes] = deque()
 
         def put(payload: bytes) -> None:
-            # Whoever holds the lock also takes what others had to leave in `pending` meanwhile.
+            # The thread that holds the lock also accepts what the others leave in `pending`.
             pending.append(payload)
             while pending and acquire(False):
                 try:
                     while pending:
-                        self._take(pending.popleft())
+                        self._accept(pending.popleft())
                 finally:
                     release()
 
         return put
 
-    def _take(self, payload: bytes) -> None:
+    def _accept(self, payload: bytes) -> None:
         size = len(payload) + 1
-        queued_bytes = self._taken_bytes - self._settled_bytes + size
+        queued_bytes = self._accepted_bytes - self._finished_bytes + size
         if self._is_closing:
             return
-        if queued_bytes > self._max_bytes or self._taken_spans - self._settled_spans >= MAX_SPANS:
+        if queued_bytes > self._max_bytes or self._accepted_spans - self._finished_spans >= MAX_SPANS:
             self.dropped_full += 1
             return
         self._queue.append(payload)
-        self._taken_spans += 1
-        self._taken_bytes += size
+        self._accepted_spans += 1
+        self._accepted_bytes += size
         if len(self._queue) <= 1 or queued_bytes - size < BATCH_BYTES <= queued_bytes:
             _release(self._wake)
 
     def _run(self) -> None:
         while not self._is_closing:
-            self._wake.acquire()  # something has come
+            self._wake.acquire()  # until there is a span
             if not self._is_closing:
-                self._wake.acquire(timeout=FLUSH_INTERVAL_S)  # until there is a message full of it
+                self._wake.acquire(timeout=FLUSH_INTERVAL_S)  # until they fill a message
             self._post_queued()
         _release(self._done)
 
@@ -118,14 +118,14 @@ class HttpReporter:
                 batch.append(self._queue.popleft())
                 size += len(batch[-1]) + 1
             is_answered = self._post(batch)
-            self._settled_spans += len(batch)
-            self._settled_bytes += size
+            self._finished_spans += len(batch)
+            self._finished_bytes += size
             if not is_answered:
                 self.dropped_unsent += len(batch) + len(self._queue)
                 return
 
     def _post(self, batch: list[bytes]) -> bool:
-        """Post until there is a final answer; False when the process ends without one."""
+        """Post until there is a final answer. False if the process ends without one."""
         failures = 0
         while True:
             answer = self._try(batch)
@@ -140,14 +140,14 @@ class HttpReporter:
                 return False
             retry_s = min(FIRST_RETRY_S * 2**failures, MAX_RETRY_S)
             failures = min(failures + 1, 10)
-            # Spread, since all that report to one agent notice at the same time that it is gone.
+            # Random: all processes that report to one agent lose it at the same moment.
             retry_s *= 0.5 + random.random()  # noqa: S311
             self._closing.acquire(timeout=max(retry_s, min(answer.retry_after_s, _MAX_RETRY_AFTER_S)))
 
     def _try(self, batch: list[bytes]) -> Response:
         try:
-            return self._endpoint.post(batch, CLOSE_TIMEOUT_S if self._is_closing else TIMEOUT_S)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the spans are not delivered)
+            return self._client.post(batch, CLOSE_TIMEOUT_S if self._is_closing else TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 (whatever failed, the spans are not delivered)
             return Response(0, f"{type(error).__name__}: {error}", 0.0)
 
     def _failing(self, answer: Response) -> None:
@@ -157,8 +157,8 @@ class HttpReporter:
         say = log.debug if self._has_warned else log.warning
         self._has_warned = True
         say(
-            "kaspan: spans cannot be reported to %s: %s; trying on, and keeping up to %d bytes of them",
-            self._endpoint.address,
+            "kaspan: spans cannot be reported to %s: %s; kaspan keeps up to %d bytes of them and tries again",
+            self._client.address,
             answer.text,
             self._max_bytes,
         )
@@ -167,40 +167,37 @@ class HttpReporter:
         if not self._is_failing:
             return
         self._is_failing = False
-        if self.dropped_full > self._told_drops:
+        if self.dropped_full > self._logged_drops:
             log.warning(
-                "kaspan: %s takes spans again; %d were dropped meanwhile",
-                self._endpoint.address,
-                self.dropped_full - self._told_drops,
+                "kaspan: %s accepts spans again; %d were dropped meanwhile",
+                self._client.address,
+                self.dropped_full - self._logged_drops,
             )
-            self._told_drops = self.dropped_full
+            self._logged_drops = self.dropped_full
 
     def _refused(self, answer: Response, spans: int) -> None:
         self.dropped_refused += spans
         say = log.debug if self._has_warned_refusal else log.warning
         self._has_warned_refusal = True
-        say("kaspan: %s refuses %d spans: %s", self._endpoint.address, spans, answer.text)
+        say("kaspan: %s refuses %d spans: %s", self._client.address, spans, answer.text)
 
     def note_suppressed(self, errors: int) -> None:
-        """Remember how many failures the application has not seen, for `close` to tell."""
+        """Remember how many failures were suppressed; `close` logs the number."""
         self._suppressed = errors
 
     def close(self) -> None:
-        """Post what is queued, for at most CLOSE_TIMEOUT_S, and tell in the log what was lost.
-
-        What comes afterwards is dropped: the process is ending.
-        """
+        """Post the queue, for at most CLOSE_TIMEOUT_S, and log what was lost. Later spans are dropped."""
         if self._is_closing:
             return
         self._is_closing = True
         if self._thread is None:
-            # No thread may be started any more, so this one posts; `_try` knows that there is little time.
+            # No thread can be started any more, so this one posts. `_try` uses the shorter timeout.
             self._post_queued()
         else:
             _release(self._wake)
             _release(self._closing)
             if not self._done.acquire(timeout=CLOSE_TIMEOUT_S):
-                self.dropped_unsent += self._taken_spans - self._settled_spans
+                self.dropped_unsent += self._accepted_spans - self._finished_spans
         reasons = {
             "found the queue full": self.dropped_full,
             "were refused": self.dropped_refused,
@@ -208,12 +205,12 @@ class HttpReporter:
         }
         lost = ", ".join(f"{spans} {reason}" for reason, spans in reasons.items() if spans)
         if lost:
-            log.warning("kaspan: spans not reported to %s: %s", self._endpoint.address, lost)
+            log.warning("kaspan: spans not reported to %s: %s", self._client.address, lost)
         if self._suppressed:
-            log.info("kaspan: %d failures of its own were kept from the application", self._suppressed)
+            log.info("kaspan: %d errors in kaspan were suppressed", self._suppressed)
 
     def abandon(self) -> None:
-        """Forget everything: the spans are the parent's to report, and this is its fork."""
+        """Forget all spans, in a forked child: the parent reports them."""
         self._is_closing = True
         self._queue.clear()
 
@@ -228,4 +225,4 @@ def _release(lock: threading.Lock) -> None:
     try:
         lock.release()
     except RuntimeError:
-        return  # it is free already: the signal stands
+        return  # the signal is set already

@@ -1,4 +1,4 @@
-"""Where spans go by HTTP: one request a report, and the connection closed after it."""
+"""An HTTP client for reports: one connection for each, closed after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kaspan.wire.span import SPANS_PATH
 _MAX_ANSWER_BYTES = 500
 _HEADERS = {
     "Content-Type": "application/json",
-    # A trace of every report would be reported in its turn.
+    # Not traced: else each report would make spans that are reported in turn.
     "b3": "0",
     "User-Agent": "kaspan-interceptor",
     "Connection": "close",
@@ -22,7 +22,7 @@ _HEADERS = {
 
 
 class Response(NamedTuple):
-    """What a report was answered: the status, a text for people, and how long it asks to be left alone."""
+    """The response to a report: its status, a text for people, and how long to wait before the next (s)."""
 
     status: int
     text: str
@@ -43,8 +43,8 @@ class _UnixConnection(http.client.HTTPConnection):
 class ReportClient:
     """An agent or Zipkin at `address`, a value of interceptor.agent other than `ring`.
 
-    A connection is held for one report only: between reports there is no descriptor of ours that a process
-    which closes all of them could have closed, given to somebody else, and have us write into.
+    No connection stays open between reports. A process that becomes a daemon closes all descriptors; the
+    number of an open connection would then belong to another file, and the next report would go into that.
     """
 
     def __init__(self, address: str, token: str = "") -> None:
@@ -59,17 +59,17 @@ class ReportClient:
         if parts.path.strip("/"):
             self._path = parts.path + (f"?{parts.query}" if parts.query else "")
         if parts.scheme == "https":
-            # Made once: reading the system's certificates takes longer than a report.
+            # Made once: to read the system's certificates takes longer than a report.
             context = ssl.create_default_context()
             self._connect = functools.partial(http.client.HTTPSConnection, parts.netloc, context=context)
         else:
             self._connect = functools.partial(http.client.HTTPConnection, parts.netloc)
 
     def post(self, spans: list[bytes], timeout_s: float) -> Response:
-        """Report spans, Zipkin v2 JSON each, and return what was answered.
+        """Post spans, each Zipkin v2 JSON, and return the response.
 
-        Blocks for up to `timeout_s` in each step of the exchange, and for the resolver where the host is a
-        name. Raises OSError and HTTPException, and whatever Python has for an address that cannot be.
+        Blocks for up to `timeout_s` in each step of the exchange, and while the host's name is resolved.
+        Raises OSError and HTTPException, and ValueError and others for an address that is not valid.
         """
         connection: http.client.HTTPConnection = self._connect(timeout=timeout_s)
         try:

@@ -1,7 +1,7 @@
-"""The writing side of the span ring: bytes are copied into a file mapped into memory, and that is all.
+"""Report spans through a ring: a file mapped into memory, from which the agent reads.
 
-No thread, no socket, no flush at exit. What was put is in the agent's reach at once and stays there when
-the process is killed. Source of the idea: LTTng-UST's ring buffers in shared memory.
+There is no thread, no socket, and no flush at exit. The agent can read a span as soon as it is put, even if
+the process is killed right after. Source of the idea: LTTng-UST's ring buffers in shared memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kaspan.interceptor.reporters.ring_file import RingFile
 from kaspan.interceptor.reporters.room import NoRoomError, mebibytes, warn_of_shortage
 from kaspan.wire import ring as layout
 
-# The positions as 64-bit numbers in the mapped header: one store, so that a reader never sees half of one.
+# Indexes into the mapped header as 64-bit numbers: one store writes each, so a reader never sees half of it.
 _WRITE = layout.WRITE_POS // 8
 _READ = layout.READ_POS // 8
 _DROPPED = layout.DROPPED_SPANS // 8
@@ -28,24 +28,24 @@ _SUPPRESSED = layout.SUPPRESSED_ERRORS // 8
 Writer = accelerated(ring_writer.Writer)
 
 CHECK_S = 1.0
-"""How often it is looked whether a ring is still there, where spans come that often."""
+"""How often to check that the ring's file exists, if spans come that often."""
 RETRY_S = 60.0
-"""How long a ring that is gone and cannot be replaced is gone on with."""
+"""How long to go on with a removed ring that could not be replaced, before the next try."""
 LOOK_BYTES = 8 * 1024
-"""After how many bytes of spans the clock is looked at: some twenty spans."""
+"""After how many bytes of spans to look at the clock: about twenty spans."""
 
 
 class RingGoneError(OSError):
-    """A ring was removed while its process writes into it; the message says which, and what was done."""
+    """A ring was removed while its process wrote into it. The message names it and what was done."""
 
 
 class SpanRing:
-    """One process's ring in the directory `path`, or, where that has no room, in `fallback` on a disk.
+    """The ring of one process in the directory `path`, or in `fallback`, on a disk, if that has no room.
 
-    It has `max_bytes` for spans, or a half or quarter of that where room is short: one warning says so. When
-    somebody removes it, which is noticed within a second or with the next spans, a new one is made, and what
-    was in it is put into that. `process` describes the process. Raises RingDirError if a directory breaks a
-    rule, NoRoomError where there is no room for a ring.
+    It has `max_bytes` for spans. If room is short it has a half or a quarter of that, and one warning says
+    so. If its file is removed, the next span after a second makes a new ring and copies the unread spans.
+    `process` describes the process. Raises RingDirError if a directory breaks a rule, NoRoomError if neither
+    has room.
     """
 
     def __init__(
@@ -61,33 +61,33 @@ class SpanRing:
         self.put = self._writer.put
 
     def note_suppressed(self, errors: int) -> None:
-        """Write into the header how many failures the application has not seen."""
-        # Another thread may be replacing the ring; the new one is told the next number.
+        """Write the number of suppressed failures into the header."""
+        # ValueError: another thread replaces the ring now. The new one gets the next number.
         with contextlib.suppress(ValueError):
             self._positions[_SUPPRESSED] = errors
 
     def close(self) -> None:
-        """See that what was put is in an agent's reach: the process is ending."""
+        """Check, when the process ends, that an agent can find the unread spans."""
         if self._positions[_WRITE] != self._positions[_READ]:
             self._check_at_s = 0.0
             self._writer.look()
 
     def _look(self) -> int:
-        """See now and then whether the ring is still there; returns after how many bytes to look again."""
+        """Check at times that the ring's file exists. Returns after how many bytes to look again."""
         now_s = time.monotonic()
         since_s, self._looked_s = now_s - self._looked_s, now_s
         if now_s >= self._check_at_s:
-            self._check_at_s = now_s + RETRY_S  # what is put meanwhile replaces nothing
+            self._check_at_s = now_s + RETRY_S  # spans that are put meanwhile replace nothing
             next_s = CHECK_S
             try:
                 if self._file.is_gone():
                     self._replace()
-            except Exception as error:  # noqa: BLE001 (the ring that there is takes spans as before)
+            except Exception as error:  # noqa: BLE001 (the old ring still works)
                 record_failure("replacing a span ring that was removed", error)
                 next_s = RETRY_S
             finally:
                 self._check_at_s = now_s + next_s
-        # Where spans come one by one, each looks; where many come in a second, few do.
+        # If spans are rare, each one looks; if many come in a second, few do.
         return 1 if since_s > CHECK_S else LOOK_BYTES
 
     def _replace(self) -> None:
@@ -99,9 +99,9 @@ class SpanRing:
         unread = old.unread()
         for payload in unread:
             self.put(payload)
-        # An agent that still has it open would take the same spans.
+        # Marked as read: an agent that has the old file open would read them too.
         positions[_WRITE] = positions[_READ]
-        # Last, so that all of it is done again if a signal handler of the application's ends it before.
+        # Last: if a signal handler of the application interrupts this, all of it is done again.
         self._file, self._positions = file, new_positions
         positions.release()
         old.abandon()
@@ -112,7 +112,7 @@ class SpanRing:
         record_failure("keeping the span ring", RingGoneError(gone))
 
     def abandon(self) -> None:
-        """Let go of the file without a word to the reader: the ring is the parent's, and this is its fork."""
+        """Unmap the file, in a forked child, and change nothing in it: the ring is the parent's."""
         self._positions.release()
         self._writer.release()
         self._file.abandon()
@@ -126,7 +126,7 @@ def _make_file(path: str, fallback: str | None, max_bytes: int, process: dict[st
     try:
         file = RingFile(path, max_bytes, process)
     except NoRoomError as error:
-        # What lies where no agent looks is lost in the end: one that reads the other directory only is known.
+        # Spans in a directory that no agent reads are lost. If an agent reads only `path`, do not use it.
         if fallback is None or (is_read(path) and not is_read(fallback)):
             raise
         try:

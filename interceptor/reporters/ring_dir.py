@@ -1,4 +1,4 @@
-"""The directory that applications and the agent share: made private, refused when it may not be ours."""
+"""The directory of the rings, which applications and the agent share: private to one user."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from kaspan.interceptor.reporters.room import NO_ROOM, NoRoomError
 from kaspan.wire.ring import READ_POS, SUFFIX, is_locked
 
 MAX_UNREAD_ORPHANS = 64
-"""Rings of ended processes that no agent ever read; with more, no new ring is made (an agent is missing)."""
+"""How many rings of ended processes may be unread. At this number no new ring is made: no agent runs."""
 
 
 class RingDirError(OSError):
-    """The ring directory cannot be used; the message says which rule it breaks and what to do."""
+    """The ring directory cannot be used. The message says which rule it breaks and what to do."""
 
 
 def open_ring_dir(path: str) -> int:
-    """Open the directory, made with mode 0700 if it is missing, and return its descriptor.
+    """Open the directory and return its descriptor. Makes it, with mode 0700, if it does not exist.
 
-    Raises NoRoomError if there is no room for it, RingDirError if it cannot be made, is a symlink or not a
-    directory, belongs to another user, or may be written by others: whoever can write there could put files
-    of their own in a ring's place.
+    Raises NoRoomError if the file system is full. Raises RingDirError if the directory cannot be made, is a
+    symlink or another kind of file, belongs to another user, or if other users may write into it: they could
+    replace a ring by a file of their own.
     """
     try:
         os.mkdir(path, 0o700)
@@ -53,7 +53,7 @@ def open_ring_dir(path: str) -> int:
 
 
 def refuse_unread_orphans(directory: int, path: str) -> None:
-    """Raise RingDirError when ended processes have left too many rings that no agent ever read."""
+    """Raise RingDirError if ended processes have left MAX_UNREAD_ORPHANS rings that no agent has read."""
     orphans = 0
     for name in os.listdir(directory):
         if name.endswith(SUFFIX) and _is_unread_orphan(directory, name):
@@ -83,7 +83,7 @@ def _is_unread_orphan(directory: int, name: str) -> bool:
             name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory
         )
     except OSError:
-        return False  # gone since it was listed, or not ours to judge
+        return False  # removed meanwhile, or not readable
     try:
         position = os.pread(descriptor, 8, READ_POS)
         if len(position) < 8 or struct.unpack("<Q", position)[0] != 0:

@@ -1,4 +1,4 @@
-"""The file of one span ring: made in a ring directory, whole and locked, and mapped into memory."""
+"""The file of one span ring: made in a ring directory, locked, and mapped into memory."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from kaspan.wire import ring as layout
 
 
 def sizes(max_bytes: int) -> list[int]:
-    """Return how many bytes for spans a ring may have, the best first: all, a half, a quarter."""
+    """Return the sizes (bytes for spans) that a ring may have, the best first: all, a half, a quarter."""
     wanted = max_bytes & ~7
     return [wanted, *(size for size in (wanted // 2 & ~7, wanted // 4 & ~7) if size >= layout.MIN_DATA_BYTES)]
 
 
 class RingFile:
-    """A new ring in `directory` with `max_bytes` for spans, or a half or quarter of it where room is short.
+    """A new ring in `directory` with `max_bytes` for spans, or a half or a quarter of it if room is short.
 
-    `mapped` is the file, `data_bytes` of it are for spans, and `shortage` says why these are not all.
-    `process` describes the process. A directory that is a fallback, which nobody has chosen, must be on a
-    file system that keeps room which was allocated: on others a full disk would end the process that writes.
-    Raises RingDirError where a rule is broken, NoRoomError where there is no room.
+    `mapped` is the mapping, `data_bytes` is its room for spans, and `shortage` says why that is not
+    `max_bytes`. `process` describes the process. A fallback directory must be on a file system that keeps
+    allocated room: on others, a write when the disk is full would end the process (SIGBUS). Raises
+    RingDirError if a rule is broken, NoRoomError if there is no room.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RingFile:
         try:
             refuse_unread_orphans(descriptor, directory)
             if is_fallback and not room(descriptor).keeps_room:
-                raise NoRoomError(f"the file system of {directory} may not have later what was allocated")
+                raise NoRoomError(f"the file system of {directory} does not keep allocated room")
             self._make(descriptor, max_bytes, process)
         except (RingDirError, NoRoomError):
             raise
@@ -52,14 +52,14 @@ class RingFile:
             os.close(descriptor)
 
     def _make(self, directory: int, max_bytes: int, process: dict[str, object]) -> None:
-        """Make the file under a temporary name and rename it when it is whole and locked."""
+        """Make the file under a temporary name, and rename it when it is complete and locked."""
         name = f"{os.getpid()}-{os.urandom(8).hex()}"
         temporary, final = f".{name}.tmp", name + layout.SUFFIX
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600, dir_fd=directory)
         try:
-            # The owner's lock for life: when it can be had, the owner is gone. The mapping keeps it, not the
-            # descriptor, which processes that turn into daemons close together with all others.
+            # Locked while the process lives: the agent can lock it only after that. The mapping holds the
+            # lock, not the descriptor: a process that becomes a daemon closes all its descriptors.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.data_bytes = self._allocate(directory, descriptor, max_bytes)
             os.pwrite(descriptor, layout.pack_header(self.data_bytes, json.dumps(process).encode()), 0)
@@ -75,20 +75,20 @@ class RingFile:
             os.close(descriptor)
 
     def _allocate(self, directory: int, descriptor: int, max_bytes: int) -> int:
-        """Take room for spans, as much of `max_bytes` as there is, and return how much."""
+        """Allocate room for spans, at most `max_bytes`, and return how much it is."""
         for data_bytes in sizes(max_bytes):
-            # Announced to all that make a ring at this moment, before any of them looks how much is left.
+            # The size announces the claim to other processes before any of them looks how much is left.
             os.ftruncate(descriptor, layout.HEADER_BYTES + data_bytes)
             left = room(directory)
             if left.spare_bytes >= 0:
                 try:
-                    # A sparse file on a full tmpfs would be a SIGBUS in the application later.
+                    # A write into a sparse file on a full tmpfs would end the application by SIGBUS.
                     os.posix_fallocate(descriptor, 0, layout.HEADER_BYTES + data_bytes)
                 except OSError as error:
                     if error.errno not in NO_ROOM:
                         raise
                 else:
-                    # Users of other directories have announced nothing here.
+                    # Looked at again: processes that use other directories announce nothing here.
                     left = room(directory)
                     if left.spare_bytes >= 0:
                         return data_bytes
@@ -97,22 +97,22 @@ class RingFile:
         raise NoRoomError(self.shortage)
 
     def is_gone(self) -> bool:
-        """Whether the file is no longer where it was made, so that an agent that starts will not find it."""
+        """Whether the file is no longer at its path, so that an agent cannot find it."""
         try:
             return _named(self.path) != self._named
         except (FileNotFoundError, NotADirectoryError):
-            return _named("/") == self._root  # in another root, paths say nothing
+            return _named("/") == self._root  # after chroot the path means something else
         except OSError as error:
             if is_from_outside(error):
                 raise
             return False
 
     def unread(self) -> list[bytes]:
-        """Return the spans that no agent has taken."""
+        """Return the spans that no agent has read."""
         try:
             header = layout.Header(self.mapped[: layout.HEADER_BYTES])
         except layout.RingError:
-            return []  # somebody has written over it
+            return []  # another process has overwritten it
         payloads: list[bytes] = []
         position, end = header.read_pos, header.write_pos
         while position < end:
@@ -126,27 +126,27 @@ class RingFile:
         return payloads
 
     def abandon(self) -> None:
-        """Unmap the file; nothing may refer to `mapped` any more."""
+        """Unmap the file. Nothing may refer to `mapped` any more."""
         if self._map_descriptor is None or _identity(self._map_descriptor) in (self._identity, None):
             self.mapped.close()
         else:
-            # Its descriptor was closed, and the number is somebody else's by now: to close the mapping, or
-            # to let Python free it, would close that one. What hooks hold is freed after all modules are.
+            # The process has closed the mapping's descriptor, and its number is another file's now. To close
+            # the mapping, or let Python free it, would close that file, so it is kept.
             fork.keep_until_exit(self.mapped)
 
 
 def _map(descriptor: int, size: int) -> tuple[mmap.mmap, int | None]:
-    """Map a file, and tell which descriptor Python keeps for the mapping: None from 3.13 on."""
+    """Map a file. Returns the mapping and the descriptor that Python keeps for it, None from 3.13 on."""
     if sys.version_info >= (3, 13):
         return mmap.mmap(descriptor, size, trackfd=False), None
     probe = os.dup(descriptor)
     os.close(probe)
-    # The next one that is made has the same number; unless another thread was faster, which `abandon` sees.
+    # The mapping's descriptor gets this number, unless another thread is faster, which `abandon` checks.
     return mmap.mmap(descriptor, size), probe
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:
-    """Which file a descriptor is; None when it is closed."""
+    """Return device and inode of a descriptor's file; None if it is closed."""
     try:
         status = os.fstat(descriptor)
     except OSError:
@@ -155,6 +155,6 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 
 
 def _named(path: str, directory: int | None = None) -> tuple[int, int]:
-    """Which file a path names, which begins at a directory."""
+    """Return device and inode of the file at a path, relative to `directory`."""
     status = os.stat(path, dir_fd=directory, follow_symlinks=False)
     return status.st_dev, status.st_ino

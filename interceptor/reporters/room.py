@@ -1,6 +1,6 @@
-"""How much room span rings may take: half of shared memory stays free for the application, a tenth of a disk.
+"""How much room span rings may use: at most half of shared memory, and all but a tenth of a disk.
 
-What an application maps in shared memory that is full ends it by SIGBUS, so rings leave it room.
+An application that writes into shared memory when it is full ends by SIGBUS, so rings leave it room.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import time
 from kaspan.interceptor.failures import is_from_outside, log
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What the system says of a file system in which nothing more can be made."""
+"""Error numbers of a file system that is full or read-only."""
 CLAIM_S = 60.0
-"""A ring that is still being made after this long, by nobody, never will be whole."""
+"""A ring that is not complete after this long never will be: its process has ended."""
 _IN_MEMORY = (b"tmpfs", b"ramfs")
-# Where room that was allocated stays so: others write each page to a new place, which a full disk has not.
+# File systems that keep allocated room. Others write each page to a new place: a full disk has none.
 _KEEPS_ROOM = (*_IN_MEMORY, b"ext2", b"ext3", b"ext4", b"xfs", b"f2fs", b"overlay")
 
 
 class NoRoomError(OSError):
-    """There is no room for a span ring; the message says where, and how much there is."""
+    """A span ring finds no room. The message says where, and how much is left."""
 
 
 class Room:
-    """A file system as rings see it, in bytes: its size, what is free, and what of that rings leave alone.
+    """The room of a file system in bytes: its size, how much is free, and how much rings must leave free.
 
-    `keeps_room` says whether room that was allocated in it is there later as well.
+    `keeps_room` says whether it keeps allocated room.
     """
 
-    # No NamedTuple: to make one takes longer than the rest of this module.
+    # Not a NamedTuple: that takes longer to define than the rest of this module.
     def __init__(self, total_bytes: int, free_bytes: int, claimed_bytes: int, kind: bytes | None) -> None:
         self.total_bytes = total_bytes
         self.free_bytes = free_bytes
@@ -41,7 +41,7 @@ class Room:
 
     @property
     def spare_bytes(self) -> int:
-        """How much rings may still take; less than 0: they have taken too much."""
+        """How many bytes rings may still use; below 0 if they use too much."""
         if not self.total_bytes:
             return sys.maxsize  # a tmpfs without a limit
         kept_bytes = self.total_bytes // (2 if self.is_in_memory else 10)
@@ -53,14 +53,14 @@ class Room:
 
 
 def room(directory: int) -> Room:
-    """Look at the file system of a ring directory, an open descriptor.
+    """Return the room in the file system of a ring directory, an open descriptor.
 
-    What a ring that is being made in it has announced, by its size, and not taken yet is claimed: of two
-    processes that announce and then look, at least one sees the other.
+    A ring in the making announces its size before it allocates; what it has not allocated yet counts as
+    claimed. Each process announces and then looks, so of two at least one sees the other.
     """
     status, kind = os.fstatvfs(directory), _file_system(directory)
     if kind == b"overlay" and not status.f_files:
-        kind = b"btrfs"  # what is below an overlay does not say its name, but only btrfs counts no inodes
+        kind = b"btrfs"  # an overlay hides the file system below it, but only btrfs counts no inodes
     return Room(
         status.f_blocks * status.f_frsize,
         status.f_bavail * status.f_frsize,
@@ -78,14 +78,14 @@ def _claimed_bytes(directory: int) -> int:
             try:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
-                continue  # whole and renamed meanwhile, or given up
+                continue  # renamed meanwhile, or removed
             if now_s - status.st_mtime < CLAIM_S:
                 claimed += max(0, status.st_size - status.st_blocks * 512)
     return claimed
 
 
 def _file_system(directory: int) -> bytes | None:
-    """Say of which kind a directory's file system is; None if that cannot be known."""
+    """Return the type of a directory's file system, such as `ext4`; None if it is not known."""
     device = os.fstat(directory).st_dev
     wanted = b"%d:%d" % (os.major(device), os.minor(device))
     try:
@@ -101,7 +101,7 @@ def _file_system(directory: int) -> bytes | None:
 
 
 def _read(path: str) -> bytes:
-    # The first span may come when Python is ending and has no open() any more.
+    # The first span may come when Python ends and open() is gone.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         text = b""
@@ -119,17 +119,17 @@ ADVICE = (
 
 
 def warn_of_shortage(why: str, where: str) -> None:
-    """Say, when a process has its ring, that shared memory is short, where its spans go and what helps."""
+    """Warn that shared memory is short, and say where the process's spans go and what helps."""
     log.warning(
         "kaspan: %s; this process keeps its spans %s. %s; `kaspan doctor` says more", why, where, ADVICE
     )
 
 
 def shortage(path: str, ring_bytes: int, left: Room) -> str:
-    """Say that a ring of this size, all of it, has no room in a directory."""
+    """Return the message that a directory has no room for a ring of this size."""
     return f"{path} has no room for a span ring of {mebibytes(ring_bytes)} MiB: {left}"
 
 
 def mebibytes(count: int) -> str:
-    """Write a number of bytes in MiB, with one digit after the point where it is small."""
+    """Format a number of bytes in MiB, with one decimal below 10."""
     return f"{count / 1024**2:.0f}" if count >= 10 * 1024**2 else f"{count / 1024**2:.1f}"

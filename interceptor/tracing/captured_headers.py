@@ -12,13 +12,13 @@ MAX_HEADER_BYTES = 256
 
 
 class CapturedHeaders:
-    """The record headers that become tags, by globs over their names."""
+    """Makes tags of record headers whose names match a glob."""
 
     def __init__(self, globs: Iterable[str]) -> None:
         self._globs = tuple(globs)
 
     def tags(self, headers: Headers) -> list[tuple[str, str]]:
-        """The tags `messaging.header.NAME` for these headers; values that are no text are left out."""
+        """Return the tags `messaging.header.NAME` of these headers. Leaves out values that are not UTF-8."""
         tags = []
         for name, value in headers:
             if value is None or not any(fnmatchcase(name, glob) for glob in self._globs):

@@ -9,12 +9,12 @@ _MAX_CACHED_TOPICS = 10_000
 
 
 class ExcludedTopics:
-    """Topics that are left out of something, by globs; answers are kept, since topics are few."""
+    """Topics that match a glob. Keeps the result for each topic, since topics are few."""
 
     def __init__(self, globs: Iterable[str]) -> None:
         self._globs = tuple(globs)
         self.known: dict[str, bool] = {}
-        """For a look before the call: True is excluded, False is not, missing is not known."""
+        """The results: hot paths look here first, which saves a call."""
 
     def __contains__(self, topic: str) -> bool:
         found = self.known.get(topic)

@@ -1,4 +1,4 @@
-"""What few spans have: another name, tags and annotations of the application's, the debug flag."""
+"""What the application adds to a span, which few applications do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from opentelemetry.util.types import AttributeValue
 
 
 class Extras:
-    """What few spans have: another name, tags and annotations of the application's, the debug flag."""
+    """What the application adds to a span: a name, tags, annotations; and the debug flag."""
 
     __slots__ = ("annotations", "debug", "dropped_annotations", "dropped_tags", "name", "tags", "values")
 
@@ -15,7 +15,7 @@ class Extras:
         self.name: str | None = None
         self.tags: dict[str, str] = {}
         self.values: dict[str, AttributeValue] = {}
-        """Tags as they were set, before they became text."""
+        """Tags with the values as they were set, before their conversion to text."""
         self.annotations: list[tuple[int, str]] = []
         """Pairs of timestamp in us and text."""
         self.dropped_tags = self.dropped_annotations = 0

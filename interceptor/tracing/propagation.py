@@ -1,4 +1,4 @@
-"""Trace context out of and into record headers, in the formats that the settings name."""
+"""Read and write the trace context in record headers, in the formats that the settings name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _EXTRACTORS: dict[str, Callable[[Headers], TraceContext | None]] = {
 
 
 class Propagation:
-    """Writes every format of `inject`, reads the first of `extract` that parses.
+    """Writes each format of `inject`; reads the formats of `extract` until one parses.
 
     Both are names of formats: b3, b3multi, tracecontext. Callers write nothing into records of
     `excluded_topics`.
@@ -48,21 +48,21 @@ class Propagation:
         self._extractors = tuple(_EXTRACTORS[name] for name in extract)
         self.only_b3 = self._inject == ("b3",)
         self.is_b3_first = extract[:1] == ("b3",)
-        # A header of a format that is read but not written would contradict the one that is.
-        stale = {key for name in (*inject, *extract) for key in _OWNED[name]}
-        if tracecontext.HEADER in stale:
-            stale.add(tracecontext.STATE_HEADER)
-        self._stale = frozenset(stale)
+        # Removed before writing: a header of a format that is only read would contradict the new one.
+        replaced = {key for name in (*inject, *extract) for key in _OWNED[name]}
+        if tracecontext.HEADER in replaced:
+            replaced.add(tracecontext.STATE_HEADER)
+        self._replaced = frozenset(replaced)
         self.writes_state = "tracecontext" in inject
-        """Whether a span that is injected has to know its trace state."""
+        """Whether an injected span must know its trace state."""
 
     def extract(self, headers: Headers) -> TraceContext | None:
-        """Read the context of a record's headers (at least one); None if there is none in them.
+        """Read the context in a record's headers (at least one); None if they have none.
 
-        Never raises on their content.
+        Never raises, whatever the headers hold.
         """
         if self.is_b3_first:
-            # Whoever injects, appends: look there before walking the list.
+            # Producers append their header: look at the last one first.
             key, value = headers[-1]
             if key == "b3" and value is not None:
                 found = b3.parse(value)
@@ -74,16 +74,16 @@ class Propagation:
                 return found
         return None
 
-    def without(self, headers: Headers) -> list[tuple[str, bytes | None]]:
-        """Make a list of the foreign headers, in order."""
-        return [header for header in headers if header[0] not in self._stale]
+    def without_context(self, headers: Headers) -> list[tuple[str, bytes | None]]:
+        """Return a new list of the headers without those that hold a context, in order."""
+        return [header for header in headers if header[0] not in self._replaced]
 
     def inject(self, headers: Headers | None, span: RecordSpan) -> list[tuple[str, bytes | None]]:
-        """Make a new list: the foreign headers in order, no stale trace header, then this span's context."""
+        """Return a new list: the headers without those that hold a context, in order, then this span's."""
         if not headers and self.only_b3:
             return [("b3", b3.format_single(span.trace_id, span.span_id, span.sampled, span.debug))]
-        stale = self._stale
-        new = [header for header in headers if header[0] not in stale] if headers else []
+        replaced = self._replaced
+        new = [header for header in headers if header[0] not in replaced] if headers else []
         trace_id, span_id, sampled = span.trace_id, span.span_id, span.sampled
         for name in self._inject:
             if name == "b3":

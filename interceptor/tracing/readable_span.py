@@ -1,6 +1,6 @@
-"""What OpenTelemetry's SDK offers to read of a span: span processors copy attributes of the parent, and more.
+"""The properties of the SDK's ReadableSpan, on kaspan's spans: span processors read attributes of the parent.
 
-It is put together when somebody asks. The SDK is loaded only for what nobody has who has not loaded it.
+Each value is made when it is read. The SDK is loaded only for values of its own classes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 def _sdk(module: str) -> Any:
     try:
         return import_module(f"opentelemetry.sdk.{module}")
-    except ImportError as error:  # for hasattr() and getattr(span, name, None), a span that does not offer it
+    except ImportError as error:  # an AttributeError, so that hasattr() is False
         raise AttributeError("opentelemetry-sdk is not installed; kaspan[opentelemetry] brings it") from error
 
 
 class Readable:
-    """The properties of the SDK's ReadableSpan, of a span of ours. Of its end there is nothing to read."""
+    """The properties of the SDK's ReadableSpan, except those of a span's end."""
 
     trace_id: bytes
     parent_id: bytes | None
@@ -41,14 +41,14 @@ class Readable:
     extras: Extras | None
     consumer: Any
     title: str | None = None
-    """What the span is called, if it is not that of a record's processing."""
+    """The span's name, unless it is the span of a record's processing."""
     service = ""
-    """Whose it is, where there is no consumer to ask."""
+    """The name of its service, if it has no consumer."""
 
     if TYPE_CHECKING:
 
         def get_span_context(self) -> SpanContext:
-            """RecordSpan's own."""
+            """Return the span's context (RecordSpan has this method)."""
 
     @property
     def context(self) -> SpanContext:
@@ -57,7 +57,7 @@ class Readable:
 
     @property
     def parent(self) -> SpanContext | None:
-        """The parent's context; None where the trace begins."""
+        """The parent's context; None if the trace begins here."""
         if self.parent_id is None:
             return None
         flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
@@ -65,7 +65,7 @@ class Readable:
 
     @property
     def name(self) -> str:
-        """The name that the span will have, if nobody changes it."""
+        """The span's name, as it is now."""
         if self.extras is not None and self.extras.name is not None:
             return self.extras.name
         return f"process {self.topic}" if self.title is None else self.title
@@ -77,7 +77,7 @@ class Readable:
 
     @property
     def attributes(self) -> Mapping[str, AttributeValue]:
-        """What the application has set, and what says of which topic the record is."""
+        """What the application has set, and the tags with the record's topic."""
         found: dict[str, AttributeValue] = {}
         if self.topic is not None:
             found = {
@@ -104,12 +104,12 @@ class Readable:
 
     @property
     def end_time(self) -> int | None:
-        """None: a span that can be looked at is open, or has been reported."""
+        """None: kaspan keeps no end time."""
         return None
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The events that were added, without their attributes."""
+        """The events of the span, without their attributes."""
         if self.extras is None:
             return ()
         event: type[Event] = _sdk("trace").Event
@@ -117,44 +117,44 @@ class Readable:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        """None: Zipkin knows no links."""
+        """Empty: Zipkin has no links between traces."""
         return ()
 
     @property
     def dropped_attributes(self) -> int:
-        """How many attributes were one too many."""
+        """How many attributes were dropped: a span has at most MAX_TAGS."""
         return 0 if self.extras is None else self.extras.dropped_tags
 
     @property
     def dropped_events(self) -> int:
-        """How many events were one too many."""
+        """How many events were dropped: a span has at most MAX_ANNOTATIONS."""
         return 0 if self.extras is None else self.extras.dropped_annotations
 
     @property
     def dropped_links(self) -> int:
-        """None."""
+        """Zero: Zipkin has no links between traces."""
         return 0
 
     @property
     def resource(self) -> Resource:
-        """The service."""
+        """The resource, which is the service's name."""
         service = self.service if self.consumer is None else self.consumer.tracing.service
         resource: Resource = _sdk("resources").Resource({"service.name": service})
         return resource
 
     @property
     def instrumentation_info(self) -> None:
-        """None: what was in its place before `instrumentation_scope`."""
+        """None: the old name of `instrumentation_scope`."""
         return
 
     @property
     def instrumentation_scope(self) -> InstrumentationScope:
-        """Who made the span: kaspan, and its version."""
+        """The instrumentation that made the span: kaspan, with its version."""
         scope: InstrumentationScope = _sdk("util.instrumentation").InstrumentationScope("kaspan", VERSION)
         return scope
 
     def to_json(self, indent: int | None = 4) -> str:
-        """Write it as the SDK writes its own."""
+        """Return JSON as the SDK's spans do."""
         written: str = (
             _sdk("trace")
             .ReadableSpan(

@@ -14,27 +14,28 @@ _MAX_CACHED_TOPICS = 10_000
 
 
 class Sampler:
-    """Decides for a trace on which nobody has decided, by its first record's topic and operation.
+    """Decides whether a new trace is recorded, by the topic and operation of its first record.
 
-    A trace is recorded when the low 64 bits of its id are below a bound, as in OpenTelemetry's
-    TraceIdRatioBased: services with the same rate decide the same. `clock_s` is a monotonic clock.
+    A trace is recorded if the low 64 bits of its id are below a bound, as in OpenTelemetry's
+    TraceIdRatioBased, so services with the same rate decide the same. `clock_s` is a monotonic clock.
     """
 
     def __init__(self, settings: Sampling, clock_s: Callable[[], float] = time.monotonic) -> None:
         self.bound = _bound(settings.rate)
-        """What the low 64 bits of a trace's id must be below; nothing else counts if `is_simple`."""
+        """The low 64 bits of a recorded trace's id are below this. If `is_simple`, nothing else counts."""
         self._rules = [(rule.topic, rule.operation, _bound(rule.rate)) for rule in settings.rules]
         self._bounds: dict[tuple[Operation, str], int] = {}
         limit = settings.max_traces_per_s
         self._limit = None if limit is None else _Limit(limit, clock_s)
         self.is_simple = not self._rules and limit is None
         self.samples_all = self.bound == _EVERYTHING and self.is_simple
-        """Whether every trace is recorded, so that nobody needs to ask."""
+        """Whether every trace is recorded."""
 
     def is_sampled(self, trace_id: bytes, operation: Operation | None = None, topic: str = "") -> bool:
-        """Whether the trace with this id (hex digits), which starts here, is recorded.
+        """Whether a new trace with this id (hex digits) is recorded.
 
-        The rules are for those that start with a record; for another one `operation` is None.
+        `operation` and `topic` are those of the record that it starts with, for the rules; None if it starts
+        with something else.
         """
         bound = self._bound_of(operation, topic) if self._rules and operation else self.bound
         if bound != _EVERYTHING and int(trace_id[-16:], 16) >= bound:
@@ -62,7 +63,7 @@ def _bound(rate: float) -> int:
 
 
 class _Limit:
-    """At most so many traces in each window: a second, or as long as one trace may take."""
+    """Allows a number of traces in each window: a second, or longer if that allows less than one trace."""
 
     def __init__(self, traces_per_s: float, clock_s: Callable[[], float]) -> None:
         self._window_s = max(1.0, 1 / traces_per_s)
@@ -72,7 +73,7 @@ class _Limit:
         self._allowed = itertools.count()
 
     def allows(self) -> bool:
-        # No lock: a finalizer that starts a trace could meet it held by the thread that it interrupts.
+        # No lock: a finalizer that starts a trace would wait for ever if its own thread held it.
         window = int(self._clock_s() / self._window_s)
         if window != self._window:
             self._window, self._allowed = window, itertools.count()

@@ -1,7 +1,6 @@
 """The span that is current while the application works on a record.
 
-An OpenTelemetry span for everybody who looks at it, and as little as possible besides: nothing is kept in
-dictionaries unless the application adds something.
+It is a span of OpenTelemetry's API. It has no dictionaries until the application adds tags.
 """
 
 from __future__ import annotations
@@ -41,25 +40,25 @@ else:
 
 
 def has_expired(span: span_ids.ScopedSpan) -> bool:
-    """Whether a span with an `expiry` is over; it is ended here if its time is up."""
+    """Whether a span with an `expiry` has ended. Ends it if its time is over."""
     scope = None if span.expiry is None else span.expiry()
     if scope is not None:
         scope.expire(span)
-    return scope is None or span.is_left  # None: with its consumer it is gone
+    return scope is None or span.is_left  # None: it was freed with its consumer
 
 
 class ForwardedSpan(ForwardedContext, NonRecordingSpan):
-    """What is current while a record of an excluded topic is worked on: its sender's span, if it named one.
+    """The sender's span, current while the application works on a record of an excluded topic.
 
-    Nothing is recorded, but what the application sends meanwhile still belongs to the sender's trace. The
-    headers are read only if somebody asks, since most applications exclude topics to save that.
+    Nothing is recorded, but records that the application sends meanwhile belong to the sender's trace. The
+    headers are read only when the context is needed: most applications exclude topics to save that.
     """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.get_span_context()!r})"
 
     def get_span_context(self) -> SpanContext:
-        """The sender's span, or an invalid context."""
+        """Return the context of the sender's span, or an invalid one."""
         if self.expiry is not None and has_expired(self):
             return INVALID_SPAN_CONTEXT
         trace_id, span_id, sampled, _ = self._extract(self._headers) or (None, None, None, False)
@@ -79,7 +78,7 @@ class RecordSpan(SpanIds, Readable, Span):
 
     @classmethod
     def of(cls, found: TraceContext) -> RecordSpan:
-        """The span that `found` names, to be passed on."""
+        """Make a span with the ids of a context, to inject it."""
         trace_id, span_id, sampled, debug = found
         span = cls(trace_id or b"", span_id or b"", None, sampled is not False)
         if debug:
@@ -88,18 +87,18 @@ class RecordSpan(SpanIds, Readable, Span):
 
     @property
     def debug(self) -> bool:
-        """Whether the trace is recorded whatever the rate."""
+        """Whether the trace is recorded whatever the sampling rate."""
         return self.extras is not None and self.extras.debug
 
     @property
     def trace_state(self) -> bytes:
-        """The value of the W3C `tracestate` that goes on with this span; empty if there is none."""
+        """The value of the W3C `tracestate` for records sent in this span; empty without one."""
         if self._state is None:
             self._state = tracecontext.state_of(self.headers, self.trace_id) if self.headers else b""
         return self._state
 
     def carry_state(self, other: Span | None) -> None:
-        """Go on with the trace state of another span of the trace, whoever made it."""
+        """Copy the trace state of another span of the trace, kaspan's or OpenTelemetry's."""
         if isinstance(other, RecordSpan):
             if other.headers is not None or other._state is not None:
                 self.headers, self._state = other.headers, other._state
@@ -107,7 +106,7 @@ class RecordSpan(SpanIds, Readable, Span):
             self._state = state.to_header().encode()
 
     def get_span_context(self) -> SpanContext:
-        """The span's context as OpenTelemetry's instrumentations want it; invalid once its time is over."""
+        """Return the span's context; an invalid one once its time is over."""
         if self.expiry is not None and has_expired(self):
             return INVALID_SPAN_CONTEXT
         flags = TraceFlags(TraceFlags.SAMPLED if self.sampled else TraceFlags.DEFAULT)
@@ -120,11 +119,11 @@ class RecordSpan(SpanIds, Readable, Span):
         return self.extras
 
     def is_recording(self) -> bool:
-        """Whether additions are kept."""
+        """Whether tags, events and a name are accepted."""
         return self.sampled and not (self.expiry is not None and has_expired(self)) and not self.ended
 
     def set_attribute(self, key: str, value: AttributeValue) -> None:
-        """Add a tag; Zipkin's tags are text."""
+        """Add a tag. Values become text, as Zipkin has only that."""
         if self.is_recording():
             extras, key = self._add(), str(key)[:MAX_TAG_CHARACTERS]
             if key in extras.tags or len(extras.tags) < MAX_TAGS:
@@ -139,7 +138,7 @@ class RecordSpan(SpanIds, Readable, Span):
             self.set_attribute(key, value)
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        """Add an annotation; `timestamp` in nanoseconds. Zipkin's annotations have no attributes."""
+        """Add an annotation; `timestamp` in ns. Drops `attributes`: Zipkin's annotations have none."""
         del attributes
         if self.is_recording():
             extras = self._add()
@@ -150,12 +149,12 @@ class RecordSpan(SpanIds, Readable, Span):
                 extras.dropped_annotations += 1
 
     def update_name(self, name: str) -> None:
-        """Give the span another name."""
+        """Change the span's name."""
         if self.is_recording():
             self._add().name = str(name)[:MAX_TAG_CHARACTERS]
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
-        """Mark the span as failed where the status says so; Zipkin's mark is the tag `error`."""
+        """Mark the span as failed, by Zipkin's tag `error`, if the status is ERROR."""
         code = status.status_code if isinstance(status, Status) else status
         if code is StatusCode.ERROR:
             said = status.description if isinstance(status, Status) else description
@@ -174,7 +173,7 @@ class RecordSpan(SpanIds, Readable, Span):
         self.set_attribute("error.type", type(exception).__qualname__)
 
     def fail(self, error: BaseException | None) -> None:
-        """Mark the span as failed by an exception, None where which is not known; the first mark stays."""
+        """Mark the span as failed by an exception, None if it is not known. The first mark stays."""
         if self.is_recording():
             tags = self._add().tags
             if error is None:
@@ -185,7 +184,7 @@ class RecordSpan(SpanIds, Readable, Span):
                 tags["error"] = (str(error) or name)[:MAX_TAG_CHARACTERS]  # last, since it may raise
 
     def end(self, end_time: int | None = None) -> None:
-        """Do nothing: the span ends when the application asks for the next record, not before."""
+        """Do nothing: the span ends when the application asks for the next record."""
 
 
 def _trace_state(value: bytes) -> TraceState | None:

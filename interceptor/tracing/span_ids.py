@@ -1,4 +1,4 @@
-"""What a record's span keeps: its identifiers, and what the scope notes on it."""
+"""The attributes of a span that compiled code sets too: its ids, and what its scope keeps."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from kaspan.wire.context import Headers, TraceContext
 
 
 class ScopedSpan:
-    """What a span of ours that is made current keeps."""
+    """What a span keeps while it is current."""
 
-    # On the class, since nearly all spans leave them as they are.
+    # Defaults on the class: most spans never set these.
     is_left = False
     outer_context: Any = None
-    """The context in which it was made current, if that was not empty."""
+    """The context in which the span was made current, if that was not empty."""
     token: Any = None
-    """The context variable's, of when it was made current last."""
+    """The token of the context variable, from when the span was last made current."""
     expiry: Callable[[], Any] | None = None
     """Where its time is bounded, a weak reference to the NextScope that ends it."""
 
 
 class ForwardedContext(ScopedSpan):
-    """The headers of a record that is passed on, and how they are read."""
+    """The headers of a record whose context is forwarded, and the function that reads them."""
 
     def __init__(self, extract: Callable[[Headers], TraceContext | None], headers: Headers) -> None:
         self._extract = extract
@@ -31,21 +31,21 @@ class ForwardedContext(ScopedSpan):
 
 
 class SpanIds(ScopedSpan):
-    """The identifiers of a record's span, in hex digits, and what tracing keeps with them."""
+    """The ids of a span, as hex digits, and what tracing keeps with them."""
 
-    # As in ScopedSpan.
+    # Defaults, as in ScopedSpan.
     ended = False
     consumer: Any = None
-    """Whose record it is the span of: one record is never the parent of another of the same consumer."""
+    """The ConsumerSpans of the record: a record is never the parent of another of the same consumer."""
     extras: Extras | None = None
     record: Any = None
-    """The record's span, on that of a function which works on the record."""
+    """On a function's span: the span of the record that it works on."""
     headers: Headers | None = None
-    """The record's headers, if there may be a tracestate in them."""
+    """The record's headers, if they may hold a tracestate."""
     topic: str | None = None
-    """The record's, on the span of its processing."""
+    """On the span of a record's processing: its topic."""
     timestamp_ns = 0
-    """When it began, since the epoch."""
+    """The start of the span, in nanoseconds since the epoch."""
     _state: bytes | None = None
 
     def __init__(self, trace_id: bytes, span_id: bytes, parent_id: bytes | None, sampled: bool) -> None:

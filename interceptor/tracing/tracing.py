@@ -22,7 +22,7 @@ _NO_PARENT: TraceContext = (None, None, None, False)
 
 
 class Tracing:
-    """Everything a patched method needs, for `service` under `settings`. Thread-safe; survives fork."""
+    """What the patched methods use, for `service` under `settings`. Thread-safe. Works in forked children."""
 
     def __init__(self, service: str, settings: Interceptor) -> None:
         self.service = service
@@ -36,7 +36,7 @@ class Tracing:
         self.sampler = Sampler(settings.sampling)
         self._samples_all = self.sampler.samples_all
         self.excluded_topics = ExcludedTopics(settings.exclude_topics)
-        """Those of which nothing is recorded."""
+        """The topics of which nothing is recorded."""
         captured_headers = settings.capture_headers
         self.captured_headers = CapturedHeaders(captured_headers) if captured_headers else None
         self.reporter = ProcessReporter(service, settings)
@@ -46,9 +46,9 @@ class Tracing:
         """Called with the class of its records when the application uses a consumer for the first time."""
 
     def current(self, ignoring: object = None) -> TraceContext | None:
-        """The span in scope as a parent, whoever made it; None when there is none.
+        """Return the current span, kaspan's or OpenTelemetry's, as a parent; None without one.
 
-        Passes over the spans of records of `ignoring`, which one consumer's records have as their `consumer`.
+        Skips the spans of one consumer's records: those whose `consumer` is `ignoring`.
         """
         context = self._get_context()
         while context:
@@ -58,7 +58,7 @@ class Tracing:
             ):
                 context = without_left_spans(context)
             elif not isinstance(span, RecordSpan):
-                return None if span is None else _foreign(span)
+                return None if span is None else _other_context(span)
             elif ignoring is None or span.consumer is not ignoring:
                 return span.trace_id, span.span_id, span.sampled, span.debug
             else:
@@ -66,10 +66,9 @@ class Tracing:
         return None
 
     def child_of(self, parent: TraceContext | None, operation: Operation | None, topic: str) -> RecordSpan:
-        """Make a span under `parent`, in a new trace where there is none or only a decision.
+        """Make a span under `parent`; in a new trace if that is None, or only a sampling decision.
 
-        `operation` and `topic` are the record's, if it is about one; they count where the decision is still
-        to be made.
+        `operation` and `topic` are those of the span's record, for the sampling of a new trace.
         """
         known_id, parent_id, sampled, debug = _NO_PARENT if parent is None else parent
         try:
@@ -86,7 +85,7 @@ class Tracing:
         return span
 
 
-def _foreign(span: Span) -> TraceContext | None:
+def _other_context(span: Span) -> TraceContext | None:
     context = span.get_span_context()
     if not context.is_valid:
         return None

@@ -218,7 +218,7 @@ def test_room_is_free_again_when_spans_were_taken(reporting_to: Any) -> None:
         reporter.put(span(number, 400))
         batches_of(asked, number + 1)
         wait_until(
-            lambda expected=number + 1: reporter._settled_spans == expected, "it is settled", every_s=0.005
+            lambda expected=number + 1: reporter._finished_spans == expected, "it is settled", every_s=0.005
         )
 
     assert reporter.dropped_full == 0
@@ -322,7 +322,7 @@ def test_outage_is_one_warning_and_its_end_says_what_was_dropped(
     failing, back = (record.getMessage() for record in caplog.records)
     assert "http://agent" in failing
     assert "HTTP 503" in failing
-    assert back == f"kaspan: http://agent takes spans again; {dropped} were dropped meanwhile"
+    assert back == f"kaspan: http://agent accepts spans again; {dropped} were dropped meanwhile"
 
 
 def test_refusal_is_one_warning_with_the_reason(reporting_to: Any, caplog: pytest.LogCaptureFixture) -> None:
