@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from typing import get_args
 
 import msgspec
 
 from kaspan.agent.senders.base import Sender
+from kaspan.config import schema
 
 GROUP = "kaspan.senders"
-OWN = ("zipkin", "kafka", "console")
+OWN = tuple(str(settings.__struct_config__.tag) for settings in get_args(schema.Sender))
 """Names that mean kaspan's own senders, whatever is installed."""
 
 
