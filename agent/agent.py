@@ -141,10 +141,10 @@ class Agent:
             self.collector.adjust(new, chain)
             self._renew_certificate(self.collector)
         if found.applied:
-            _log.info("SIGHUP: taken over: %s", ", ".join(found.applied), extra={"applied": found.applied})
+            _log.info("SIGHUP: now in force: %s", ", ".join(found.applied), extra={"applied": found.applied})
         if found.pending:
             keys = ", ".join(found.pending)
-            _log.warning("SIGHUP: needs a restart: %s", keys, extra={"pending": found.pending})
+            _log.warning("SIGHUP: needs a restart of the agent: %s", keys, extra={"pending": found.pending})
         if not found.applied and not found.pending:
             _log.info("SIGHUP: no setting has changed")
 
@@ -190,7 +190,7 @@ class Agent:
         )
         by_http = self.collector.accepted_spans if self.collector else 0
         _log.info(
-            "stopped: %d spans taken, sent %s, %d left in the spool",
+            "stopped: accepted %d spans, sent %s, %d left in the spool",
             self._receiver.accepted_spans + by_http,
             sent,
             self.spool.totals.spans,
@@ -237,7 +237,7 @@ def _opened(
             except RingDirectoryError as error:
                 refused.append(error)
                 # The default one on disk most never need.
-                if not error.is_of_others and directory.path != schema.default_fallback_dir():
+                if not error.is_of_another_user and directory.path != schema.default_fallback_dir():
                     raise
         if refused and len(refused) == len(directories) and not is_listening:
             raise refused[0]

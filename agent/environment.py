@@ -26,7 +26,7 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
             return "${"
         if found["broken"]:
             raise VariableError(
-                f"{found['broken']} is no reference to a variable; the rule is ${{NAME}} or "
+                f"{found['broken']} is not a reference to a variable; the rule is ${{NAME}} or "
                 "${NAME:-default}, and $${ for the text ${ itself"
             )
         name: str = found["name"]

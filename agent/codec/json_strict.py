@@ -137,14 +137,15 @@ def _spans_of(body: bytes) -> list[msgspec.Raw]:
 def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
     """Give the batch of one list, whose first span is the `first` of the whole body."""
     if len(body) > LENIENT_BYTES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
-        reason = f"A span may have {MAX_VALUES} values: too many reading List<Span> from json at $[{first}]"
+        limit = f"A span may have at most {MAX_VALUES} values"
+        reason = f"{limit}: too many reading List<Span> from json at $[{first}]"
         raise InvalidSpansError(reason, 413)
     spans = _count_if_plainly_valid(body, first)
     if spans is None:
         if len(body) > LENIENT_BYTES:
             raise InvalidSpansError(
-                f"Malformed reading List<Span> from json at $[{first}]: what is larger than {LENIENT_BYTES} "
-                "bytes must be JSON to the letter, with members of their own types"
+                f"Malformed reading List<Span> from json at $[{first}]: a list larger than {LENIENT_BYTES} "
+                "bytes must be strictly valid JSON, with values of the right types"
             )
         read = read_list(body, first)
         spans = len(read)
@@ -218,7 +219,7 @@ def _check_repeated_ids(body: bytes, first: int) -> None:
     for index, span in enumerate(map(bytes, _take_apart(body)), first):
         if has_escapes or any(span.count(name) > 1 for name in _ID_NAMES):
             if len(span) > LENIENT_BYTES:
-                raise InvalidSpansError(f"A span of this size may have no id twice: $[{index}]")
+                raise InvalidSpansError(f"A span of this size may not have an id twice: $[{index}]")
             read_list(b"[" + span + b"]", index)
 
 
@@ -227,7 +228,8 @@ def _opened(body: bytes) -> bytes:
     first = body[:1]
     if first in _THRIFT_SIGNS:
         raise InvalidSpansError(
-            "Expected a JSON_V2 encoded list, but received: THRIFT; kaspan takes Zipkin's JSON v2 and proto3",
+            "Expected a JSON_V2 encoded list, but received: THRIFT; kaspan accepts Zipkin's JSON v2 and "
+            "proto3",
             415,
         )
     # Zipkin takes a line break for the beginning of proto3, which a list may have, and then for a blank.
@@ -235,14 +237,14 @@ def _opened(body: bytes) -> bytes:
         body = body.lstrip(_BLANKS)
         if body[:1] != b"[":
             raise InvalidSpansError(
-                "Malformed reading List<Span> from json: this looks like proto3, which comes with the header "
+                "Malformed reading List<Span> from json: this looks like proto3, which needs the header "
                 "Content-Type: application/x-protobuf"
             )
     if body[:1] != b"[":
         raise InvalidSpansError("Expected a JSON_V2 encoded list: the first byte must be [")
     if b"A" in body and _V1_SIGN in body:  # a letter is found ten times as fast
         raise InvalidSpansError(
-            "Expected a JSON_V2 encoded list, but received: JSON_V1; kaspan takes Zipkin's JSON v2 and "
+            "Expected a JSON_V2 encoded list, but received: JSON_V1; kaspan accepts Zipkin's JSON v2 and "
             "proto3, so set the client to v2",
             415,
         )

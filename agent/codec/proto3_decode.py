@@ -68,7 +68,9 @@ def proto3_batches(body: bytes, row_bytes: int, max_bytes: int = 1 << 62) -> Ite
         span = _encode(fields)
         total += len(span) + len(SEPARATOR)
         if total > max_bytes:
-            raise InvalidSpansError(f"A body may have {max_bytes} bytes (agent.max_body_bytes) as JSON", 413)
+            raise InvalidSpansError(
+                f"A body may have at most {max_bytes} bytes (agent.max_body_bytes) as JSON", 413
+            )
         if row and size + len(span) > row_bytes:
             yield Batch(len(row), SEPARATOR.join(row))
             row, size = [], 0
@@ -86,8 +88,8 @@ def _check_number_of_fields(data: bytes, position: int, end: int, span: int) -> 
         position = skip(data, position, key)
         if position >= end:
             return
-    reason = f"A span may have {MAX_VALUES // _FIELD_VALUES} fields: too many reading List<Span> from proto3"
-    raise InvalidSpansError(f"{reason} at span {span}", 413)
+    limit = f"A span may have at most {MAX_VALUES // _FIELD_VALUES} fields"
+    raise InvalidSpansError(f"{limit}: too many reading List<Span> from proto3 at span {span}", 413)
 
 
 def _hex(data: bytes, position: int, name: str, max_length: int) -> tuple[str, int]:

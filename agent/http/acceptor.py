@@ -92,7 +92,7 @@ class Acceptor:
                 continue
             if not self._is_crowded:
                 self._is_crowded = True
-                text = "more than %d connections: the quietest are closed; see agent.max_connections"
+                text = "more than %d connections: the longest idle are closed; see agent.max_connections"
                 _log.warning(text, self.limit)
             self._give_way(connection)
 

@@ -86,7 +86,7 @@ class Access:
             is_known = self._seen_hosts[host] = self._is_host(host)
         if is_known:
             return None
-        return self._forbid("host", f"The agent is not known as {escaped(host)[:200]}: agent.allowed_hosts")
+        return self._forbid("host", f"Host {escaped(host)[:200]} is not in agent.allowed_hosts")
 
     def _is_host(self, host: str) -> bool:
         """Whether this is an address, or a name that a stranger's page cannot have."""
@@ -112,8 +112,8 @@ class Access:
                 return None
         elif self._is_origin(origin):
             return None
-        said = f"Pages of {escaped(origin)[:200] or 'other sites'} may not report: agent.allowed_origins"
-        return self._forbid("origin", said)
+        page = escaped(origin)[:200] or "of another site"
+        return self._forbid("origin", f"Origin {page} is not in agent.allowed_origins")
 
     def _is_origin(self, origin: str) -> bool:
         return bool(origin) and self._origins is not None and self._origins.matches(origin)
@@ -121,9 +121,11 @@ class Access:
     def _forbid(self, refusal: str, reason: str) -> Response:
         if not self._has_warned:
             self._has_warned = True
-            _log.warning("a request was answered 403: %s; more of these are only counted", reason)
+            _log.warning("a request got the answer 403: %s; later ones are only counted", reason)
         return make_refusal(
-            403, refusal, f"{reason} says who may, besides those who send agent.token where it is set"
+            403,
+            refusal,
+            f"{reason}; add it there, or set agent.token and send it with each request",
         )
 
 

@@ -93,13 +93,11 @@ def _open_tcp(settings: schema.Agent) -> Listener:
 def _warn_of_strangers(settings: schema.Agent, tls: ssl.SSLContext | None) -> None:
     if not settings.token:
         _log.warning(
-            "agent.listen: ANYBODY who reaches %s can report spans, since there is no agent.token",
+            "agent.listen: ANYBODY who reaches %s can report spans, since agent.token is not set",
             settings.listen,
         )
     elif tls is None:
-        _log.warning(
-            "agent.listen: agent.token crosses the network in the clear, since there is no agent.tls"
-        )
+        _log.warning("agent.listen: agent.token crosses the network unencrypted, since agent.tls is not set")
 
 
 def _is_in_use(error: OSError) -> bool:
@@ -113,22 +111,24 @@ def _tls(settings: schema.Tls) -> ssl.SSLContext | None:
         if not value:
             raise ListenError(f"agent.tls.{name} is missing; TLS needs a certificate and its key")
         if not os.access(value, os.R_OK):
-            raise ListenError(f"agent.tls.{name}: {value} cannot be read by this user, or is not there")
+            raise ListenError(f"agent.tls.{name}: {value} does not exist, or this user may not read it")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         # A key with a passphrase would be asked for on the terminal.
         context.load_cert_chain(settings.cert, settings.key, password="")
     except (ssl.SSLError, OSError) as error:
         raise ListenError(
-            f"agent.tls: {settings.cert} and {settings.key} are no certificate and its key, both PEM and "
-            f"the key without a passphrase: {error}"
+            f"agent.tls: {settings.cert} and {settings.key} cannot be used together ({error}); the rule is a "
+            "certificate and its key in PEM format, the key without a passphrase"
         ) from error
     return context
 
 
 def _open_unix(path: str) -> Listener:
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
-        raise ListenError(f"agent.socket: {path} is longer than the {_MAX_PATH_BYTES} bytes that Linux takes")
+        raise ListenError(
+            f"agent.socket: {path} is longer than the {_MAX_PATH_BYTES} bytes that Linux allows"
+        )
     with _explained(path):
         _check_directory(path)
         _remove_stale(path)
@@ -150,8 +150,8 @@ def _explained(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ListenError(
-            f"agent.socket: {path} cannot be made: {error.strerror}; set it to a path in a directory where "
-            'this user may write, or to "" for none'
+            f"agent.socket: {path} cannot be created: {error.strerror}; set it to a path in a directory "
+            'where this user may write, or to "" for none'
         ) from error
 
 
@@ -179,7 +179,7 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise ListenError(f"agent.socket: {path} is there and is no socket; set another path")
+        raise ListenError(f"agent.socket: {path} exists and is not a socket; set another path")
     if status.st_uid not in (0, os.geteuid()):
         raise ListenError(f"agent.socket: {path} belongs to uid {status.st_uid}; set another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -122,7 +122,7 @@ class RequestReader:
             self._ignore_upgrade()
         except httptools.HttpParserError as error:
             self.refusal = self.refusal or make_refusal(
-                400, "malformed", f"This is no HTTP/1.1 request: {error}"
+                400, "malformed", f"This is not an HTTP/1.1 request: {error}"
             )
         if self.is_in_head or self._is_chunked:
             self._check_overhead(parsed)
@@ -140,14 +140,14 @@ class RequestReader:
         elif self.is_in_body:
             self._framing_bytes += parsed
             if self._framing_bytes > MAX_HEAD_BYTES + _PIECE_BYTES:
-                reason = f"Trailers and extensions of chunks may have {MAX_HEAD_BYTES} bytes"
+                reason = f"Trailers and extensions of chunks may have at most {MAX_HEAD_BYTES} bytes"
                 self.refusal = make_refusal(431, "too large", reason)
 
     def _ignore_upgrade(self) -> None:
         """Read a request as if it had not asked for another protocol: Java's own client always does."""
         method, url, headers = self._parser.get_method(), self._url, self._headers
         if method == b"CONNECT":
-            self.refusal = make_refusal(405, "method", "This is no proxy", ("Allow", "POST"))
+            self.refusal = make_refusal(405, "method", "The agent is not a proxy", ("Allow", "POST"))
             return
         kept = [header for header in headers if header[0].lower() not in (b"upgrade", b"connection")]
         head = b"".join(b"%b: %b\r\n" % header for header in kept)
@@ -175,7 +175,7 @@ class RequestReader:
             return  # a trailer, of which none has a meaning here
         self._headers.append((name, value))
         if len(self._headers) > MAX_HEADERS:
-            self._refuse(make_refusal(431, "too large", f"A request may have {MAX_HEADERS} headers"))
+            self._refuse(make_refusal(431, "too large", f"A request may have at most {MAX_HEADERS} headers"))
         self._count_head(len(name) + len(value) + len(": \r\n"))
 
     def _count_head(self, size: int) -> None:
@@ -205,7 +205,7 @@ class RequestReader:
         size = len(chunk)
         refusal = self._gate.refuse_size(size, self._reservation.size + size)
         if refusal is not None or not self._reservation.grow(size):
-            self._refuse(refusal or make_refusal(429, "busy", "Too many bodies are on their way"))
+            self._refuse(refusal or make_refusal(429, "busy", "Too many request bodies are arriving"))
         if size == self._missing_bytes and self._body is None:
             self._whole = chunk
         else:
@@ -226,4 +226,4 @@ class RequestReader:
 
 
 def _too_long_a_head() -> Response:
-    return make_refusal(431, "too large", f"A request's head may have {MAX_HEAD_BYTES} bytes")
+    return make_refusal(431, "too large", f"A request's head may have at most {MAX_HEAD_BYTES} bytes")

@@ -150,7 +150,9 @@ class HttpServer:
         """Refuse a body where none is taken: /health is for everybody, and no place to fill the room."""
         if request.method == "POST":
             return self._refuse_route(request)
-        return self._refuse_route(request) or make_refusal(413, "too large", "No body is taken here")
+        return self._refuse_route(request) or make_refusal(
+            413, "too large", "A request to this path may not have a body"
+        )
 
     def _refuse_route(self, request: Request) -> Response | None:
         """Refuse another path and another method."""
@@ -159,18 +161,18 @@ class HttpServer:
             return make_refusal(404, "path", f"There is nothing at {request.path[:200]}")
         if request.method not in methods and not self._access.is_preflight(request):
             allowed = ", ".join(methods)
-            return make_refusal(405, "method", f"The methods here are {allowed}", ("Allow", allowed))
+            return make_refusal(405, "method", f"The allowed methods are {allowed}", ("Allow", allowed))
         return None
 
     def refuse_size(self, size: int, body_bytes: int) -> Response | None:
         """Refuse `size` more bytes of a body that has `body_bytes` with them, if they are too many."""
         if body_bytes > self._max_body_bytes:
-            reason = f"A body may have {self._max_body_bytes} bytes (agent.max_body_bytes)"
+            reason = f"A body may have at most {self._max_body_bytes} bytes (agent.max_body_bytes)"
             return make_refusal(413, "too large", reason)
         if not self.budget.has(size):
             self._make_room(size)
             if not self.budget.has(size):
-                return make_refusal(429, "busy", "Too many bodies are on their way", ("Retry-After", "1"))
+                return make_refusal(429, "busy", "Too many request bodies are arriving", ("Retry-After", "1"))
         return None
 
     def _make_room(self, size: int) -> None:
@@ -211,4 +213,4 @@ class HttpServer:
             self._stopped.set()
         except Exception:  # noqa: BLE001 (said here, and to the client; the others are served on)
             _log.exception("%s %s failed", request.method, request.path)
-        return make_refusal(500, "failure", "The agent failed at this; its log says how")
+        return make_refusal(500, "failure", "The agent failed on this request; its log says why")

@@ -20,41 +20,41 @@ _BY_SERVICE: tuple[tuple[str, str, str, Callable[[ServiceStatus], float]], ...] 
     (
         "ring_accepted_spans_total",
         _COUNTER,
-        "Of the accepted spans, those from rings by the service that wrote them.",
+        "Accepted spans that came from rings, by the service that wrote them.",
         lambda service: service.accepted_spans,
     ),
     (
         "ring_dropped_spans_total",
         _COUNTER,
-        "Spans that applications dropped because their ring was full, as the rings tell.",
+        "Spans that applications dropped because their ring was full.",
         lambda service: service.dropped_spans,
     ),
     (
         "ring_suppressed_errors_total",
         _COUNTER,
-        "Failures of the interceptor that applications never saw, as the rings tell.",
+        "Failures of the interceptor, which it kept from the application.",
         lambda service: service.suppressed_errors,
     ),
-    ("rings", _GAUGE, "Rings that are read.", lambda service: service.rings),
+    ("rings", _GAUGE, "Rings that the agent reads.", lambda service: service.rings),
     ("ring_fill_ratio", _GAUGE, "How full the fullest ring is, 0 to 1.", lambda service: service.fill),
 )
 _BY_SENDER: tuple[tuple[str, str, str, Callable[[SenderStatus], float]], ...] = (
     (
         "sender_sent_spans_total",
         _COUNTER,
-        "Spans that the target has taken.",
+        "Spans that the target has accepted.",
         lambda sender: sender.sent_spans,
     ),
     (
         "sender_dead_lettered_spans_total",
         _COUNTER,
-        "Spans that the target will never take, kept as dead letters.",
+        "Spans that the target refuses, kept as dead letters.",
         lambda sender: sender.dead_spans,
     ),
     (
         "sender_failing_seconds",
         _GAUGE,
-        "For how long every attempt has failed, 0 while it works.",
+        "For how long every attempt has failed; 0 while the sender works.",
         lambda sender: sender.failing_s or 0,
     ),
     (
@@ -66,7 +66,7 @@ _BY_SENDER: tuple[tuple[str, str, str, Callable[[SenderStatus], float]], ...] = 
     (
         "sender_lag_seconds",
         _GAUGE,
-        "Age of the oldest of them, 0 when there is none.",
+        "Age of the oldest batch that the sender has not passed; 0 without one.",
         lambda sender: sender.behind_s or 0,
     ),
 )
@@ -75,7 +75,7 @@ _HISTOGRAMS: tuple[tuple[str, str, Callable[[SenderStatus], Histogram]], ...] = 
     ("batch_bytes", "Bytes of a message.", lambda sender: sender.message_bytes),
     (
         "send_duration_seconds",
-        "From sending a message until the target has taken or refused it.",
+        "Time from sending a message until the target accepts or refuses it.",
         lambda sender: sender.send_s,
     ),
 )
@@ -118,31 +118,31 @@ def _by(name: str, kind: str, said: str, label: str, values: Mapping[str, float]
 def _agent(status: Status) -> Iterator[list[str]]:
     present = {problem.reason for problem in status.problems}
     yield _by("info", _GAUGE, "The agent's version.", "version", {status.version: 1})
-    yield _one("taking_spans", _GAUGE, "1 while spans that come are taken.", int(status.is_accepting))
+    yield _one("taking_spans", _GAUGE, "1 while the agent accepts spans.", int(status.is_accepting))
     wrong = {reason: int(reason in present) for reason in REASONS}
-    yield _by("problem", _GAUGE, "1 while this is wrong; see /health.", "reason", wrong)
+    yield _by("problem", _GAUGE, "1 while the agent has this problem; see /health.", "reason", wrong)
 
 
 def _receivers(receivers: ReceiverStatus) -> Iterator[list[str]]:
-    said = "Spans that are safe in the spool, or that a processor dropped."
+    said = "Spans that are stored in the spool, or that a processor dropped."
     yield _by("receiver_accepted_spans_total", _COUNTER, said, "receiver", receivers.accepted_spans)
-    said = "HTTP requests that were not taken; their senders were told why."
+    said = "HTTP requests that the agent refused; each answer says why."
     refused = {reason.replace(" ", "_"): count for reason, count in receivers.refused_requests.items()}
     yield _by("receiver_refused_requests_total", _COUNTER, said, "reason", refused)
     for name, kind, said, value in _BY_SERVICE:
         yield _by(
             name, kind, said, "service", {service.name: value(service) for service in receivers.services}
         )
-    said = "Bytes of spans in damaged rings."
+    said = "Bytes of spans that were lost in damaged rings."
     yield _one("ring_lost_bytes_total", _COUNTER, said, receivers.lost_ring_bytes)
-    said = "Files in ring directories that are no rings, or no longer."
+    said = "Files in ring directories that are not valid rings."
     yield _one("ring_rejected_total", _COUNTER, said, receivers.rejected_rings)
 
 
 def _drops(status: Status) -> Iterator[list[str]]:
-    said = "Accepted spans that are gone undelivered."
+    said = "Accepted spans that were dropped undelivered."
     yield _by("dropped_spans_total", _COUNTER, said, "reason", status.dropped_spans)
-    said = "Spans that a processor failed on and let pass as they were."
+    said = "Spans that a processor failed on and passed on unchanged."
     yield _by("processor_failed_spans_total", _COUNTER, said, "processor", status.failed_spans)
 
 
@@ -150,11 +150,13 @@ def _spool(spool: SpoolStatus) -> Iterator[list[str]]:
     yield _one("spool_spans", _GAUGE, "Spans that wait on disk.", spool.spans)
     yield _one("spool_bytes", _GAUGE, "Bytes of spans that wait on disk.", spool.bytes)
     yield _one("spool_capacity_bytes", _GAUGE, "agent.spool.max_bytes.", spool.max_bytes)
-    said = "How long the oldest span has waited, 0 when none does."
+    said = "How long the oldest span has waited; 0 when no span waits."
     yield _one("spool_oldest_age_seconds", _GAUGE, said, spool.oldest_age_s or 0)
     yield _one("spool_damaged_total", _COUNTER, "Damaged spools that were moved aside.", spool.damages)
-    yield _one("dead_letter_spans", _GAUGE, "Spans kept that no target takes.", spool.dead_spans)
-    yield _one("dead_letter_bytes", _GAUGE, "Bytes of those.", spool.dead_bytes)
+    yield _one(
+        "dead_letter_spans", _GAUGE, "Spans that a target refused, kept as dead letters.", spool.dead_spans
+    )
+    yield _one("dead_letter_bytes", _GAUGE, "Bytes of dead letters.", spool.dead_bytes)
 
 
 def _senders(senders: list[SenderStatus]) -> Iterator[list[str]]:

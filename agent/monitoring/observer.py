@@ -85,13 +85,13 @@ class Observer:
             yield Problem(reasons.STOPPING, "the agent is stopping")
         for part in self._parts:
             if part.has_failed:
-                yield Problem(reasons.PART_FAILED, f"{part.name} has failed; the log says how")
+                yield Problem(reasons.PART_FAILED, f"{part.name} has failed; the log says why")
         if self.stalled_s > reasons.STALLED_S:
-            text = f"the ring receiver has been at one thing for {self.stalled_s:.0f} s; the disk may be slow"
+            text = f"the ring receiver has been in one round for {self.stalled_s:.0f} s; the disk may be slow"
             yield Problem(reasons.RECEIVER_STALLED, text)
         if self._spool.full is not None:
             reason = reasons.DISK_FULL if self._spool.is_disk_full else reasons.SPOOL_FULL
-            yield Problem(reason, f"nothing is taken: {self._spool.full}")
+            yield Problem(reason, f"no spans are accepted: {self._spool.full}")
         for path in self._damaged_files():
             text = (
                 f"the spool was damaged and moved to {path}; `kaspan agent spool recover` puts back what "

@@ -44,10 +44,12 @@ class _Builder:
             return RenameRemote(settings.from_, settings.to)
         if isinstance(settings, schema.Drop):
             if not (settings.services or settings.topics or settings.names):
-                self.errors.append(f"{key} would drop every span; the rule is one of services, topics, names")
+                self.errors.append(
+                    f"{key} would drop every span; the rule is at least one of services, topics, names"
+                )
             return Drop(settings.services, settings.topics, settings.names)
         if not (settings.tags or settings.values):
-            self.errors.append(f"{key} would redact nothing; the rule is one of tags, values, or both")
+            self.errors.append(f"{key} would redact nothing; the rule is tags, values, or both")
         return Redact(settings.tags, self._patterns(settings, key), self._replacement(settings, key))
 
     def _expand(self, text: str, key: str) -> str:

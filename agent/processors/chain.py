@@ -109,9 +109,9 @@ class Chain:
         if (processor_type, why) in self._seen_failures:
             return
         self._seen_failures.add((processor_type, why))
-        became = "dropped, since it cannot be redacted" if is_refused else "passed on as it was"
+        became = "dropped, since it cannot be redacted" if is_refused else "passed on unchanged"
         _log.warning(
-            "agent.processors: a span is %s: %s (%s); more of these are only counted",
+            "agent.processors: a span is %s: %s (%s); later ones are only counted",
             became,
             processor_type,
             why,

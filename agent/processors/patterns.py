@@ -77,10 +77,10 @@ def compile_pattern(pattern: str) -> re2._Regexp:
     except re2.error as error:
         (reason,) = error.args
         text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
-        raise PatternError(f"RE2 does not take it: {text}") from error
+        raise PatternError(f"RE2 does not accept it: {text}") from error
     if compiled.programsize > MAX_INSTRUCTIONS:
         raise PatternError(
-            f"it comes to {compiled.programsize} instructions, and {MAX_INSTRUCTIONS} are the most; "
+            f"it compiles to {compiled.programsize} instructions, and the limit is {MAX_INSTRUCTIONS}; "
             "repeat less or use smaller classes"
         )
     return compiled

@@ -1,1 +1,1 @@
-"""Ways in: whoever takes spans puts them into the spool and acknowledges them only then."""
+"""Receivers: each stores spans in the spool, and acknowledges them only after that."""

@@ -1,4 +1,4 @@
-"""POST /api/v2/spans as Zipkin's HTTP collector answers it; 202 means that the spans are safe on disk.
+"""POST /api/v2/spans, answered as Zipkin's HTTP collector does; 202 means that the spans are on disk.
 
 Source: zipkin2-api.yaml, and ZipkinHttpCollector of Zipkin 3.
 """
@@ -26,7 +26,7 @@ from kaspan.wire.span import SPANS_PATH
 
 V1_PATH = "/api/v1/spans"
 RETRY_S = 5
-"""How long a client is asked to wait when the spool is full."""
+"""How long a client should wait when the spool is full."""
 
 _ACCEPTED = Response(ACCEPTED)
 _ONLY_V2 = f"kaspan accepts Zipkin's JSON v2 and proto3 at {SPANS_PATH}"
@@ -57,23 +57,23 @@ class Collector:
 
     @property
     def accepted_spans(self) -> int:
-        """How many spans came by any way."""
+        """How many spans were accepted by HTTP, over TCP and the unix socket together."""
         return sum(self.accepted.values())
 
     def adjust(self, settings: schema.Agent, chain: Chain | None) -> None:
-        """Work with other settings from the next request on. Any thread may call it."""
+        """Use other settings from the next request on. Any thread may call it."""
         self._chain = chain
         self._row_bytes = self._commits.row_bytes = settings.batch.max_bytes
         self._max_body_bytes = settings.max_body_bytes
         self.server.adjust(settings)
 
     async def refuse_v1(self, request: Request) -> Response:
-        """Name what is missing: Zipkin still takes its first format."""
+        """Refuse Zipkin's v1 formats, which Zipkin still accepts, and name what to use."""
         format_ = "Thrift" if content_type(request) == THRIFT else "JSON v1"
         return make_refusal(415, "format", f"{format_} is not supported: {_ONLY_V2}")
 
     async def accept(self, request: Request) -> Response:
-        """Store the spans of a body, and then say so."""
+        """Store the spans of a body, then answer 202; otherwise refuse the whole body and say why."""
         if content_type(request) == THRIFT:
             return make_refusal(415, "format", f"Thrift is not supported: {_ONLY_V2}")
         content, tally, chain = Content.of(request), Tally(), self._chain
@@ -82,7 +82,9 @@ class Collector:
         except InvalidSpansError as invalid:
             return _refusal(content, invalid)
         if batches is None:
-            return make_refusal(429, "busy", "The disk is too slow for what comes", ("Retry-After", "1"))
+            return make_refusal(
+                429, "busy", "The disk is too slow for the spans that arrive", ("Retry-After", "1")
+            )
         answer = await self._store(batches)
         if answer is _ACCEPTED:
             way = "unix" if request.is_trusted else "http"
@@ -92,10 +94,10 @@ class Collector:
         return answer
 
     async def _read(self, content: Content, chain: Chain | None, tally: Tally) -> list[Batch] | None:
-        """Read the spans of a body; None while too much waits for the disk.
+        """Read the spans of a body; None while too many bytes wait for the disk.
 
-        A large one is read by another thread, so that small ones are taken meanwhile, and by one only: what
-        that takes in memory beside the spans is needed once.
+        Another thread reads a large body, so that small ones are read meanwhile. There is only one such
+        thread, so that the memory for reading a large body is needed once.
         """
         if self._is_busy:
             return None
@@ -124,7 +126,7 @@ class Collector:
                 await self._commits.put(batches)
         except SpoolFull as full:
             if not self._is_full:
-                _log.warning("spans by HTTP are answered 429: %s", full)
+                _log.warning("requests with spans get the answer 429: %s", full)
             self._is_full = True
             return make_refusal(429, "spool full", str(full), ("Retry-After", str(RETRY_S)))
         except Exception as error:
@@ -142,7 +144,7 @@ def _processed(batches: Iterator[Batch], chain: Chain | None, tally: Tally) -> I
 
 
 def _refusal(content: Content, invalid: InvalidSpansError) -> Response:
-    """Make the answer to a body that is not taken."""
+    """Make the answer to a body with invalid spans."""
     if content.unknown_encoding:
         reason = f"Content-Encoding {content.unknown_encoding} is not supported: send gzip, or none"
         return make_refusal(415, "format", reason, ("Accept-Encoding", "gzip"))

@@ -1,4 +1,4 @@
-"""What is in the body of a request: unpacks it, no further than a limit, and reads its spans."""
+"""Reads the body of a request: unpacks it, up to a limit, and reads its spans."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from kaspan.agent.http.messages import Request
 THRIFT, PROTO3 = "application/x-thrift", "application/x-protobuf"
 _KNOWN_ENCODINGS = frozenset(("", "identity", "gzip", "x-gzip"))
 _JSON_AT_ONCE_BYTES, _PROTO3_AT_ONCE_BYTES = 128 * 1024, 32 * 1024
-"""What is read in the event loop's own thread: less than a millisecond of work, and 20 at worst."""
-_MAX_GZIP_MEMBERS = 16  # one would do for all clients known; each more costs a copy of what is behind it
-_GZIP_WINDOW_BITS = 31  # 15, the largest there is, and 16 for gzip's own head and tail
+"""Bodies up to this size are read in the event loop's thread: less than 1 ms of work, 20 ms at worst."""
+_MAX_GZIP_MEMBERS = 16  # known clients send one; each further one costs a copy of what follows it
+_GZIP_WINDOW_BITS = 31  # 15, the largest window, plus 16 for gzip's header and trailer
 
 
 def content_type(request: Request) -> str:
-    """Return the type without its parameters, in lower case."""
+    """Return the content type without its parameters, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class Content(NamedTuple):
-    """A body and its form. Every method that reads it raises InvalidSpansError."""
+    """A body and its format. Every method that reads the body may raise InvalidSpansError."""
 
     body: bytes
     is_packed: bool
@@ -35,7 +35,7 @@ class Content(NamedTuple):
 
     @classmethod
     def of(cls, request: Request) -> Content:
-        """Take the form from the headers, by Zipkin's rules: an encoding that it does not know is none."""
+        """Read the format from the headers by Zipkin's rules, which ignore an unknown encoding."""
         encoding = request.headers.get("content-encoding", "")
         names = [name.strip() for name in encoding.lower().split(",")]
         unknown = ", ".join(name for name in names if name not in _KNOWN_ENCODINGS)
@@ -43,19 +43,19 @@ class Content(NamedTuple):
         return cls(request.body, is_packed, content_type(request) == PROTO3, unknown)
 
     def small(self) -> Content | None:
-        """Return the content unpacked if it can be read at once; None if it is large."""
+        """Return the content unpacked if it is small enough to be read at once, otherwise None."""
         return self._unpacked(_PROTO3_AT_ONCE_BYTES if self.is_proto3 else _JSON_AT_ONCE_BYTES)
 
     def whole(self, max_bytes: int) -> Content:
-        """Return the content unpacked, of at most `max_bytes`."""
+        """Return the content unpacked; raises InvalidSpansError if it is larger than `max_bytes`."""
         content = self._unpacked(max_bytes)
         if content is None:
             limit = f"{max_bytes} bytes (agent.max_body_bytes)"
-            raise InvalidSpansError(f"A body may have {limit} when it is unpacked", 413)
+            raise InvalidSpansError(f"A body may have at most {limit} when it is unpacked", 413)
         return content
 
     def batches(self, row_bytes: int, max_bytes: int) -> Iterator[Batch]:
-        """Check unpacked content and give its spans in batches of about `row_bytes`."""
+        """Check unpacked content and yield its spans in batches of about `row_bytes`."""
         if self.is_proto3:
             return proto3_batches(self.body, row_bytes, max_bytes)
         return json_batches(self.body, row_bytes)
@@ -68,7 +68,7 @@ class Content(NamedTuple):
 
 
 def _gunzip(packed: bytes, max_bytes: int) -> bytes | None:
-    """Return what is in a body, None if that has more than `max_bytes`."""
+    """Return the unpacked body, None if it is larger than `max_bytes`."""
     room, pieces = max_bytes + 1, []
     for _ in range(_MAX_GZIP_MEMBERS):
         unzipping = zlib.decompressobj(_GZIP_WINDOW_BITS)

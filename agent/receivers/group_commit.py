@@ -1,4 +1,4 @@
-"""Group commit: what waits while one transaction is being flushed goes into the next one, together."""
+"""Group commit: all batches that arrive while one transaction is flushed go into the next one together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kaspan.agent.spool.database import SpoolFull
 from kaspan.agent.spool.spool import Spool
 
 INTERVAL_S = 0.04
-"""From one commit to the next while more may come: each takes more with it, and costs no more."""
+"""Interval between commits under load: a later commit stores more spans at the same cost."""
 
 _Waiting = tuple[list[Batch], "asyncio.Future[None]"]
 
@@ -20,10 +20,10 @@ _Waiting = tuple[list[Batch], "asyncio.Future[None]"]
 class GroupCommit:
     """Stores batches in the spool, from coroutines of one event loop, by one thread that waits for the disk.
 
-    What comes after a pause is committed at once, and under load INTERVAL_S after the commit before, or as
-    soon as all of the `clients()` wait for it, each of which can wait for one thing only. Small batches of a
-    transaction become rows of at most `row_bytes`; those that do not fit into the spool together are tried
-    one by one. `waiting_bytes` is what is not yet on disk.
+    A batch after a pause is committed at once. Under load a commit follows INTERVAL_S after the one before,
+    or as soon as all clients wait for it: `clients()` returns how many are connected, and each can wait for
+    one request only. Small batches are joined to rows of at most `row_bytes`. Requests that do not fit into
+    the spool together are tried one by one. `waiting_bytes` counts the bytes that are not on disk yet.
     """
 
     def __init__(self, spool: Spool, row_bytes: int, clients: Callable[[], int]) -> None:
@@ -38,7 +38,7 @@ class GroupCommit:
         self._disk = ThreadPoolExecutor(1, "commit")
 
     async def put(self, batches: list[Batch]) -> None:
-        """Return when the batches are safe on disk. Raises what `Spool.put` does."""
+        """Return when the batches are on disk. Raises what `Spool.put` raises."""
         loop = asyncio.get_running_loop()
         size = sum(len(batch.body) for batch in batches)
         done: asyncio.Future[None] = loop.create_future()
@@ -59,7 +59,7 @@ class GroupCommit:
         return len(self._waiting) >= self._clients()
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        # At the soonest after what else the sockets hold by now, which goes into the same transaction.
+        # Not before the event loop has read what the sockets hold now: it goes into the same transaction.
         delay_s = 0.0 if self._all_wait() else max(0.0, self._next_s - loop.time())
         self._timer = loop.call_later(delay_s, self._commit, loop)
 
@@ -80,7 +80,7 @@ class GroupCommit:
             loop.call_soon_threadsafe(self._committed, loop, taken, outcomes)
 
     def _store(self, bodies: list[list[Batch]]) -> list[SpoolFull | None]:
-        """Store several clients' batches; for each what has kept it out."""
+        """Store the batches of several requests; return for each None, or why it could not be stored."""
         try:
             self._spool.put(joined((batch for batches in bodies for batch in batches), self.row_bytes), {})
         except SpoolFull as full:
@@ -103,7 +103,7 @@ class GroupCommit:
 
 
 def joined(batches: Iterable[Batch], row_bytes: int) -> list[Batch]:
-    """Join batches while they fit into `row_bytes`: one that is larger stays by itself."""
+    """Join batches while they fit into `row_bytes`; a larger batch stays alone."""
     rows: list[Batch] = []
     group: list[bytes] = []
     spans = size = 0

@@ -1,7 +1,7 @@
-"""The ring receiver: takes spans out of the applications' rings and into the spool.
+"""The ring receiver: moves spans from the applications' rings into the spool.
 
-The rings are the buffer. Nothing is held back here: a ring is left alone until its spans have waited for
-`batch.flush_interval_s` or it is a quarter full, then its frames go into the spool joined, not decoded.
+The rings are the buffer; the receiver holds no spans itself. It leaves a ring alone until its spans have
+waited for `batch.flush_interval_s` or it is a quarter full, then stores its frames, joined and not decoded.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from kaspan.agent.status import ServiceStatus
 from kaspan.wire.ring import RingError
 
 TICK_S = 0.05
-"""How often rings are looked at: twenty looks a second at a header cost nothing that can be measured."""
+"""How often ring headers are read: twenty reads a second have no measurable cost."""
 SCAN_S = 1.0
-"""How often a directory is listed even though it does not seem to have changed."""
-_COMMIT_BYTES = 4 * 1024 * 1024  # no more than this, and one piece of a ring, is in a transaction
+"""How often a directory is listed even if its modification time has not changed."""
+_COMMIT_BYTES = 4 * 1024 * 1024  # a transaction holds at most this, plus one piece of a ring
 _OPENING, _CLOSING = frozenset(b"{"), frozenset(b"}")
 _first, _last = itemgetter(0), itemgetter(-1)
 
@@ -36,7 +36,7 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class Adjustment(NamedTuple):
-    """Settings of a receiver that may change while it works; the directories are open."""
+    """Settings of a receiver that may change while it works; the directories are open already."""
 
     directories: Sequence[RingDirectory]
     batch_bytes: int
@@ -47,11 +47,11 @@ class Adjustment(NamedTuple):
 class RingReceiver:
     """Reads the rings in `directories` into `spool`, in batches of at most `batch_bytes`.
 
-    `tick` does one round and never blocks but for the disk, once or twice: for a transaction, and for another
-    one when rings are removed. `run` calls it until `stop`, and drains all rings once more after that. When
-    the spool is full rings are left unread, and their writers count what they drop; less and less is tried
-    then, since all of it may be more than there is room for. Without a `chain` spans are not decoded.
-    `ticked_s` is when the last round began.
+    `tick` does one round. It blocks for the disk only: for one transaction, and for a second one when rings
+    are removed. `run` calls it until `stop`, then drains all rings once more. While the spool is full, rings
+    stay unread and their writers count what they drop; the receiver retries with smaller and smaller
+    transactions, since there may be space for a part. Without a `chain` spans are not decoded. `ticked_s` is
+    when the last round began.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class RingReceiver:
         self._next_scan_s = self._next_flush_s = self._retry_s = clock_s()
 
     def run(self) -> None:
-        """Read until `stop` is called, then once more."""
+        """Read rings until `stop` is called, then drain them once more."""
         has_more = False
         while not self._stopping.wait(0 if has_more else min(TICK_S, self._flush_interval_s)):
             has_more = self.tick()
@@ -86,36 +86,36 @@ class RingReceiver:
         self._rings.close()
 
     def stop(self) -> None:
-        """Have `run` take what the rings hold now and return."""
+        """Make `run` store what the rings hold now, and return."""
         self._stopping.set()
 
     @property
     def accepted_spans(self) -> int:
-        """How many spans are safe in the spool, or were dropped by a processor."""
+        """How many spans were stored in the spool, or dropped by a processor."""
         return self._rings.services.accepted_spans
 
     @property
     def lost_bytes(self) -> int:
-        """How many bytes of spans stood in damaged rings."""
+        """How many bytes of spans were lost in damaged rings."""
         return self._rings.lost_bytes
 
     @property
     def rejected_rings(self) -> int:
-        """How many files were no rings, or no longer."""
+        """How many files in ring directories are not valid rings."""
         return self._rings.rejected_rings
 
     def services(self) -> list[ServiceStatus]:
-        """Return what came from each service and how full its rings are. Any thread may ask."""
+        """Return what came from each service, and how full its rings are. Any thread may call it."""
         return self._rings.services.observe([watched.ring for watched in list(self._rings.watched.values())])
 
     def problems(self) -> list[str]:
-        """Say which directories are not read, and why. Any thread may ask."""
+        """Return a message for each directory that is not read, with the reason. Any thread may call it."""
         return self._rings.problems()
 
     def tick(self, last: bool = False) -> bool:
-        """Look at every ring once, and take spans of those that are due: of all if it is the `last` round.
+        """Look at every ring once, and store the spans of those that are due; in the `last` round, of all.
 
-        Whether there is more to take at once.
+        Returns whether more spans can be stored at once.
         """
         now_s = self.ticked_s = self._clock_s()
         while self._adjustments:
@@ -124,7 +124,7 @@ class RingReceiver:
         self._rings.find(complete)
         if complete:
             self._next_scan_s = now_s + SCAN_S
-        # A ring that others wait for keeps its descriptor no longer than it must.
+        # While others wait for a descriptor, every ring is read at once, so that it can be closed.
         flush = last or now_s >= self._next_flush_s or self._rings.is_short
         due = [
             watched
@@ -133,18 +133,18 @@ class RingReceiver:
         ]
         has_more = bool(due) and (last or now_s >= self._retry_s) and self._store(due, now_s)
         while last and has_more:
-            has_more = self._store(due, now_s)  # what was there when they were looked at, and no more
+            has_more = self._store(due, now_s)  # only what the rings held when they were looked at
         if flush and not has_more:
             self._next_flush_s = now_s + self._flush_interval_s
         self._rings.remove_finished()
         return has_more
 
     def adjust(self, adjustment: Adjustment) -> None:
-        """Work with other settings from the next round on. Any thread may call it."""
+        """Use other settings from the next round on. Any thread may call it."""
         self._adjustments.append(adjustment)
 
     def _adjust(self, new: Adjustment, now_s: float) -> None:
-        """Take over new settings; what rings of directories that are left out hold is taken before."""
+        """Use new settings. Before that, store what the rings in directories that are left out hold."""
         leaving = self._rings.outside(new.directories)
         due = [watched for watched in leaving if self._is_due(watched, True, now_s)]
         while due and self._store(due, now_s):
@@ -162,10 +162,11 @@ class RingReceiver:
         return unread > 0 and (flush or unread * 4 >= ring.data_bytes or ring.is_suspect)
 
     def _store(self, due: Sequence[WatchedRing], now_s: float) -> bool:
-        """Move spans from rings into the spool in one transaction of bounded size; whether more is left.
+        """Move spans from rings into the spool in one bounded transaction; return whether more is left.
 
-        What is written while a ring is full is lost: rings whose owner lives come first, the fullest before
-        the others. A quarter is for those of processes that ended, which would never be done otherwise.
+        A full ring drops spans, so rings of living processes come first, the fullest before the others. A
+        quarter of the transaction is for rings of processes that are gone, which would never be emptied
+        otherwise.
         """
         living = sorted((ring for ring in due if not ring.is_gone), key=lambda watched: -watched.ring.fill)
         gone = [watched for watched in due if watched.is_gone]
@@ -173,7 +174,7 @@ class RingReceiver:
         limit = self._commit_bytes
         try:
             is_all = self._fill(pending, living, limit - limit // 4 if gone else limit, now_s)
-            # With nothing left of those that are gone there may be room for more of the living.
+            # If the rings of processes that are gone are empty, the rest of their quarter is for the others.
             is_all = self._fill(pending, gone, limit, now_s) and (
                 is_all or self._fill(pending, living, limit, now_s)
             )
@@ -184,11 +185,11 @@ class RingReceiver:
             return False
         if self._is_full and is_all:
             self._is_full = False
-            _log.info("the spool takes spans again")
+            _log.info("the spool accepts spans again")
         return not is_all
 
     def _fill(self, pending: _PendingRows, rings: Sequence[WatchedRing], limit: int, now_s: float) -> bool:
-        """Read rings until there are so many bytes; whether that was all that is in them."""
+        """Read rings up to `limit` bytes in all; return whether the rings are empty now."""
         for watched in rings:
             while pending.bytes < limit:
                 payloads = self._read(watched, now_s)
@@ -200,12 +201,12 @@ class RingReceiver:
         return True
 
     def _read(self, watched: WatchedRing, now_s: float) -> list[bytes] | None:
-        """One piece of a ring: None when there is no more of it; nothing, but moved, when it was damaged."""
+        """Read the next piece of a ring. None: nothing is left. Empty list: a damaged stretch was skipped."""
         if not watched.ring.unread_bytes or watched.path not in self._rings.open:
             return None
         before = watched.ring.position
         try:
-            # Pieces of equal size, not whole ones and a crumb that would be a message of its own.
+            # Pieces of equal size: a small rest would become a message of its own.
             unread, limit = watched.ring.unread_bytes, min(self._batch_bytes, self._commit_bytes)
             payloads, lost = watched.ring.read(-(-unread // -(-unread // limit)), now_s)
         except (RingError, OSError) as error:
@@ -217,14 +218,14 @@ class RingReceiver:
             _log.warning("ring %(ring)s of %(service)s is damaged: %(problem)s", fields, extra=fields)
         if watched.ring.position == before:
             return None
-        # One that ended the list they are joined to would hide all that follow it from who reads that.
+        # A payload such as `{...}]` would end the JSON list; Zipkin ignores what follows that.
         if not (_OPENING.issuperset(map(_first, payloads)) and _CLOSING.issuperset(map(_last, payloads))):
             payloads = self._objects(watched, payloads)
         watched.counters.read(len(payloads))
         return payloads if self._chain is None else self._chain.process(payloads, self._tally)
 
     def _objects(self, watched: WatchedRing, payloads: list[bytes]) -> list[bytes]:
-        """Return what can be spans, and count the rest as lost."""
+        """Return the payloads that look like JSON objects, and count the others as lost."""
         objects = [payload for payload in payloads if payload[:1] == b"{" and payload[-1:] == b"}"]
         self._rings.lost_bytes += sum(map(len, payloads)) - sum(map(len, objects))
         fields = {
@@ -233,14 +234,14 @@ class RingReceiver:
             "dropped_spans": len(payloads) - len(objects),
         }
         _log.warning(
-            "ring %(ring)s of %(service)s: %(dropped_spans)d spans are no JSON objects and are dropped",
+            "ring %(ring)s of %(service)s: %(dropped_spans)d spans are not JSON objects and are dropped",
             fields,
             extra=fields,
         )
         return objects
 
     def _commit(self, pending: _PendingRows, now_s: float) -> None:
-        """Write spans and positions together, then tell the writers: a kill between repeats nothing."""
+        """Store spans and positions in one transaction, then tell the writers: a kill repeats nothing."""
         positions = {path: watched.ring.position for path, watched in pending.moved.items()}
         self._spool.put(pending.rows(), {spool_key(path): position for path, position in positions.items()})
         self._commit_bytes = min(_COMMIT_BYTES, self._commit_bytes * 2)
@@ -249,11 +250,11 @@ class RingReceiver:
             self._tally = Tally()
         for watched in pending.moved.values():
             watched.counters.stored()
-            watched.taken_s = now_s
+            watched.stored_s = now_s
         self._rings.stored(positions)
 
     def _leave(self, due: Sequence[WatchedRing], rows: _PendingRows, error: Exception, now_s: float) -> None:
-        """Have rings begin again where they were, since what was read could not be stored."""
+        """Reset rings to their stored positions, since what was read could not be stored."""
         if not self._is_full:
             self._is_full = True
             _log.warning("rings are left unread: %s", str(error) or "there is too little memory")
@@ -266,7 +267,7 @@ class RingReceiver:
 
 
 class _PendingRows:
-    """What goes into the spool together: rows of at most `row_bytes`, and the rings that they are from."""
+    """What one transaction will store: rows of at most `row_bytes`, and the rings that they came from."""
 
     def __init__(self, row_bytes: int) -> None:
         self.bytes = 0
@@ -277,7 +278,7 @@ class _PendingRows:
         self._spans_bytes = 0
 
     def add(self, watched: WatchedRing, payloads: list[bytes]) -> None:
-        """Add spans of a ring, none where it only moved."""
+        """Add the spans of a ring; none if a damaged stretch was skipped."""
         self.moved[watched.path] = watched
         size = sum(map(len, payloads)) + len(SEPARATOR) * len(payloads)
         if self._spans_bytes + size > self._row_bytes:
@@ -292,6 +293,6 @@ class _PendingRows:
         self._spans, self._spans_bytes = [], 0
 
     def rows(self) -> list[Batch]:
-        """Return all rows, the last one ended."""
+        """Return all rows, the unfinished one included."""
         self._end_row()
         return self._rows

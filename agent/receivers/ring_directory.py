@@ -1,4 +1,4 @@
-"""A ring directory: where applications leave their rings, checked before anything in it is believed."""
+"""A ring directory, in which applications create rings. Owner and mode are checked before it is read."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a named pipe that somebody put there must not hang the agent.
 _OPEN_RING = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 TEMPORARY_AGE_S = 60.0
-"""A ring that is still being made after this long, by nobody, never will be whole."""
+"""An unfinished ring of this age, whose process is gone, will never be finished."""
 
 
 class RingDirectoryError(Exception):
-    """A directory may not be read; the message names the setting, the directory, the rule and the way out.
+    """A directory may not be read; the message names the setting, the directory, the rule and what to do.
 
-    `is_of_others`: what stands there is another user's than the agent's, so whose mistake it is is not known.
+    `is_of_another_user`: the directory belongs to another user than the agent's, who may be right.
     """
 
-    def __init__(self, message: str, is_of_others: bool = False) -> None:
+    def __init__(self, message: str, is_of_another_user: bool = False) -> None:
         super().__init__(message)
-        self.is_of_others = is_of_others
+        self.is_of_another_user = is_of_another_user
 
 
 class RingDirectory:
-    """One entry of agent.ring_dirs, held open while it is the same directory.
+    """One entry of agent.ring_dirs, kept open while the path names the same directory.
 
-    `open` may be called again and again: the directory may come later, or go and come back.
+    `open` may be called repeatedly: the directory may be created later, or removed and created again.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,9 +44,9 @@ class RingDirectory:
         self._identity: tuple[int, int] | None = None
 
     def open(self) -> bool:
-        """Open the directory, made with mode 0700 if it is ours to make; False while there is none.
+        """Open the directory; create it with mode 0700 if this user may. False if it does not exist.
 
-        Raises RingDirectoryError if it breaks a rule, also one that it did not break before.
+        Raises RingDirectoryError if it breaks a rule, also if it did not break the rule before.
         """
         try:
             status = os.stat(self.path, follow_symlinks=False)
@@ -80,19 +80,19 @@ class RingDirectory:
     def _make(self) -> bool:
         named = _OWNER_IN_NAME(os.path.basename(self.path))
         if named and int(named[1]) != os.geteuid():
-            # It has to be that user's, or the application will refuse it: wait until it makes it.
+            # The application refuses a directory of another user: wait until that user's process creates it.
             return False
         try:
             os.mkdir(self.path, 0o700)
         except (FileNotFoundError, FileExistsError):
             return os.path.isdir(self.path)
         except OSError as error:
-            raise self._refusal(f"cannot be made: {error.strerror}") from error
+            raise self._refusal(f"cannot be created: {error.strerror}") from error
         return True
 
     def _check(self, status: os.stat_result) -> None:
         if stat.S_ISLNK(status.st_mode):
-            what = "is a symlink, and a link can be turned elsewhere; name the directory itself"
+            what = "is a symbolic link, which others could point elsewhere; name the directory itself"
             raise self._refusal(what, status)
         if not stat.S_ISDIR(status.st_mode):
             raise self._refusal("is not a directory", status)
@@ -112,24 +112,24 @@ class RingDirectory:
             )
 
     def _lock(self, descriptor: int) -> None:
-        """Two agents on one directory would each deliver half of every trace, or all of it twice."""
+        """Lock the directory: two agents on it would each deliver half of every trace, or all of it twice."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise self._refusal("is read by another agent; stop that one or set another directory") from error
 
     def _refusal(self, what: str, status: os.stat_result | None = None) -> RingDirectoryError:
-        is_of_others = status is not None and status.st_uid != os.geteuid()
-        return RingDirectoryError(f"agent.ring_dirs: {self.path} {what}", is_of_others)
+        is_of_another_user = status is not None and status.st_uid != os.geteuid()
+        return RingDirectoryError(f"agent.ring_dirs: {self.path} {what}", is_of_another_user)
 
     def changed_ns(self) -> int:
-        """When a name in the directory last came or went, in nanoseconds; the clock ticks every few ms."""
+        """When a file was last created or removed here, in nanoseconds; the clock ticks every few ms."""
         if self.descriptor is None:
             return 0
         return os.fstat(self.descriptor).st_mtime_ns
 
     def ring_names(self) -> list[str]:
-        """Names of the rings there are, in order; what is being made has another name."""
+        """Return the names of all rings, in order; unfinished rings have other names."""
         if self.descriptor is None:
             return []
         return sorted(
@@ -137,14 +137,14 @@ class RingDirectory:
         )
 
     def open_ring(self, name: str) -> tuple[int, os.stat_result]:
-        """Open a file for reading and for its read position; the caller closes the descriptor.
+        """Open a file for reading, and for writing its read position; the caller closes the descriptor.
 
-        Raises OSError if it is gone or not to be had, RingDirectoryError if it is no regular file of the
-        directory's owner.
+        Raises OSError if it is gone or cannot be opened, RingDirectoryError if it is not a regular file of
+        the directory's owner.
         """
         if self.descriptor is None:
-            # os.open would look in the current directory.
-            raise FileNotFoundError(errno.ENOENT, "its directory is not there", name)
+            # os.open with dir_fd None would look in the current directory.
+            raise FileNotFoundError(errno.ENOENT, "its directory does not exist", name)
         descriptor = os.open(name, _OPEN_RING, dir_fd=self.descriptor)
         status = os.fstat(descriptor)
         problem = None
@@ -158,7 +158,7 @@ class RingDirectory:
         return descriptor, status
 
     def remove(self, name: str, inode: int) -> None:
-        """Remove a file; nothing happens if it is gone, or another one by now. Raises OSError."""
+        """Remove a file, unless it is gone or another file has its name by now. Raises OSError."""
         if self.descriptor is None:
             return
         try:
@@ -168,7 +168,7 @@ class RingDirectory:
             return
 
     def remove_unfinished(self) -> Iterator[str]:
-        """Remove rings that were being made by processes that died meanwhile; gives their names."""
+        """Remove rings that a process left unfinished when it died; yields their names."""
         if self.descriptor is None:
             return
         for name in os.listdir(self.descriptor):
@@ -179,7 +179,7 @@ class RingDirectory:
                     yield name
 
     def _abandoned(self, name: str) -> int | None:
-        """The inode of a ring that nobody makes any more."""
+        """Return the inode of an unfinished ring whose process is gone, otherwise None."""
         try:
             descriptor, status = self.open_ring(name)
         except (OSError, RingDirectoryError):
@@ -191,7 +191,7 @@ class RingDirectory:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Let go of the directory; `open` takes it again."""
+        """Close the directory; `open` opens it again."""
         if self.descriptor is not None:
             os.close(self.descriptor)
         self.descriptor = self._identity = None

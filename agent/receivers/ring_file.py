@@ -1,6 +1,6 @@
-"""One span ring as the agent sees it: a file it reads a piece of at a time and never maps.
+"""One span ring as the agent reads it: a piece of the file at a time, and never mapped.
 
-A mapped file that somebody truncates kills whoever touches it; a read only comes back short.
+If somebody truncates a mapped file, the next access kills the process; a read only returns less.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from kaspan.config.errors import escaped
 from kaspan.wire import ring as layout
 
 PIECE_BYTES = layout.MAX_SPAN_BYTES + layout.FRAME_HEADER_BYTES
-"""No more of a ring than this is in memory at once."""
+"""The agent holds at most this much of a ring in memory."""
 PATIENCE_S = 1.0
-"""How long a frame may look wrong before it is: its bytes may become visible after the position."""
-_MAX_POSITION = 1 << 62  # what still fits SQLite's integers with room to grow
+"""How long a frame may look wrong before it counts as damaged: its bytes may become visible late."""
+_MAX_POSITION = 1 << 62  # fits into SQLite's integers, with room to grow
 
 _POSITIONS = struct.Struct("<QQQQQ")
 
 
 class RingFile:
-    """One ring, read from `position` on; the file's descriptor is this object's to close.
+    """One ring, read from `position` on. It owns the descriptor.
 
-    Raises RingError if the file is no ring, or its positions cannot be true.
+    Raises RingError if the file is not a ring, or if its positions are impossible.
     """
 
     def __init__(self, name: str, descriptor: int, size: int) -> None:
@@ -47,35 +47,35 @@ class RingFile:
     def resume(self, position: int) -> None:
         """Continue at the spool's position, in bytes ever written, if it is ahead of the ring's own.
 
-        The agent may have been killed between the two. A position beyond all that was written is of an
-        earlier ring of the same name.
+        It is ahead if the agent was killed after storing spans and before telling the writer. A position
+        beyond the written bytes belongs to an earlier ring of the same name.
         """
         if self.position < position <= self.write_pos:
             self.position = position
             self.publish()
 
     def publish(self) -> None:
-        """Tell the writer how far its spans have been taken: their room is free again."""
+        """Tell the writer how far its spans are stored, so that it may overwrite them."""
         os.pwrite(self.descriptor, layout.pack_position(self.position), layout.READ_POS)
 
     def poll(self) -> None:
-        """Look at what the writer has done since. Raises RingError if the positions cannot be true."""
+        """Read the writer's positions and counters. Raises RingError if the positions are impossible."""
         raw = os.pread(self.descriptor, _POSITIONS.size, layout.WRITE_POS)
         if len(raw) < _POSITIONS.size:
             raise layout.RingError("was truncated")
         self.write_pos, read_pos, self.dropped_spans, _, self.suppressed_errors = _POSITIONS.unpack(raw)
         self._check_positions()
         if read_pos < self.position:
-            self.publish()  # it could not be said before
+            self.publish()  # an earlier attempt failed
 
     @property
     def unread_bytes(self) -> int:
-        """How much waits to be read, frame headers included."""
+        """How many bytes wait to be read, frame headers included."""
         return self.write_pos - self.position
 
     @property
     def fill(self) -> float:
-        """How full it is, 0 to 1."""
+        """How full the ring is, 0 to 1."""
         return float(self.unread_bytes / self.data_bytes)
 
     @property
@@ -84,11 +84,11 @@ class RingFile:
         return self._suspect is not None
 
     def read(self, max_bytes: int, now_s: float) -> tuple[list[bytes], str | None]:
-        """Take the next spans, from at most `max_bytes` of the ring, and move the position behind them.
+        """Read the next spans, from at most `max_bytes` of the ring, and move the position behind them.
 
-        A span larger than `max_bytes` comes alone. Returns nothing while the next frame looks wrong, and
-        after PATIENCE_S of that what was wrong with it and what was lost: everything up to the writer's
-        position. Raises RingError if the file has become shorter.
+        A span larger than `max_bytes` is returned alone. While the next frame looks wrong, the list is empty.
+        After PATIENCE_S of that everything up to the writer's position is skipped, and the text says what was
+        wrong and what was lost. Raises RingError if the file was truncated.
         """
         for limit in (min(max_bytes, PIECE_BYTES), PIECE_BYTES):
             start, room = self.position, self.data_bytes - self.position % self.data_bytes
@@ -99,14 +99,14 @@ class RingFile:
                 del payloads[1:]
                 position = start + layout.frame_bytes(len(payloads[0]))
             if position > self.write_pos:
-                payloads, position, fault = [], start, "a mark that leads beyond what was written"
+                payloads, position, fault = [], start, "a mark that points beyond what was written"
             if position > start:
                 self.position = position
                 self._suspect = None
                 return payloads, None
         if len(data) < wanted:
             raise layout.RingError("was truncated")
-        return [], self._judge(fault or "nothing where a frame should be", now_s)
+        return [], self._judge(fault or "no frame where one should be", now_s)
 
     def _judge(self, fault: str, now_s: float) -> str | None:
         if self._suspect is None or self._suspect[0] != self.position:
@@ -122,22 +122,21 @@ class RingFile:
     def _check_positions(self) -> None:
         read_pos, write_pos = self.position, self.write_pos
         if write_pos % 8 or read_pos % 8 or write_pos > _MAX_POSITION:
-            raise layout.RingError(
-                f"says it was written to {write_pos} and read to {read_pos}, which no writer does"
-            )
+            raise layout.RingError(f"has impossible positions: written to {write_pos}, read to {read_pos}")
         if not 0 <= write_pos - read_pos <= self.data_bytes:
             raise layout.RingError(
-                f"says it was written to {write_pos}, read to {read_pos}, and holds {self.data_bytes} bytes"
+                f"has impossible positions: written to {write_pos}, read to {read_pos}, "
+                f"of {self.data_bytes} bytes"
             )
 
     def close(self) -> None:
-        """Close the file; its row in the spool and its name in the directory are the caller's matter."""
+        """Close the file. The caller removes the file and its position in the spool."""
         os.close(self.descriptor)
-        self.descriptor = -1  # the number may be another file's by now
+        self.descriptor = -1  # another file may get the number
 
 
 def _service(process_json: bytes) -> str:
-    """The writer's own name for itself; it is only text from a file, and becomes what can be shown."""
+    """Return the service that the writer names, escaped: it is text from a file."""
     try:
         process = json.loads(process_json)
     except (ValueError, RecursionError):
@@ -146,12 +145,12 @@ def _service(process_json: bytes) -> str:
 
 
 def spool_key(path: str) -> str:
-    """Return the text by which the spool knows a ring: SQLite takes no path whose bytes are not UTF-8."""
+    """Return a ring's key in the spool: its path, escaped if its bytes are not UTF-8, as SQLite requires."""
     return path.encode("unicode_escape").decode("ascii") if "\\" in path or not _is_utf8(path) else path
 
 
 def ring_path(key: str) -> str:
-    """Return the path for which a `spool_key` stands."""
+    """Return the path of a `spool_key`."""
     return key.encode("ascii", "replace").decode("unicode_escape", "replace") if "\\" in key else key
 
 

@@ -1,4 +1,4 @@
-"""The rings in the agent's directories: found, opened, followed, and let go when their owner is gone."""
+"""The rings in the agent's directories: finds, opens, polls, and finally removes them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from kaspan.agent.spool.spool import Spool
 from kaspan.wire.ring import RingError, is_locked
 
 DROP_WARNING_S = 10.0
-"""A ring that keeps dropping is mentioned this often."""
+"""How often the log reports a ring that drops spans."""
 TURNS_AT_ONCE = 64
-"""So many rings at most give their descriptors to others in a round: some 30 microseconds each."""
+"""At most this many rings are closed for others in a round; each costs about 30 microseconds."""
 _SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
 _log = logging.getLogger("kaspan.agent")
 
 
 class WatchedRing:
-    """A ring and what is remembered about it; `is_gone` when its owner is, `taken_s` when spans last came."""
+    """A ring and its state. `is_gone`: its owner is gone. `stored_s`: when its spans were last stored."""
 
     def __init__(
         self, ring: RingFile, directory: RingDirectory, path: str, inode: int, counters: RingCounters
@@ -37,17 +37,17 @@ class WatchedRing:
         self.path = path
         self.inode = inode
         self.is_gone = False
-        self.taken_s = 0.0
+        self.stored_s = 0.0
         self.reported_drops = 0
         self.next_report_s = 0.0
 
 
 class Rings:
-    """All rings in `directories`, and how far each was taken into `spool`: `positions`, by path.
+    """All rings in `directories`, and `positions`: how far each is stored in `spool`, by path.
 
-    Rings that are `open` have a descriptor. Where there are more than half of RLIMIT_NOFILE, the others wait
-    for their turn: `is_short`. One thread works with it. `lost_bytes` counts what stood in rings that are
-    damaged, `rejected_rings` the files that are no rings, or no longer.
+    Rings in `open` have a descriptor. If there are more rings than half of RLIMIT_NOFILE, the others wait for
+    their turn, and `is_short` is set. Only one thread may use it. `lost_bytes` counts bytes of spans lost in
+    damaged rings, `rejected_rings` files that are not valid rings.
     """
 
     def __init__(self, directories: Sequence[RingDirectory], spool: Spool) -> None:
@@ -67,11 +67,11 @@ class Rings:
         self._forget([path for path in self.positions if not os.path.exists(path)])
 
     def problems(self) -> list[str]:
-        """Say which directories are not read, and why. Any thread may ask."""
+        """Return a message for each directory that is not read, with the reason. Any thread may call it."""
         return list(self._refused.values())
 
     def find(self, complete: bool) -> None:
-        """Open rings that came: where a directory has changed, or everywhere if the look is `complete`."""
+        """Open new rings: in directories that have changed, or in all of them if `complete`."""
         self._take_turns()
         self.is_short = False
         for directory in self._directories:
@@ -83,11 +83,15 @@ class Rings:
                 watched.is_gone = watched.is_gone or not is_locked(watched.ring.descriptor)
 
     def _look_into(self, directory: RingDirectory) -> None:
-        """List a directory, unless it breaks a rule."""
+        """Find new rings in a directory, unless it breaks a rule."""
         try:
             if directory.open():
                 for name in directory.remove_unfinished():
-                    _log.info("removed %s/%s, which its maker left unfinished", directory.path, name)
+                    _log.info(
+                        "removed the ring %s/%s, which a process that is gone left unfinished",
+                        directory.path,
+                        name,
+                    )
                 self._list(directory)
         except RingDirectoryError as error:
             self._refuse(directory, str(error))
@@ -106,7 +110,7 @@ class Rings:
         self._refused[directory.path] = text
 
     def _list(self, directory: RingDirectory) -> None:
-        """Have what is new in a directory opened. What is no ring is mentioned once and left alone."""
+        """Queue new files in a directory for opening. Invalid files are logged once and left alone."""
         changed_ns = directory.changed_ns()
         paths = {f"{directory.path}/{name}": None for name in directory.ring_names()}
         self._changed_ns[directory.path] = changed_ns
@@ -114,13 +118,13 @@ class Rings:
             path for path in self._bad if path not in paths and os.path.dirname(path) == directory.path
         ]:
             del self._bad[path]
-        # A ring that somebody removed is still read for as long as its owner lives and writes into it.
+        # A ring that somebody removed is still read: its owner may still write into it.
         for path in paths:
             if path not in self.watched:
                 self._waiting.setdefault(path, directory)
 
     def _open_waiting(self) -> None:
-        """Open rings that wait, the longest waiting first, while there are descriptors."""
+        """Open waiting rings, the longest waiting first, while descriptors are left."""
         limit = _descriptors() // 2
         while self._waiting:
             path, directory = next(iter(self._waiting.items()))
@@ -134,17 +138,17 @@ class Rings:
         if not self._has_warned:
             self._has_warned = True
             _log.warning(
-                "%d rings are open and others wait for their turn: the agent may have %d files open; raise "
-                "`ulimit -n`, or LimitNOFILE= of its service",
+                "%d rings are open and others wait for their turn: the agent may open at most %d files; "
+                "raise `ulimit -n`, or LimitNOFILE= of its service",
                 *(len(self.open), _descriptors()),
             )
 
     def _take_turns(self) -> None:
-        """Close rings that have nothing more to give for others that wait: first those silent for longest."""
+        """Close rings without unread spans for others that wait: first those that were idle longest."""
         if self.is_short:
             idle = [watched for watched in self.open.values() if not watched.ring.unread_bytes]
-            idle.sort(key=lambda watched: watched.taken_s)
-            # Half of them stay: one that is busy must not wait for those that are not.
+            idle.sort(key=lambda watched: watched.stored_s)
+            # Half of the open rings stay open: a busy ring must not wait for idle ones.
             turns = min(TURNS_AT_ONCE, len(self._waiting), len(self.open) // 2)
             for watched in idle[: max(1, turns)]:
                 watched.ring.close()
@@ -152,7 +156,7 @@ class Rings:
                 self._waiting[watched.path] = watched.directory
 
     def _open_ring(self, directory: RingDirectory, path: str) -> bool:
-        """Open a ring, for the first time or again; False if there is no descriptor for it."""
+        """Open a ring, for the first time or again; False if no descriptor is left."""
         name, descriptor, inode = os.path.basename(path), -1, 0
         try:
             descriptor, status = directory.open_ring(name)
@@ -187,7 +191,7 @@ class Rings:
         _log.debug("reads ring %s of %s", path, ring.service)
 
     def _drop(self, path: str) -> None:
-        """Forget a ring that waited, and is not there any more as it was."""
+        """Forget a waiting ring that was removed or replaced."""
         watched = self.watched.get(path)
         if watched is not None:
             self.rejected_rings += 1
@@ -198,7 +202,7 @@ class Rings:
             self._forget([path])
 
     def look(self, watched: WatchedRing, now_s: float) -> bool:
-        """See what a ring's writer has done since; False if it is no ring any more, and rejected."""
+        """Poll a ring's writer; False if the file is not a valid ring any more, and was rejected."""
         ring = watched.ring
         try:
             ring.poll()
@@ -214,8 +218,8 @@ class Rings:
         ring = watched.ring
         fields = {"ring": watched.path, "service": ring.service, "dropped_spans": ring.dropped_spans}
         _log.warning(
-            "ring %(ring)s of %(service)s was full: %(dropped_spans)d spans dropped so far; the agent was "
-            "away or its spool full, or interceptor.ring_bytes is small",
+            "ring %(ring)s of %(service)s was full: %(dropped_spans)d spans dropped so far; the agent did "
+            "not run, its spool was full, or interceptor.ring_bytes is too small",
             fields,
             extra=fields,
         )
@@ -223,18 +227,18 @@ class Rings:
         watched.next_report_s = now_s + DROP_WARNING_S
 
     def stored(self, positions: Mapping[str, int]) -> None:
-        """Tell the writers how far their spans are in the spool; the rings are at these `positions`."""
+        """Tell the writers that their spans are stored, up to these `positions`."""
         self.positions.update(positions)
         for path in positions:
             watched = self.open.get(path)
-            if watched is not None:  # not rejected meanwhile, and its file closed
+            if watched is not None:  # None: it was rejected and closed meanwhile
                 try:
                     watched.ring.publish()
                 except OSError as error:
                     self.fail(watched, error)
 
     def remove_finished(self) -> None:
-        """Remove rings that are empty, and whose owner was gone before that was seen."""
+        """Remove rings that are empty and whose owner is gone; the owner is checked first."""
         removed = [
             watched for watched in self.open.values() if watched.is_gone and not watched.ring.unread_bytes
         ]
@@ -242,7 +246,11 @@ class Rings:
             try:
                 watched.directory.remove(watched.ring.name, watched.inode)
             except OSError as error:
-                self._warn_bad(watched.path, watched.inode, f"is done with, but stays: {error.strerror}")
+                self._warn_bad(
+                    watched.path,
+                    watched.inode,
+                    f"its process is gone, and it cannot be removed: {error.strerror}",
+                )
             self._close(watched)
             _log.debug("removed ring %s of %s: its process is gone", watched.path, watched.ring.service)
         self._forget([watched.path for watched in removed])
@@ -252,7 +260,7 @@ class Rings:
         return [watched for watched in self.open.values() if watched.directory not in directories]
 
     def move(self, directories: Sequence[RingDirectory]) -> None:
-        """Work with these directories, which are open; the files in those that are left out stay."""
+        """Use these directories, which are open. Files in directories that are left out stay."""
         for watched in list(self.watched.values()):
             if watched.directory not in directories:
                 self._close(watched)
@@ -264,7 +272,7 @@ class Rings:
         self._directories = directories
 
     def fail(self, watched: WatchedRing, error: Exception) -> None:
-        """Read a ring no more, since it is none; what it held is lost. One may wait for memory, though."""
+        """Reject an invalid ring: its unread spans are lost. A shortage of memory rejects nothing."""
         if is_shortage(error):
             return
         self._warn_bad(watched.path, watched.inode, str(error))
@@ -283,18 +291,18 @@ class Rings:
             _log.warning("%s is not read: %s", path, problem, extra={"ring": path, "problem": problem})
 
     def _forget(self, paths: Sequence[str]) -> None:
-        """Delete the positions of rings that are gone, all in one transaction."""
+        """Delete the positions of removed rings, in one transaction."""
         for path in paths:
             self.positions.pop(path, None)
         if paths:
             try:
                 self._spool.forget(map(spool_key, paths))
             except SpoolFull as full:
-                # The rows are of no harm: they are looked for again at the next start.
+                # The rows do no harm; the next start deletes them.
                 _log.debug("positions of removed rings stay: %s", full)
 
     def close(self) -> None:
-        """Close everything; files and positions stay."""
+        """Close all rings and directories; files and positions stay."""
         for watched in self.open.values():
             watched.ring.close()
         for directory in self._directories:
@@ -302,11 +310,11 @@ class Rings:
 
 
 def _descriptors() -> int:
-    """Return how many files this process may have open."""
+    """Return how many files this process may open."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def is_shortage(error: Exception) -> bool:
-    """Whether the system has too little of something just now, which is no fault of a file's."""
+    """Whether an error means that the system lacks descriptors or memory: the file may be valid."""
     return isinstance(error, OSError) and error.errno in _SHORTAGES

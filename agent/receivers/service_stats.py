@@ -1,4 +1,4 @@
-"""What came out of the rings, by the service that wrote it: plain numbers, read when somebody asks."""
+"""What came from the rings, counted by the service that wrote it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from kaspan.agent.status import ServiceStatus
 
 MAX_SERVICES = 200
 OTHER = "(other)"
-"""Stands for every service that comes after so many: their names are text from files, and have no end."""
+"""Counts all services after the first MAX_SERVICES: names come from files, and could be endlessly many."""
 
 
 class RingCounters:
-    """Follows the counters of one ring for its service's."""
+    """Adds the counters of one ring to those of its service."""
 
     def __init__(self, service: ServiceStatus) -> None:
         self._service = service
@@ -23,34 +23,34 @@ class RingCounters:
         self._read_spans = 0
 
     def polled(self, ring: RingFile) -> None:
-        """Take over what the ring's writer has counted. What only shrinks was never a count."""
+        """Add what the ring's writer has counted since the last poll. A counter that shrinks is ignored."""
         dropped, suppressed = ring.dropped_spans, ring.suppressed_errors
         self._service.dropped_spans += max(0, dropped - self._dropped_spans)
         self._service.suppressed_errors += max(0, suppressed - self._suppressed_errors)
         self._dropped_spans, self._suppressed_errors = dropped, suppressed
 
     def read(self, spans: int) -> None:
-        """Note spans that were read, and are counted once they are stored."""
+        """Note spans that were read; `stored` counts them."""
         self._read_spans += spans
 
     def stored(self) -> None:
-        """Count what was read."""
+        """Count the spans that were read as accepted."""
         self._service.accepted_spans += self._read_spans
         self._read_spans = 0
 
     def left(self) -> None:
-        """Forget what was read: it stays in the ring."""
+        """Forget the spans that were read: they stay in the ring."""
         self._read_spans = 0
 
 
 class Services:
-    """The services that rings have named."""
+    """The services that rings name, with their counters."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, ServiceStatus] = {}
 
     def counters_of(self, ring: RingFile) -> RingCounters:
-        """Begin to count for a ring."""
+        """Return counters for a new ring."""
         name = ring.service
         if name not in self._by_name and len(self._by_name) >= MAX_SERVICES:
             name = OTHER
@@ -58,11 +58,11 @@ class Services:
 
     @property
     def accepted_spans(self) -> int:
-        """How many spans of all rings are stored, or were dropped by a processor."""
+        """How many spans of all rings were stored, or dropped by a processor."""
         return sum(service.accepted_spans for service in list(self._by_name.values()))
 
     def observe(self, rings: Iterable[RingFile]) -> list[ServiceStatus]:
-        """Return all services as they are now with these rings. Any thread may ask."""
+        """Return all services as they are now, with these rings. Any thread may call it."""
         observed = {name: msgspec.structs.replace(service) for name, service in list(self._by_name.items())}
         for ring in rings:
             service = observed.get(ring.service) or observed.get(OTHER)

@@ -1,1 +1,1 @@
-"""Ways out: each sender takes spans from the spool at its own pace, with its own cursor."""
+"""Senders: each delivers spans from the spool to one target, at its own pace and with its own cursor."""

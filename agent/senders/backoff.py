@@ -1,4 +1,4 @@
-"""How long a sender waits before it tries again."""
+"""The retry delay of a sender."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 FIRST_S = 0.1
 LONGEST_S = 30.0
 LONGEST_ASKED_S = 300.0
-"""A target that asks for more than this is asked again anyway."""
+"""The longest delay that a target can ask for."""
 
 
 class Backoff:
@@ -21,11 +21,11 @@ class Backoff:
         self._ceiling_s = FIRST_S
 
     def next_s(self, asked_s: float = 0.0) -> float:
-        """The next delay in seconds, no shorter than the target asked for."""
+        """Return the next delay in seconds, at least as long as the target asked for."""
         delay_s = self._rng.uniform(0, self._ceiling_s)
         self._ceiling_s = min(self._ceiling_s * 2, LONGEST_S)
         return max(delay_s, min(asked_s, LONGEST_ASKED_S))
 
     def reset(self) -> None:
-        """Begin again: it worked."""
+        """Start again with the shortest delay, after a success."""
         self._ceiling_s = FIRST_S

@@ -1,4 +1,4 @@
-"""What a sender is: something that takes messages of spans to one target and says what became of them."""
+"""The contract of a sender: it sends messages of spans to one target, and returns the outcome of each."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import msgspec
 
 @dataclass(frozen=True)
 class Delivered:
-    """The target has the message, or the sender holds it until `Sender.passed` says otherwise."""
+    """The target has the message, or the sender holds it until `Sender.passed` gives it up."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """The target will never take this message; it is split until the span that offends is alone."""
+    """The target will never accept this message; the agent splits it until the refused span is alone."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The target cannot take anything now; the same message is sent again, for as long as it takes.
+    """The target cannot accept anything now; the agent sends the same message again until it can.
 
-    `retry_after_s` is how long the target asked to be left alone, if it did.
+    `retry_after_s` is how long the target asked to wait, 0 if it did not ask.
     """
 
     reason: str
@@ -38,8 +38,8 @@ Outcome = Delivered | Refused | Failed
 class SettingError(ValueError):
     """A sender cannot work with its settings; the agent does not start.
 
-    `key` names the setting, "" if it is none alone; `problem` is what follows the key in the message: what is
-    wrong, the rule, and what to do.
+    `key` names the setting, "" if no single setting is wrong. `problem` follows the key in the message: what
+    is wrong, the rule, and what to do.
     """
 
     def __init__(self, key: str, problem: str) -> None:
@@ -49,39 +49,40 @@ class SettingError(ValueError):
 
 
 class NoSettings(msgspec.Struct, frozen=True):
-    """Nothing but `type`."""
+    """The settings of a sender that has no key but `type`."""
 
 
 class Sender(ABC):
-    """Takes spans to one target.
+    """Sends spans to one target.
 
-    A sender of another package is made by the agent at its start with one argument, its settings, an instance
-    of `Settings`; raises SettingError if it cannot work with them. `name` is the key of its cursor in the
-    spool and what logs call it: the target, and no secret. A new name starts at the oldest span.
+    At its start the agent calls the class of a sender of another package with one argument, an instance of
+    `Settings`; the class raises SettingError if it cannot work with them. `name` is the key of the sender's
+    cursor in the spool, and logs show it: it names the target, without secrets. A sender with a new name
+    starts at the oldest span.
 
-    All methods are called from one thread, the sender's own. What they raise counts as a failure.
+    All methods are called from one thread, the sender's own. An exception counts as a failure.
     """
 
     Settings: ClassVar[type[msgspec.Struct]] = NoSettings
-    """What may stand beside `type` in agent.senders."""
+    """The keys that agent.senders allows with this `type`."""
 
     name: str
     idle_s: float = 1.0
-    """How often `idle` is called while nothing comes."""
+    """How often `idle` is called while there is nothing to send, in seconds."""
 
     @abstractmethod
     def send(self, spans: bytes, last_id: int) -> Outcome:
-        """Send JSON spans joined by commas, without the list's brackets; `last_id` is the last row's id.
+        """Send JSON spans joined by commas, without the list's brackets; `last_id` is the id of the last row.
 
-        May block for seconds. Raises nothing for what a target or a network can do.
+        May block for seconds. Does not raise for anything that a target or a network does.
         """
 
     def passed(self, last_id: int) -> int:
-        """How far the rows up to `last_id`, all sent, may be given up; less for one that holds spans back."""
+        """Return up to which id rows may be deleted: `last_id`, up to which all are sent, or less."""
         return last_id
 
-    def idle(self) -> None:  # noqa: B027 (most senders have nothing to do)
+    def idle(self) -> None:  # noqa: B027 (optional: most senders have nothing to do)
         """Called when there is nothing to send, every `idle_s` and after every message."""
 
-    def close(self) -> None:  # noqa: B027 (nor to let go of)
-        """Let go of connections and of what is held back. Called once, after the last message."""
+    def close(self) -> None:  # noqa: B027 (optional)
+        """Send what is held back, and close connections. Called once, after the last message."""

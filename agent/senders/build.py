@@ -1,4 +1,4 @@
-"""Makes the senders that the settings ask for, with all that is wrong said at once."""
+"""Makes the senders that the settings name; all wrong settings are reported together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def build(
 ) -> list[Sender]:
     """Make a sender for each entry of `agent.senders`, with the variables of `environ` in their secrets.
 
-    The same entry twice is one. Raises ConfigError with a line for each thing to correct.
+    The same entry twice gives one sender. Raises ConfigError with a line for each wrong setting.
     """
     errors: list[str] = []
     senders: dict[str, tuple[str, Sender]] = {}
@@ -38,7 +38,9 @@ def build(
             continue
         first, _ = senders.setdefault(sender.name, (key, sender))
         if first != key:
-            errors.append(f"{key} is {sender.name}, as {first} is; the rule is one sender for each target")
+            errors.append(
+                f"{key} sends to {sender.name}, as {first} does; the rule is one sender for each target"
+            )
     if errors:
         for _, sender in senders.values():
             sender.close()
@@ -59,7 +61,7 @@ def make(settings: msgspec.Struct, batch: schema.Batch) -> Sender:
     if isinstance(settings, schema.ConsoleSender):
         from kaspan.agent.senders.console import ConsoleSender
 
-        # Spans of one trace come with the flushes of several rings: wait for the one after.
+        # The spans of one trace come from several rings, with several flushes: wait for the next flush.
         return ConsoleSender(batch.flush_interval_s + _QUIET_AFTER_FLUSH_S)
     return _make_installed(settings)
 
@@ -67,7 +69,7 @@ def make(settings: msgspec.Struct, batch: schema.Batch) -> Sender:
 def _make_installed(settings: msgspec.Struct) -> Sender:
     name = str(settings.__struct_config__.tag)
     try:
-        # mypy sees the base's constructor, which takes nothing; what the others take is in their contract.
+        # mypy sees the constructor of Sender, without arguments; Sender's docstring has the contract.
         sender: Sender = InstalledSenders().sender(name)(settings)  # type: ignore[call-arg]
         given = sender.name
     except SettingError:
@@ -75,5 +77,7 @@ def _make_installed(settings: msgspec.Struct) -> Sender:
     except Exception as error:
         raise SettingError("", f"({name}) cannot be made: {type(error).__name__}: {error}") from error
     if not isinstance(given, str) or not given:
-        raise SettingError("", f"({name}) has no name; the rule is a text, the same for the same target")
+        raise SettingError(
+            "", f"({name}) has an empty name; the rule is a text, always the same for the same target"
+        )
     return sender

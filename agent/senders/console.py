@@ -66,7 +66,7 @@ class ConsoleSender(Sender):
         try:
             decoded = _decode_spans(b"[" + spans + b"]")
         except msgspec.MsgspecError as error:
-            return Refused(f"no Zipkin v2 span: {error}")
+            return Refused(f"not a list of Zipkin v2 spans: {error}")
         now_s = self._clock_s()
         for span in decoded:
             trace = self._coming.get(span.trace_id) or self._begin(span.trace_id, last_id)

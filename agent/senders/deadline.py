@@ -1,4 +1,4 @@
-"""A connection whose time is limited as a whole: sockets know a limit for each wait only."""
+"""A connection with a time limit for a whole request; a plain socket limits each wait only."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class DeadlineSocket:
-    """A connected socket for http.client, on which nothing goes on beyond `allow`.
+    """A connected socket for http.client. Operations end by the deadline that `allow` sets.
 
-    A peer that takes or gives a byte now and then would hold a plain one for ever. Raises TimeoutError.
+    A peer that sends or accepts a byte now and then would keep a plain socket busy for ever. Raises
+    TimeoutError.
     """
 
     def __init__(self, connected: socket.socket) -> None:
@@ -23,7 +24,7 @@ class DeadlineSocket:
         self._deadline_s = 0.0
 
     def allow(self, timeout_s: float) -> None:
-        """Let everything from now on take so long together, in seconds."""
+        """Set the deadline: all operations from now on may take `timeout_s` together."""
         self._deadline_s = time.monotonic() + timeout_s
 
     def _limit(self) -> None:
@@ -33,12 +34,12 @@ class DeadlineSocket:
         self._socket.settimeout(left_s)
 
     def sendall(self, data: bytes) -> None:
-        """Send everything; the socket's own limit is for all of it, with TLS too."""
+        """Send everything by the deadline; a socket's timeout covers the whole of sendall, with TLS too."""
         self._limit()
         self._socket.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002 (http.client's; it only reads)
-        """Return what http.client reads an answer from."""
+        """Return the file from which http.client reads an answer."""
         return io.BufferedReader(_Reader(self._socket.makefile("rb", buffering=0), self._limit))
 
     def fileno(self) -> int:
@@ -46,7 +47,7 @@ class DeadlineSocket:
         return self._socket.fileno()
 
     def close(self) -> None:
-        """Close it, when an answer that is being read is closed too."""
+        """Close the socket, once the file of an answer that is being read is closed too."""
         self._socket.close()
 
 

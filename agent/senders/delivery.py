@@ -182,7 +182,7 @@ class Delivery:
         try:
             self._spool.put_back(batches, self.sender.name)
         except SpoolFull as full:
-            _log.debug("what %s refuses keeps its place: %s", self.sender.name, full)
+            _log.debug("spans that %s refuses keep their place: %s", self.sender.name, full)
             return 0
         return sum(batch.spans for batch in batches)
 
@@ -281,7 +281,7 @@ class Delivery:
             self._is_unsaved = False
         except SpoolFull as full:
             if not self._is_unsaved:
-                _log.warning("what %s delivered is noted in memory only: %s", self.sender.name, full)
+                _log.warning("what %s has delivered is kept in memory only: %s", self.sender.name, full)
             self._is_unsaved = True
 
 

@@ -38,7 +38,7 @@ def headers_of(settings: ZipkinSender) -> dict[str, str]:
     if authorization:
         if any(name.lower() == "authorization" for name in headers):
             raise SettingError(
-                "headers", "has Authorization, and username, token or url say it too; the rule is one of them"
+                "headers", "has Authorization, and username, token or url set it too; the rule is one of them"
             )
         headers["Authorization"] = authorization
     return headers
@@ -48,11 +48,13 @@ def _check_header(name: str, value: str, others: dict[str, str]) -> None:
     if not _header_name(name):
         raise SettingError("headers", f"has {mask_name(name)!a}, which cannot be a header's name")
     if name.lower() in _OURS:
-        raise SettingError("headers", f"has {name}, which the sender itself decides on; take it away")
+        raise SettingError("headers", f"has {name}, which only the sender itself may set; remove it")
     if name.lower() in map(str.lower, others):
-        raise SettingError("headers", f"has {name} twice; header names differ by more than case")
+        raise SettingError("headers", f"has {name} twice; names that differ only in case are the same header")
     if not _header_value(value):
-        raise SettingError(f"headers.{name}", "is not shown; the rule is printable ASCII on one line")
+        raise SettingError(
+            f"headers.{name}", "has a value that is not allowed; the rule is printable ASCII on one line"
+        )
 
 
 def _authorization(settings: ZipkinSender) -> str:
@@ -70,10 +72,12 @@ def _authorization(settings: ZipkinSender) -> str:
         user, password = unquote(name), unquote(secret)
     if user:
         if ":" in user:
-            raise SettingError("username", "has a colon, which HTTP's basic authentication cannot say")
+            raise SettingError("username", "has a colon, which HTTP's basic authentication cannot carry")
         return "Basic " + b64encode(f"{user}:{password or ''}".encode()).decode()
     if settings.token and not re.fullmatch("[!-~]+", settings.token):
-        raise SettingError("token", "is not shown; the rule is printable ASCII without spaces")
+        raise SettingError(
+            "token", "has a value that is not allowed; the rule is printable ASCII without spaces"
+        )
     return f"Bearer {settings.token}" if settings.token else ""
 
 
@@ -94,7 +98,9 @@ def tls_of(settings: ZipkinSender) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except (ssl.SSLError, OSError) as error:
-        raise SettingError("ca_file", f"is {settings.ca_file}, which holds no certificates in PEM") from error
+        raise SettingError(
+            "ca_file", f"is {settings.ca_file}, which does not contain certificates in PEM format"
+        ) from error
     if settings.client_key_file and not settings.client_cert_file:
         raise SettingError("client_key_file", "comes without client_cert_file; the rule is both or none")
     if settings.client_cert_file:
@@ -104,8 +110,8 @@ def tls_of(settings: ZipkinSender) -> ssl.SSLContext | None:
         except (ssl.SSLError, OSError) as error:
             raise SettingError(
                 "client_cert_file",
-                f"is {settings.client_cert_file}, which is with its key no certificate for TLS, both PEM and "
-                f"the key without a passphrase: {error}",
+                f"is {settings.client_cert_file}, which cannot be used with its key ({error}); the rule is a "
+                "certificate and its key in PEM format, the key without a passphrase",
             ) from error
     return context
 

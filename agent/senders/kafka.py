@@ -62,7 +62,7 @@ class KafkaSender(Sender):
             return Refused(f"larger than max_message_bytes, {self._max_message_bytes}")
         wrong = find_problem(spans)
         if wrong is not None:
-            return Refused(f"Zipkin would not take it: {wrong}")
+            return Refused(f"Zipkin would refuse it: {wrong}")
         message = as_list(spans)
         try:
             if self._producer is None:

@@ -1,8 +1,8 @@
-"""Whose fault a refusal is: the spans', or that of a target which refuses everything.
+"""Decides whether a refusal is caused by the spans, or by a target that refuses everything.
 
-A span that is refused alone is given up only when it breaks Zipkin's rules, or when the target takes another
-span and then refuses this one again. As long as it takes none at all it is broken, or not what the settings
-take it for, and spans wait.
+A span that is refused alone becomes a dead letter only if it breaks Zipkin's rules, or if the target accepts
+another span and then refuses this one again. A target that accepts no span at all is broken, or is not
+Zipkin: then spans wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kaspan.agent.codec.json_strict import json_batches
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused
 
 _OTHERS_TRIED = 6
-"""Of the same message, at random: each attempt tries others."""
+"""How many other spans of the same message an attempt tries, chosen at random."""
 
 _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -26,10 +26,10 @@ Send = Callable[[bytes], Outcome]
 
 
 def find_problem(spans: bytes) -> str | None:
-    """Say what is wrong with joined spans by Zipkin's rules, None if nothing is."""
+    """Return what is wrong with joined spans by Zipkin's rules, None if they are valid."""
     message = b"[" + spans + b"]"
     try:
-        # Zipkin itself reads up to the list's end, and does not miss what stands behind it.
+        # Zipkin itself reads to the end of the list, and ignores what follows it.
         _decode_spans(message)
         for _ in json_batches(message, len(message)):
             pass
@@ -39,19 +39,19 @@ def find_problem(spans: bytes) -> str | None:
 
 
 class RefusalJudge:
-    """Spans that show whether a target takes any: of what it took last, of what waits, of the same message.
+    """Tests with other spans whether a target accepts any: delivered, waiting, or of the same message.
 
-    What it takes of them it has twice, which a kill does as well. `pick` gives joined spans that wait, None
-    if there are none: 0 is for the oldest, 1 for the newest.
+    A span that is accepted in a test is delivered twice, as after a kill. `pick(place)` returns joined spans
+    that wait, from 0, the oldest, to 1, the newest; None if no spans wait.
     """
 
     def __init__(self, pick: Callable[[float], bytes | None], rng: random.Random | None = None) -> None:
         self.last_delivered: bytes | None = None
         self._pick = pick
-        self._rng = rng or random.Random()  # noqa: S311 (chooses, and keeps no secret)
+        self._rng = rng or random.Random()  # noqa: S311 (not for a secret)
 
     def judge(self, span: bytes, others: Sequence[bytes], send: Send) -> Outcome:
-        """Send one span, and others where it is refused: Refused if it is to blame, Failed if not."""
+        """Send one span, and others if it is refused; Refused if the span is the cause, Failed if not."""
         refusal = send(span)
         if not isinstance(refusal, Refused) or find_problem(span) is not None:
             return refusal
@@ -59,14 +59,14 @@ class RefusalJudge:
         for witness in self._candidates(span, others):
             answer = send(witness)
             if isinstance(answer, Delivered):
-                # Once more: the target may have been broken until a moment ago.
+                # Again: the target may have worked only since a moment ago.
                 return send(span)
             if isinstance(answer, Failed):
                 return answer
             tried += 1
         if tried:
-            return Failed(f"{refusal.reason}; it takes no other span either, so the spans are not to blame")
-        return Failed(f"{refusal.reason}; there is no other span to see whether it takes any")
+            return Failed(f"{refusal.reason}; it refuses all other spans too, so the spans are not the cause")
+        return Failed(f"{refusal.reason}; no other span is there to test whether it accepts any")
 
     def _candidates(self, span: bytes, others: Sequence[bytes]) -> Iterator[bytes]:
         seen = {span}
@@ -76,7 +76,7 @@ class RefusalJudge:
                 yield candidate
 
     def _spans(self, others: Sequence[bytes]) -> Iterator[bytes]:
-        # The newest are of whoever works now; any of them, lest all that come now are refused.
+        # The newest spans are likely to be valid; a random one too, in case all new ones are refused.
         for joined in (self.last_delivered, self._pick(1.0), self._pick(self._rng.random())):
             if joined:
                 yield self._rng.choice(split(joined))
@@ -84,7 +84,7 @@ class RefusalJudge:
 
 
 def split_by_rules(spans: Sequence[bytes]) -> tuple[list[bytes], list[tuple[str, bytes]]]:
-    """Sort spans by Zipkin's rules: those that are right, and those that are not, each with what is wrong."""
+    """Split spans by Zipkin's rules: return the valid ones, and the invalid ones, each after its problem."""
     if find_problem(SEPARATOR.join(spans)) is None:
         return list(spans), []
     valid: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Secrets of senders: taken from the agent's environment where the settings say so, and kept out of logs."""
+"""Secrets of senders: reads them from the environment where settings say so, and masks them in logs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from kaspan.agent.environment import VariableError, expand
 from kaspan.config.display import MASK, is_secret
 
-_SHORTEST = 4  # to hide less would put *** into the middle of words
+_SHORTEST = 4  # masking shorter texts would put *** into ordinary words
 
 
 class Secrets:
-    """Texts that must not be seen."""
+    """Texts that must not appear in messages."""
 
     def __init__(self, texts: Iterable[str | None]) -> None:
         self._texts = sorted(
@@ -22,16 +22,16 @@ class Secrets:
         )
 
     def masked(self, text: str) -> str:
-        """Return a text with *** in the place of each secret."""
+        """Return a text in which *** replaces each secret."""
         for secret in self._texts:
             text = text.replace(secret, MASK)
         return text
 
 
 def with_secrets(value: Any, key: str, environ: Mapping[str, str], errors: list[str]) -> Any:
-    """Return settings with variables of `environ` in their secrets, wherever a key is named like one.
+    """Return settings whose secrets have references to variables replaced; a key's name tells a secret.
 
-    What is wrong with a reference is added to `errors`, a line each, and never a value.
+    Wrong references are added to `errors`, a line each, without values.
     """
     if isinstance(value, msgspec.Struct):
         fields = {field.name: field.encode_name for field in msgspec.structs.fields(value)}

@@ -1,4 +1,4 @@
-"""What became of everything that one sender was given: plain numbers, read when somebody asks for them."""
+"""The numbers of one sender: what it sent, what failed, and how long it took."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kaspan.agent.histogram import Histogram
 
 MAX_FAILURE_KINDS = 30
 OTHER = "other"
-"""Stands for every kind of failure that has no name, or comes after so many others."""
+"""Counts failures without a known kind, and all kinds after the first MAX_FAILURE_KINDS."""
 
 _SPANS = (1, 10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 _BYTES = (1_000, 10_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000)
@@ -22,8 +22,8 @@ _kind = re.compile(r"HTTP ([0-9]{3})\b|([A-Za-z][A-Za-z0-9_]{0,60})(?=:|\Z)").ma
 class SenderStats:
     """The numbers of one sender since the agent started. One thread writes them; any may read.
 
-    `failures` counts attempts that were refused or failed, by HTTP status or error name; `failing_since_s`
-    is on the monotonic clock, and None while it works.
+    `failures` counts refused and failed attempts, by HTTP status or error name. `failing_since_s` is a time
+    of the monotonic clock, None while the sender works.
     """
 
     def __init__(
@@ -44,30 +44,30 @@ class SenderStats:
         self._wall_clock_s = wall_clock_s
 
     def delivered(self, began_s: float) -> None:
-        """Note that the target has taken an attempt that began then: it works."""
+        """Note that the target accepted an attempt that began at `began_s`: the sender works."""
         self.send_s.add(self.clock_s() - began_s)
         self.failing_since_s = None
         self.last_success_at_s = self._wall_clock_s()
 
     def refused(self, reason: str, began_s: float) -> None:
-        """Count an attempt that was refused; whether the target works, that does not say."""
+        """Count an attempt that was refused; it does not show whether the target works."""
         self.send_s.add(self.clock_s() - began_s)
         self._count(reason)
 
     def failed(self, reason: str, began_s: float) -> None:
-        """Count an attempt that began then and failed, and note since when it fails."""
+        """Count an attempt that failed; if it is the first, the sender fails since `began_s`."""
         self._count(reason)
         if self.failing_since_s is None:
             self.failing_since_s = began_s
 
     def passed(self, sent_spans: int, spans: int, size: int) -> None:
-        """Count a message that is done with, and how many of its spans the target has taken."""
+        """Count a finished message, and how many of its spans the target accepted."""
         self.sent_spans += sent_spans
         self.message_spans.add(spans)
         self.message_bytes.add(size)
 
     def dead_lettered(self, kept: int, dropped: int) -> None:
-        """Count spans that are refused even alone: dead letters, and those dropped for want of room."""
+        """Count spans refused even alone: kept as dead letters, or dropped because these are full."""
         self.dead_spans += kept
         self.dropped_spans += dropped
 

@@ -28,8 +28,8 @@ from kaspan.wire.span import SPANS_PATH
 
 _BODY_REFUSED = (400, 413, 422)
 _CONFIGURATION_HINT = {
-    401: "it wants credentials; see username and token of the sender",
-    403: "it forbids this",
+    401: "the server wants credentials; see username and token of the sender",
+    403: "the server does not allow it",
     404: "there is no collector at this address; see the url of the sender",
 }
 _MAX_ANSWER_BYTES = 64 * 1024
@@ -113,12 +113,12 @@ class ZipkinSender(Sender):
         if 200 <= status < 300:
             type_ = answer.headers.get("Content-Type", "nothing")
             return Failed(
-                f"HTTP {status} {answer.reason} with {type_[:100]}: Zipkin says 202, so this is not Zipkin; "
-                "see the url of the sender"
+                f"HTTP {status} {answer.reason} with {type_[:100]}: Zipkin answers 202, so this is not "
+                "Zipkin; see the url of the sender"
             )
         if 300 <= status < 400:
             where = mask("url", self._secrets.masked(answer.headers.get("Location", "elsewhere")))
-            return Failed(f"HTTP {status}: it sends reports to {where}; set the url of the sender to that")
+            return Failed(f"HTTP {status}: redirected to {where}; set the url of the sender to that address")
         if status in _CONFIGURATION_HINT:
             return Failed(f"{reason} ({_CONFIGURATION_HINT[status]})")
         return Failed(reason, self._retry_after_s(answer.headers.get("Retry-After", "")))

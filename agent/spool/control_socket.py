@@ -1,7 +1,7 @@
-"""How another process of the same user reaches a spool, whether or not an agent holds it.
+"""Commands reach a spool here, whether or not an agent uses it: through the agent, or directly.
 
-An agent answers at a unix socket beside its spool: whoever may write the spool may use it, and no setting or
-port is needed. Each connection brings one request, a line of JSON, and takes one answer.
+An agent listens at a unix socket next to its spool file. Every user who may write the spool may use the
+socket; it needs no setting and no port. Each connection carries one request, a line of JSON, and one reply.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from kaspan.config.errors import escaped
 SUFFIX = ".control"
 REQUEST_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 300.0
-"""Many letters take their time."""
+"""Replaying or purging very many dead letters takes minutes."""
 RETRY_S = 1.0
-"""How long the socket is left alone when a connection cannot be taken: for want of descriptors, say."""
+"""Pause before the next attempt when a connection cannot be accepted, for example without descriptors."""
 _MAX_REQUEST_BYTES = 1024 * 1024
 _MAX_PATH_BYTES = 107  # sun_path of unix(7), less the zero at its end
 
@@ -39,7 +39,7 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class Find(msgspec.Struct, frozen=True, tag=True):
-    """List letters without their spans; answered by `letters`."""
+    """List dead letters without their spans; the reply has `letters`."""
 
     selection: Selection
     after_id: Integer = 0
@@ -47,25 +47,25 @@ class Find(msgspec.Struct, frozen=True, tag=True):
 
 
 class Show(msgspec.Struct, frozen=True, tag=True):
-    """Give one letter with its span; answered by `letters`, one or none."""
+    """Return one dead letter with its span; the reply has it in `letters`, or none."""
 
     id: Integer
 
 
 class Replay(msgspec.Struct, frozen=True, tag=True):
-    """Put letters back among the spans; answered by `count`."""
+    """Put dead letters back among the spans to deliver; the reply has `count`."""
 
     selection: Selection
 
 
 class Purge(msgspec.Struct, frozen=True, tag=True):
-    """Throw letters away; answered by `count`."""
+    """Delete dead letters; the reply has `count`."""
 
     selection: Selection
 
 
 class Recover(msgspec.Struct, frozen=True, tag=True):
-    """Put what can be read of a damaged spool at `path` back into the spool; answered by `recovered`."""
+    """Put what can be read of the damaged spool at `path` into the spool; the reply has `recovered`."""
 
     path: bytes
 
@@ -74,7 +74,7 @@ Request = Find | Show | Replay | Purge | Recover
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What came of a request. With `error`, for people, it was not done, or not to its end."""
+    """The result of a request. `error`, for people, says that it was not done, or not completely."""
 
     letters: tuple[DeadLetter, ...] = ()
     count: int = 0
@@ -87,7 +87,7 @@ _decode_answer = msgspec.json.Decoder(Reply).decode
 
 
 def perform(spool: Spool, request: Request) -> Reply:
-    """Do what a request wants; what fails is said in the answer. Never raises."""
+    """Do a request. Never raises: the reply names what failed."""
     letters = DeadLetters(spool)
     try:
         if isinstance(request, Recover):
@@ -100,14 +100,14 @@ def perform(spool: Spool, request: Request) -> Reply:
         if isinstance(request, Replay):
             return Reply(count=letters.replay(request.selection))
         return Reply(count=letters.purge(request.selection))
-    except Exception as error:  # noqa: BLE001 (said to whoever asked; the next request is answered)
+    except Exception as error:  # noqa: BLE001 (the reply says it; the next request is answered)
         return Reply(error=escaped(str(error)) or type(error).__name__)
 
 
 class ControlSocket:
     """Answers requests about a spool, one at a time, from `run` until `stop`.
 
-    Where the socket cannot be made the agent works without it, and the log says why.
+    Where the socket cannot be created the agent works without it, and the log says why.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -119,28 +119,28 @@ class ControlSocket:
         try:
             self._open()
         except OSError as error:
-            _log.warning("dead letters cannot be reached while this agent runs: %s: %s", self._path, error)
+            _log.warning("commands cannot reach the spool while this agent runs: %s: %s", self._path, error)
 
     def _open(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            # Whose spool this is holds it, so what is there is left from a dead agent.
+            # This process holds the spool's lock, so a socket that is there is left from an agent that ended.
             if not stat.S_ISSOCK(os.lstat(self._path).st_mode):
-                raise FileExistsError("is there and is no socket")
+                raise FileExistsError("exists and is not a socket")
             os.unlink(self._path)
         with _address(self._path) as address:
             self._listening.bind(address)
-        # Nobody can connect before it listens, so nobody does with the umask's mode.
+        # Before `chmod`: nobody can connect until it listens, so nobody connects with the umask's mode.
         os.chmod(self._path, 0o600)
         self._listening.listen(8)
         self._is_open = True
 
     def run(self) -> None:
-        """Reply until `stop` is called; returns at once if there is no socket."""
+        """Answer requests until `stop` is called; returns at once without a socket."""
         while self._is_open and not self._stopping.is_set():
             try:
                 connection, _ = self._listening.accept()
             except OSError as error:
-                _log.debug("%s: no connection can be taken: %s", self._path, error)
+                _log.debug("%s: no connection can be accepted: %s", self._path, error)
                 self._stopping.wait(RETRY_S)
                 continue
             with connection:
@@ -156,13 +156,15 @@ class ControlSocket:
         try:
             request = _decode_request(received)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            answer = Reply(error=f"this agent does not understand that, since it is another version: {error}")
+            answer = Reply(
+                error=f"the agent does not understand this request, and may be of another version: {error}"
+            )
         else:
             answer = perform(self._spool, request)
         connection.sendall(msgspec.json.encode(answer) + b"\n")
 
     def stop(self) -> None:
-        """Have `run` return, and take the socket away; may be called from any thread."""
+        """Make `run` return, and remove the socket. Any thread may call it."""
         self._stopping.set()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
@@ -172,14 +174,14 @@ class ControlSocket:
 
 
 def ask(path: str, max_bytes: int, request: Request) -> Reply:
-    """Have a request done: by the agent that holds the spool at `path`, or here if none does.
+    """Do a request: by the agent that uses the spool at `path`, or in this process if none does.
 
-    Blocks for minutes at most, when there are very many letters. Raises SpoolError.
+    Blocks for up to ANSWER_TIMEOUT_S, with very many dead letters. Raises SpoolError.
     """
     if not os.path.exists(path):
         raise SpoolError(
-            f"agent.spool.path: {path} is not there: no agent has run with these settings, or it was another "
-            "user's"
+            f"agent.spool.path: {path} does not exist: no agent has run with these settings, or it ran as "
+            "another user"
         )
     try:
         spool = Spool(path, max_bytes)
@@ -194,7 +196,7 @@ def ask(path: str, max_bytes: int, request: Request) -> Reply:
 def _ask_agent(path: str, request: Request, held: SpoolInUseError) -> Reply:
     try:
         if os.lstat(path).st_uid not in (0, os.geteuid()) and os.geteuid() != 0:
-            raise PermissionError("the socket is somebody else's")
+            raise PermissionError("the socket belongs to another user")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_TIMEOUT_S)
             with _address(path) as address:
@@ -203,12 +205,12 @@ def _ask_agent(path: str, request: Request, held: SpoolInUseError) -> Reply:
             return _decode_answer(_line(connection, ANSWER_TIMEOUT_S))
     except (OSError, msgspec.MsgspecError) as error:
         raise SpoolError(
-            f"the agent that holds the spool does not answer at {path}: {error}; {held}"
+            f"the agent that uses the spool does not answer at {path}: {error}; {held}"
         ) from error
 
 
 def _line(connection: socket.socket, timeout_s: float, max_bytes: int | None = None) -> bytes:
-    """Read up to a line's end or the connection's. Raises OSError for one that is too long or too slow."""
+    """Read to the end of a line or of the connection. Raises OSError if it is too long or too slow."""
     received = bytearray()
     deadline_s = time.monotonic() + timeout_s
     while not received.endswith(b"\n"):
@@ -224,7 +226,7 @@ def _line(connection: socket.socket, timeout_s: float, max_bytes: int | None = N
 
 @contextmanager
 def _address(path: str) -> Iterator[str]:
-    """Give a path as an address: one that is too long for the system leads through its directory."""
+    """Yield the address of a socket. A path too long for the system goes through its open directory."""
     if len(os.fsencode(path)) <= _MAX_PATH_BYTES:
         yield path
         return

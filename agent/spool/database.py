@@ -1,9 +1,9 @@
-"""One SQLite file that takes kills, full disks and damage: each transaction is on disk when it returns.
+"""One SQLite file that survives kills, full disks and damage: a transaction is on disk when it returns.
 
-The journal is SQLite's rollback journal, kept between transactions, not the write-ahead log. On a full
-disk the log can neither grow nor be copied back into the file, so that nothing can be deleted any more: a
-spool would be stuck for good. The rollback journal needs only a few pages to delete a few rows, and their
-room is reserved.
+The journal is SQLite's rollback journal, kept between transactions, and not the write-ahead log. On a full
+disk the write-ahead log can neither grow nor be copied back into the file: nothing could be deleted any more,
+and the spool would be stuck for ever. The rollback journal needs few pages to delete few rows, and their
+space is reserved.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _SHRINK_BYTES = 64 * 1024 * 1024
 
 _PRAGMAS = (
     f"pragma page_size={PAGE_BYTES}",
-    # Nobody else may write, so the file's lock and cache are kept: a fifth less CPU.
+    # Only this process writes, so SQLite may keep the file's lock and cache: a fifth less CPU.
     "pragma locking_mode=exclusive",
     "pragma journal_mode=persist",
     f"pragma journal_size_limit={_JOURNAL_BYTES}",
     "pragma synchronous=full",
-    # Debian's SQLite overwrites what is deleted with zeros by default: a third of all the CPU spent here.
+    # By default Debian's SQLite overwrites deleted content with zeros: a third of the CPU spent here.
     "pragma secure_delete=off",
 )
 
 DAMAGED_INFIX = ".damaged-"
-"""A damaged file is moved to its own name with this and a time."""
+"""A damaged file is moved aside: its new name is the old one, this, and a time."""
 
 _SUFFIXES = ("", "-journal")
 _HEADER_BYTES = 100
 _VERSIONS = slice(18, 20)  # of the file format, for writing and for reading; source: fileformat2.html
 
 _Result = TypeVar("_Result")
-_VERSIONS_TO_COME = 1000  # a larger number is damage
+_VERSIONS_TO_COME = 1000  # a version above this is damage
 
 _Identity = tuple[int, int]
 _Columns = dict[str, list[tuple[str, str, int]]]
@@ -51,25 +51,24 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class SpoolFull(Exception):
-    """The spool takes nothing for now: its limit is reached or the disk is full; the message says which."""
+    """The spool accepts nothing now: its limit is reached or the disk is full; the message says which."""
 
 
 class DiskFull(SpoolFull):
-    """The disk takes nothing for now."""
+    """The disk cannot be written now."""
 
 
 class FileLostError(DiskFull):
-    """What was written is not in the file that the next agent opens, so nothing is safe there."""
+    """The file was removed or truncated: what was written to it would not survive this process."""
 
 
 class Database:
-    """The file `path`. `steps` make it out of nothing: as many as are missing are made when it is opened.
+    """The SQLite file `path`. `steps` create its tables; opening it runs the steps that it does not have yet.
 
-    `load` is called in a transaction whenever a file is opened, also a new one in the place of a damaged one;
-    before that `set_aside` with the damaged one's new name.
-    Every method may be called from any thread, and holds `lock` meanwhile. `damages` counts the files that
-    were moved aside. Raises SpoolError if the file cannot be had, has more steps than are known here, or
-    another agent holds it.
+    `load` is called in a transaction after a file is opened, also after a new one replaces a damaged one.
+    Before that, `set_aside` is called with the damaged file's new name. Any thread may call any method;
+    `lock` is held meanwhile. `damages` counts the files that were moved aside. Raises SpoolError if the file
+    cannot be used, if it has more steps than this version knows, or if another agent uses it.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class Database:
         self._note_files()
 
     def _connect(self) -> sqlite3.Connection:
-        # SQLite would make it with the umask's mode, and its journal takes the mode of the file.
+        # SQLite would create it with the umask's mode; the journal gets the mode of the file.
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with open(descriptor, "rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -124,8 +123,8 @@ class Database:
         )
         self._resources.callback(connection.close)
         if header and header[_VERSIONS] != b"\1\1":
-            # SQLite would not write, and say so as of a disk that is read-only.
-            raise DamagedError("its header is not that of a spool")
+            # SQLite would not write it, and report a disk that is read-only.
+            raise DamagedError("its header is not a spool's")
         for pragma in _PRAGMAS:
             connection.execute(pragma)
         return connection
@@ -138,16 +137,16 @@ class Database:
                 f"agent.spool.path: {self.path} was made by a newer kaspan (version {version}, "
                 f"and this one writes {len(self._steps)}); use that one or another path"
             )
-        # Each step changes the tables: a number that does not go with them is damage.
+        # Each step changes the tables: a version that does not fit them is damage.
         if not 0 <= version <= len(self._steps) or not is_known:
-            raise DamagedError(f"its tables are not those of version {version}")
+            raise DamagedError(f"its tables do not fit its version, {version}")
         for number, step in enumerate(self._steps[version:], version + 1):
             for statement in (*step, f"pragma user_version={number}"):
                 connection.execute(statement)
         self._load(connection)
 
     def _made(self, version: int) -> _Columns:
-        """What the tables of a version look like."""
+        """Return the columns of the tables of a version."""
         with closing(sqlite3.connect(":memory:")) as connection:
             for step in self._steps[:version]:
                 for statement in step:
@@ -155,36 +154,36 @@ class Database:
             return _columns(connection)
 
     def _reserve_journal(self) -> None:
-        """Give the journal its room now. All zeros is how SQLite leaves it between transactions."""
+        """Reserve the journal's space on disk. SQLite, too, leaves it all zeros between transactions."""
         descriptor = os.open(f"{self.path}-journal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(descriptor, 0, _JOURNAL_BYTES)
         except OSError as error:
-            _log.warning("no room can be reserved beside %s: %s", self.path, error.strerror)
+            _log.warning("no disk space can be reserved for %s: %s", self.path, error.strerror)
         finally:
             os.close(descriptor)
 
     def run(
         self, work: Callable[[sqlite3.Connection], _Result], count: Callable[[_Result], None] | None = None
     ) -> _Result:
-        """Do `work` in one transaction and then `count`; on a damaged file, once more in a new one.
+        """Do `work` in one transaction, then `count`; if the file is damaged, do both again in a new file.
 
-        What was written is in the file that the next agent opens. Raises DiskFull if it cannot be written,
-        and FileLostError if the file is gone and cannot be written again: the work during which that is found
-        is done all the same, and no other after it.
+        On return, what was written is in the file that the next agent opens. Raises DiskFull if the disk
+        cannot be written, and FileLostError if the file was removed and cannot be written again. The work
+        that finds this out is done all the same; later work is not, if it writes.
         """
 
         def guarded(connection: sqlite3.Connection) -> _Result:
             before = connection.total_changes
             result = work(connection)
-            # The caller tries again, and each attempt would be kept.
+            # The caller tries again, and the open file would keep each attempt.
             if self._lost and connection.total_changes != before:
                 raise FileLostError(self._lost)
             return result
 
         with self.lock:
-            if self._is_cut_off():  # what is written behind the cut would hide it
-                self._start_over(DamagedError("somebody has cut it off"))
+            if self._is_cut_off():  # writing after the cut would hide it
+                self._start_over(DamagedError("somebody has truncated it"))
             changes = self._connection.total_changes
             try:
                 result = self._attempt(guarded)
@@ -203,7 +202,7 @@ class Database:
             return result
 
     def keep_files(self) -> None:
-        """Write the file again if somebody has removed it. Raises FileLostError if it cannot be."""
+        """Write the file again if somebody has removed it. Raises FileLostError if that fails."""
         with self.lock:
             self._keep_files()
 
@@ -216,8 +215,8 @@ class Database:
                 self._lost = f"{self.path} was removed, and cannot be written again: {error}"
                 raise FileLostError(self._lost) from error
         elif found is not None and found.st_size < self._size:
-            self._start_over(DamagedError("somebody has cut it off"))
-            raise FileLostError(f"{self.path} was cut off")
+            self._start_over(DamagedError("somebody has truncated it"))
+            raise FileLostError(f"{self.path} was truncated")
         elif found is not None:
             self._size = found.st_size
             self._lost = ""  # it may have been moved away and back
@@ -232,7 +231,7 @@ class Database:
         self._lost = ""
 
     def _restore(self, is_there: bool) -> None:
-        """Copy what is open, and has no name any more, into a new file; if it has one, make a new journal."""
+        """Copy the open file, which was removed, into a new one. If only the journal was, create it again."""
         self._lock_again()
         before = self._connection
         if is_there:
@@ -248,7 +247,7 @@ class Database:
         except BaseException:
             if self._connection is not before:
                 self._connection.close()
-            self._connection = before  # all there is of what it holds
+            self._connection = before  # the only copy of what it holds
             for suffix in _SUFFIXES:
                 with suppress(FileNotFoundError):
                     os.unlink(self.path + suffix)
@@ -257,13 +256,13 @@ class Database:
         self._reserve_journal()
         self._note_files()
         _log.error(
-            "spool %s was removed or replaced under the agent: it is written again",
+            "spool %s was removed or replaced while the agent used it: the agent has written it again",
             self.path,
             extra={"spool": self.path},
         )
 
     def _lock_again(self) -> None:
-        """Hold the spool by a new lock file where the old one is gone. Raises SpoolError."""
+        """Take the lock anew if the lock file was removed. Raises SpoolError."""
         if _identity(_stat(f"{self.path}.lock")) == _identity(os.fstat(self._lock_descriptor)):
             return
         before, self._lock_descriptor = self._lock_descriptor, acquire_lock(self.path)
@@ -277,7 +276,7 @@ class Database:
             connection.execute("commit")
         except BaseException as error:
             if connection.in_transaction:
-                with suppress(sqlite3.Error):  # SQLite has done it itself where it cannot
+                with suppress(sqlite3.Error):  # SQLite has rolled back itself where this fails
                     connection.execute("rollback")
             if is_unwritable(error):
                 raise DiskFull(f"{self.path} cannot be written: {error}") from error
@@ -285,13 +284,14 @@ class Database:
         return result
 
     def _start_over(self, error: Exception) -> None:
-        """Move a damaged file aside and begin a new one: it must not keep an agent from starting."""
+        """Move a damaged file aside and start a new one: damage must not keep an agent from starting."""
         self._connection.close()
         self.damages += 1
         aside = self._move_aside()
         _log.error(
             "spool %s is damaged (%s): moved to %s, and a new one is started",
-            # As a text: whoever keeps the record would keep the traceback, and with it this file open.
+            # As text: a log handler that keeps the exception would keep its traceback, and so this file,
+            # open.
             *(self.path, str(error), aside),
             extra={"spool": self.path, "moved_to": aside},
         )
@@ -306,27 +306,27 @@ class Database:
         return aside
 
     def shrink(self) -> None:
-        """Give space back to the disk, if much of the file is free: meant for one that was emptied.
+        """Give disk space back if more than half of the file, and more than _SHRINK_BYTES, is free.
 
-        It writes all that is left in the file, so there must be more to give back than to write.
+        Shrinking rewrites all that is left in the file, so it must free more than it writes.
         """
         try:
             (pages,) = self._connection.execute("pragma page_count").fetchone()
             (free_pages,) = self._connection.execute("pragma freelist_count").fetchone()
             if free_pages * PAGE_BYTES > _SHRINK_BYTES and free_pages > pages // 2:
                 self._connection.execute("vacuum")
-                self._size = os.stat(self.path).st_size  # whose file that is, the next look finds
+                self._size = os.stat(self.path).st_size  # if the file was replaced, the next check finds it
         except (sqlite3.DatabaseError, OSError) as error:
             _log.debug("spool %s was not shrunk: %s", self.path, error)
 
     def close(self) -> None:
-        """Close the file and let another agent have it."""
+        """Close the file, and release it for another agent."""
         with self.lock:
             self._resources.close()
 
 
 def _columns(connection: sqlite3.Connection) -> _Columns:
-    """Return the columns of all tables: name, type, and the place in the primary key."""
+    """Return the columns of all tables: name, type, and position in the primary key."""
     tables = connection.execute("select name from sqlite_master where type = 'table'").fetchall()
     return {
         name: [(row[1], row[2], row[5]) for row in connection.execute(f'pragma table_info("{name}")')]

@@ -1,6 +1,6 @@
-"""Dead letters: spans that a target refused even alone. They are kept, looked at, sent again, or thrown away.
+"""Dead letters: spans that a target refuses even alone. Users list them, replay them, or purge them.
 
-Statements are put together from fixed parts and numbers; texts are values.
+SQL is built from constants and integers only; strings are bound parameters.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from kaspan.agent.spool.spool import Spool
 from kaspan.agent.spool.transaction import Transaction
 
 Integer = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-"""What SQLite can hold, and no id or time is negative."""
+"""An id or a time: not negative, and small enough for SQLite."""
 
 
 _END_US = 253_402_300_800_000_000
-"""The year 10000, which no calendar here knows."""
+"""The year 10000, which datetime cannot represent."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """One dead letter; `died_us` is when, in microseconds since the epoch. `span` is empty in lists."""
+    """One dead letter, refused at `died_us`, in microseconds since the epoch. Lists leave out `span`."""
 
     id: int
     sender: str
@@ -38,8 +38,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which letters: those with one of the `ids`, of a `sender`, that died before then; all that is given
-    must fit, and nothing given fits all.
+    """Selects dead letters by `ids`, `sender` and time of death. All given conditions must hold.
+
+    Without any condition all dead letters are selected.
     """
 
     ids: tuple[Integer, ...] | None = None
@@ -48,7 +49,7 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeadLetters:
-    """The dead letters in a spool. Every method blocks for transactions, and raises SpoolFull like `put`."""
+    """The dead letters in a spool. Every method blocks for transactions, and may raise SpoolFull."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -62,7 +63,7 @@ class DeadLetters:
         return self._spool.transact(lambda transaction: transaction.add_dead_letters(sender, refused))
 
     def find(self, selection: Selection, after_id: int = 0, limit: int = 100) -> list[DeadLetter]:
-        """Return letters without their spans, oldest first: at most `limit` of those after an id."""
+        """Return at most `limit` dead letters after an id, oldest first, without their spans."""
         where, values = _where(selection)
         columns = "id, sender, died_us, reason, length(span)"
         statement = f"select {columns} from dead_letters where id > ? and {where} order by id limit ?"  # noqa: S608
@@ -77,7 +78,7 @@ class DeadLetters:
         return self._spool.transact(work)
 
     def get(self, letter_id: int) -> DeadLetter | None:
-        """Return one letter with its span, None if there is none of this id."""
+        """Return one dead letter with its span, None if the id does not exist."""
         statement = "select id, sender, died_us, reason, length(span), span from dead_letters where id = ?"
 
         def work(transaction: Transaction) -> DeadLetter | None:
@@ -87,10 +88,10 @@ class DeadLetters:
         return self._spool.transact(work)
 
     def replay(self, selection: Selection) -> int:
-        """Put letters back among the spans, each for the sender that refused it; return how many.
+        """Put dead letters back among the spans, each for the sender that it is of; return how many.
 
-        Those of senders that are no longer there stay letters. Raises SpoolFull when the spool is; what was
-        put back before stays so.
+        Dead letters of senders that are not configured any more stay. Raises SpoolFull when the spool is
+        full; what was put back before that is delivered.
         """
         return sum(
             self._in_portions(
@@ -111,7 +112,7 @@ class DeadLetters:
         return spans
 
     def purge(self, selection: Selection, is_stopping: Callable[[], bool] = lambda: False) -> int:
-        """Throw letters away for good, until `is_stopping`; return how many. Works on a full disk too."""
+        """Delete dead letters, until `is_stopping`; return how many. Works on a full disk too."""
 
         def throw_away(ids: Sequence[int]) -> int:
             return self._spool.transact(lambda transaction: len(transaction.delete_dead_letters(ids)))
@@ -124,7 +125,7 @@ class DeadLetters:
         act: Callable[[Sequence[int]], int],
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> int:
-        """Do something to the letters that there are now, by their ids, in a transaction for each portion."""
+        """Call `act` with portions of the ids of the selected dead letters; return the sum of its results."""
         where, values = _where(selection)
         statement = f"select id, length(span) from dead_letters where {where} order by id"  # noqa: S608
         found = self._spool.transact(
@@ -144,7 +145,7 @@ class DeadLetters:
 
 
 def _where(selection: Selection) -> tuple[str, list[int | str]]:
-    """Return the condition of a selection in SQL, and the values for it."""
+    """Return the SQL condition of a selection, and its parameters."""
     conditions = ["1"]
     values: list[int | str] = []
     if selection.ids is not None:
@@ -159,11 +160,11 @@ def _where(selection: Selection) -> tuple[str, list[int | str]]:
 
 
 def _letter(row: Sequence[Any], last_id: int = 0) -> DeadLetter:
-    """Make a letter of a row whose id must be larger than the last one. Raises DamagedError."""
+    """Make a dead letter of a row, whose id must be above `last_id`. Raises DamagedError."""
     letter = DeadLetter(*row)
     check_integers("a dead letter", letter.id - last_id - 1, letter.died_us, letter.size_bytes)
     if letter.died_us > _END_US:
-        raise DamagedError(f"a dead letter is of {letter.died_us}")
+        raise DamagedError(f"a dead letter has the time {letter.died_us}")
     if type(letter.sender) is not str or type(letter.reason) is not str or type(letter.span) is not bytes:
-        raise DamagedError("a dead letter is not what it was")
+        raise DamagedError("a dead letter has a value of a wrong type")
     return letter

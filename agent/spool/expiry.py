@@ -1,4 +1,4 @@
-"""The age limit of a spool: spans and dead letters that are older go, undelivered."""
+"""The age limit of a spool: older spans and dead letters are dropped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kaspan.agent.spool.spool import EXPIRED, Spool
 from kaspan.agent.spool.transaction import Transaction
 
 LOOK_S = 1.0
-"""How often it is looked whether the file is still there, and whether it is time for what is too old."""
+"""How often the agent checks that the file is still there, and whether to look for old rows."""
 
 _Result = TypeVar("_Result")
 
@@ -28,7 +28,7 @@ _log = logging.getLogger("kaspan.agent")
 class Expiry:
     """Drops what has waited in a spool for too long, from `run` until `stop`.
 
-    Rows that are stamped in the future, since the clock was wrong, are no younger than what came after them.
+    A row with a time in the future, from when the clock was wrong, counts as old as the rows after it.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class Expiry:
         self._stopping = threading.Event()
 
     def run(self, max_age_s: Callable[[], float | None]) -> None:
-        """Drop what is older, now and then, and keep the spool's file where it is.
+        """Drop old rows every now and then, and write the spool's file again if it was removed.
 
-        The limit in seconds is asked for each time; None is no limit.
+        `max_age_s` is called each time; it returns the limit in seconds, or None for no limit.
         """
         while not self._stopping.wait(LOOK_S):
-            with suppress(SpoolFull):  # said where somebody wants to write
+            with suppress(SpoolFull):  # the next writer reports it
                 self._spool.keep_files()
             self.check(max_age_s())
 
     def stop(self) -> None:
-        """Have `run` return after the transaction that it is in. Any thread may call it."""
+        """Make `run` return after the current transaction. Any thread may call it."""
         self._stopping.set()
 
     def check(self, max_age_s: float | None) -> None:
-        """Drop what is older, count and log it; with None nothing is. Looks at most every second."""
+        """Drop what is older than the limit, count and log it; None does nothing. At most once a second."""
         if max_age_s is None or self._clock_s() < self._next_s:
             return
         self._next_s = self._clock_s() + max(1.0, min(60.0, max_age_s / 100))
@@ -71,7 +71,7 @@ class Expiry:
             spans = self._drop_batches(oldest_us)
             letters = self._letters.purge(Selection(died_before_us=oldest_us), self._stopping.is_set)
         except SpoolFull as full:
-            _log.debug("what is too old stays: %s", full)
+            _log.debug("spans that are too old are not dropped yet: %s", full)
         if spans or letters:
             _log.warning(
                 "%d spans and %d dead letters are older than agent.spool.max_age_s, %g s, and were dropped",
@@ -81,9 +81,9 @@ class Expiry:
             )
 
     def _restamp(self, now_us: int) -> None:
-        """Give what is stamped in the future the time of what came after it; dead letters, in no order, now.
+        """Correct times in the future: a batch gets the time of the batch after it, a dead letter `now_us`.
 
-        Else what lies behind it would never be looked at.
+        Otherwise the search for old batches, which goes by id, would stop at such a batch.
         """
         spool = self._spool
         if spool.totals.latest_us <= now_us:
@@ -103,7 +103,7 @@ class Expiry:
         )
 
     def _drop_batches(self, received_before_us: int) -> int:
-        """Drop batches that came before then; return how many spans some sender had not passed."""
+        """Drop batches older than that; return how many of their spans some sender had not passed."""
         spool = self._spool
 
         def work(transaction: Transaction, limit: int) -> tuple[int, bool]:
@@ -126,9 +126,9 @@ class Expiry:
 
 
 def _restamp_batches(newest_us: int, before_id: int, transaction: Transaction, limit: int) -> tuple[int, int]:
-    """Restamp a portion, the newest first; return the latest time for those before it, and its last id.
+    """Correct the times of a portion, newest first; return the latest time for older rows, and the last id.
 
-    The id is 0 when there are no more.
+    The id is 0 after the last portion.
     """
     rows = transaction.connection.execute(
         "select id, received_us from batches where id < ? order by id desc limit ?", (before_id, limit)
@@ -144,7 +144,7 @@ def _restamp_batches(newest_us: int, before_id: int, transaction: Transaction, l
 
 
 def _restamp_letters(now_us: int, after_id: int, transaction: Transaction, limit: int) -> int:
-    """Restamp a portion; return its last id, -1 when there are no more."""
+    """Correct the times of a portion; return its last id, -1 after the last portion."""
     rows = transaction.connection.execute(
         "select ?, id from dead_letters where id > ? and died_us > ? order by id limit ?",
         (now_us, after_id, now_us, limit),

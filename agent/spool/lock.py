@@ -1,4 +1,4 @@
-"""Hold a spool for one agent: two on one path would each delete what the other has not delivered."""
+"""Locks a spool for one agent: of two on one path, each would delete what the other has not delivered."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ import os
 
 
 class SpoolError(Exception):
-    """The spool cannot be opened; the message says which file, why, and what to do."""
+    """The spool cannot be used; the message names the file, the reason, and what to do."""
 
 
 class SpoolInUseError(SpoolError):
-    """Another process holds the spool."""
+    """Another process uses the spool."""
 
 
 def acquire_lock(path: str) -> int:
-    """Take the lock beside the spool, with this process's pid in it for whoever comes second."""
+    """Lock the file next to the spool, and write this process's pid into it for the next agent's message.
+
+    Returns the descriptor, which holds the lock until it is closed. Raises SpoolError.
+    """
     try:
         os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        # makedirs says so of a file where a directory should be.
+        # os.makedirs raises FileExistsError for a file in the place of a directory.
         problem = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
         raise SpoolError(
-            f"agent.spool.path: {path} cannot be made: {problem}: {error.filename}; set it "
+            f"agent.spool.path: {path} cannot be created: {problem}: {error.filename}; set it "
             "to a file in a directory where this user may write"
         ) from error
     try:
@@ -35,7 +38,7 @@ def acquire_lock(path: str) -> int:
         raise SpoolInUseError(
             f"agent.spool.path: {path} is in use by another agent, pid {holder}; stop it or set another path"
         ) from error
-    # On a full disk nobody is told the pid; the lock holds all the same, and delivering makes room.
+    # On a full disk the pid is missing, but the lock holds, and delivery makes room.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

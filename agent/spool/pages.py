@@ -1,7 +1,7 @@
-"""Reads the rows of a damaged spool from its pages, without SQLite, which gives up a tree for one bad page.
+"""Reads the rows of a damaged spool from its pages, without SQLite, which fails at the first bad page.
 
-Every page that looks like a leaf is read, whatever leads there or no longer does. What cannot be read is
-passed over. Source: "Database File Format" of sqlite.org.
+Every page that looks like a leaf is read, whether or not other pages lead to it. What cannot be read is
+skipped. Source: "Database File Format" of sqlite.org.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Value = int | str | bytes | None
 
 _LEAF_OF_ROWS, _LEAF_OF_KEYS = 13, 10
 _HEADER_BYTES = 8  # of a leaf; the numbers of its cells follow
-_LINK_BYTES = 4  # to the next page of what does not fit into a leaf
-_SENDERS_PAGE = 4  # tables are made in one order, and the few rows of this one never need a second page
+_LINK_BYTES = 4  # the number of the next overflow page
+_SENDERS_PAGE = 4  # tables are created in a fixed order, and the few senders fit one page
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 _UNREADABLE = (ValueError, IndexError)
 
 
 class Row(NamedTuple):
-    """A batch as it is in the file: `body` may be the beginning of it, or be damaged itself."""
+    """A batch as it is in the file: `body` may be truncated or damaged."""
 
     id: int
     spans: int
@@ -47,7 +47,7 @@ class Pages:
     """The pages of the file `path`. Raises OSError if it cannot be read."""
 
     def __init__(self, path: str) -> None:
-        # O_NONBLOCK: opening a named pipe must not wait for who writes into it.
+        # O_NONBLOCK: opening a named pipe must not wait for its writer.
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -60,7 +60,7 @@ class Pages:
         os.close(self._descriptor)
 
     def rows(self) -> Iterator[Row | DeadRow]:
-        """Give all rows that can be found; one may come twice, or have been deleted."""
+        """Yield all rows that can be found. A row may come twice, and a deleted row may come too."""
         for number in range(1, self._pages + 1):
             page = self._page(number)
             if page and page[0] == _LEAF_OF_ROWS:
@@ -70,7 +70,7 @@ class Pages:
                         yield row
 
     def waiting(self, cursors: Mapping[str, int]) -> Iterator[Row]:
-        """Give each batch once that one of the senders with these cursors had not passed."""
+        """Yield once each batch that at least one of the senders with these cursors had not passed."""
         passed_id = min(cursors.values(), default=0)
         seen = set()
         for row in self.rows():
@@ -79,7 +79,7 @@ class Pages:
                 yield row
 
     def cursors(self) -> dict[str, int]:
-        """Return how far each sender is, as far as it can be read."""
+        """Return the senders' cursors that can be read."""
         found: dict[str, int] = {}
         page = self._page(_SENDERS_PAGE)
         if page and page[0] == _LEAF_OF_KEYS:
@@ -94,7 +94,7 @@ class Pages:
         return os.pread(self._descriptor, PAGE_BYTES, (number - 1) * PAGE_BYTES)
 
     def _cells(self, page: bytes) -> Iterator[tuple[list[Value], int]]:
-        """Give the values and the row id of each cell that can be read."""
+        """Yield the values and the row id of each cell that can be read."""
         cells = int.from_bytes(page[3:5], "big")
         for index in range(min(cells, (PAGE_BYTES - _HEADER_BYTES) // 2)):
             at = _HEADER_BYTES + 2 * index
@@ -118,7 +118,7 @@ class Pages:
         return _values(payload), row_id
 
     def _overflow(self, number: int, size: int) -> bytes:
-        """Return what a chain of pages holds: less where it breaks off."""
+        """Return the content of a chain of overflow pages, less if the chain breaks."""
         pieces = []
         while size > 0 and 0 < number <= self._pages:
             page = self._page(number)
@@ -129,7 +129,7 @@ class Pages:
 
 
 def count_waiting_spans(path: str) -> int:
-    """Count the spans in a damaged file that some sender had not passed, as far as their rows are found."""
+    """Count the spans in a damaged file that some sender had not passed, as far as they can be found."""
     try:
         with closing(Pages(path)) as pages:
             return sum(row.spans for row in pages.waiting(pages.cursors()))
@@ -138,7 +138,7 @@ def count_waiting_spans(path: str) -> int:
 
 
 def _local_bytes(size: int, is_row: bool) -> int:
-    """How much of a payload is in its leaf; the rest is in pages of its own."""
+    """Return how many bytes of a payload are in its leaf; the rest is in overflow pages."""
     most = PAGE_BYTES - 35 if is_row else (PAGE_BYTES - 12) * 64 // 255 - 23
     if size <= most:
         return size
@@ -148,7 +148,7 @@ def _local_bytes(size: int, is_row: bool) -> int:
 
 
 def _values(payload: bytes) -> list[Value]:
-    """Read a record; the last value may be cut off."""
+    """Read the values of a record; the last one may be truncated."""
     header_bytes, at = _varint(payload, 0)
     kinds = []
     while at < header_bytes:
@@ -170,7 +170,7 @@ def _value(payload: bytes, at: int, kind: int) -> tuple[Value, int]:
         size = _INTEGER_BYTES[kind]
         return int.from_bytes(payload[at : at + size], "big", signed=True), at + size
     if kind < 12:
-        raise ValueError("no agent writes that")
+        raise ValueError("no agent writes a value of this type")
     size = (kind - 12) // 2
     raw = payload[at : at + size]
     return raw.decode() if kind % 2 else raw, at + size
@@ -187,7 +187,7 @@ def _varint(raw: bytes, at: int) -> tuple[int, int]:
 
 
 def _row(row_id: int, values: Sequence[Value]) -> Row | DeadRow | None:
-    """Tell by its values what a row is, None if it is neither; the id's own column is empty."""
+    """Tell by its values whether a row is a batch or a dead letter, None if neither. `id` has no value."""
     if len(values) not in (5, 6) or values[0] is not None or not 0 < row_id <= MAX_INTEGER:
         return None
     _, first, second, third, body = values[:5]

@@ -1,4 +1,4 @@
-"""How much a transaction deletes: much while the disk takes it, little on a full one."""
+"""How many rows one transaction deletes: many while the disk has space, few on a full disk."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import TypeVar
 from kaspan.agent.spool.database import DiskFull, FileLostError
 
 FEWEST_ROWS = 32
-"""A journal page for each and a few beside must fit the reserve, which is all there is on a full disk."""
+"""On a full disk only the reserved space of the journal is left: a page for each row, and a few more."""
 MOST_ROWS = 2048
-"""Rows of one span each fill as many pages as the journal keeps between transactions."""
+"""With one span a row, these fill the pages that the journal keeps between transactions."""
 MOST_BYTES = 16 * 1024 * 1024
-"""What large rows hold is read when they are deleted, and everybody else waits meanwhile."""
+"""Deleting a row reads its content, and all other transactions wait meanwhile."""
 
 _Row = TypeVar("_Row")
 _Result = TypeVar("_Result")
 
 
 class Portions:
-    """The size of the next portion. A flush of the disk costs the same for few rows and for many."""
+    """The size of the next portion. A flush of the disk costs the same for few rows as for many."""
 
     def __init__(self) -> None:
         self.rows = MOST_ROWS
 
     def take(self, rows: Sequence[_Row], size: Callable[[_Row], int]) -> Sequence[_Row]:
-        """Return the first of the rows, as many as may be deleted together; `size` is of a row in bytes."""
+        """Return the first rows, as many as one transaction may delete; `size` returns a row's bytes."""
         left_bytes = MOST_BYTES
         for index, row in enumerate(rows[: self.rows]):
             left_bytes -= size(row)
@@ -34,9 +34,9 @@ class Portions:
         return rows[: self.rows]
 
     def run(self, attempt: Callable[[], _Result]) -> _Result:
-        """Make an attempt, which takes a portion; where the disk is full for that, one with the least.
+        """Call `attempt`, which changes a portion; if the disk is full for it, again with the smallest one.
 
-        Raises DiskFull when it is full for that too.
+        Raises DiskFull if the disk is full for that too.
         """
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Puts what can be read of a damaged spool back into the one that is in use."""
+"""Puts what can be read of a damaged spool into the spool in use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Row = TypeVar("_Row", Row, DeadRow)
 
 
 class Recovered(NamedTuple):
-    """How many spans and dead letters were put back, and how many spans of the rows found are damaged."""
+    """How many spans and dead letters were put back, and how many spans in the rows found are damaged."""
 
     spans: int = 0
     dead_letters: int = 0
@@ -33,20 +33,19 @@ class Recovered(NamedTuple):
 def recover(spool: Spool, path: str) -> Recovered:
     """Put the spans that some sender had not passed, and the dead letters, of a damaged file into a spool.
 
-    Blocks for as long as reading the file and storing takes. Raises OSError if it cannot be read, SpoolError
-    if it is the spool itself, and SpoolFull if there is no room: before anything is stored, where that can be
-    known.
+    Blocks while it reads and stores. Raises OSError if the file cannot be read, SpoolError if it is the spool
+    in use, and SpoolFull if its spans do not fit; where the size is known, before anything is stored.
     """
     if os.path.samefile(path, spool.path):
-        raise SpoolError(f"{path} is the spool in use; name a file that was set aside")
+        raise SpoolError(f"{path} is the spool in use; name a damaged spool that was moved aside")
     with closing(Pages(path)) as pages:
         cursors = pages.cursors()
         needed = sum(len(row.body) for row in pages.waiting(cursors))
         if spool.totals.bytes + needed > spool.max_bytes:
             raise SpoolFull(
                 f"{path} holds {needed} bytes of spans, the spool {spool.totals.bytes}, and "
-                f"agent.spool.max_bytes is {spool.max_bytes}; have what is there delivered first, or set it "
-                "higher"
+                f"agent.spool.max_bytes is {spool.max_bytes}; deliver the spans in the spool first, or set "
+                "agent.spool.max_bytes higher"
             )
         spans = damaged = 0
         for rows in _portions(pages.waiting(cursors), lambda row: len(row.body)):
@@ -54,7 +53,7 @@ def recover(spool: Spool, path: str) -> Recovered:
             for row in rows:
                 pending = _pending(row, cursors, spool.senders)
                 if not pending:
-                    continue  # of a sender that is no longer there
+                    continue  # its sender is not configured any more
                 batch = _sound(row)
                 damaged += max(0, row.spans - batch.spans)
                 spans += batch.spans
@@ -68,13 +67,13 @@ def recover(spool: Spool, path: str) -> Recovered:
 
 
 def _pending(row: Row, cursors: Mapping[str, int], senders: Sequence[str]) -> list[str | None]:
-    """Say for which senders a row still is; [None] for all."""
+    """Return the senders that have not passed a row; [None] if that is all of them."""
     pending = [name for name in senders if row.sender in (None, name) and row.id > cursors.get(name, 0)]
     return [None] if len(pending) == len(senders) else [*pending]
 
 
 def _sound(row: Row) -> Batch:
-    """Return what is whole of a row."""
+    """Return the undamaged spans of a row."""
     pieces = split(row.body)
     sound = pieces if _are_objects(row.body) else [piece for piece in pieces if _are_objects(piece)]
     return Batch(len(sound), SEPARATOR.join(sound))
@@ -99,7 +98,7 @@ def _recover_dead_letters(spool: Spool, pages: Pages) -> int:
 
 
 def _portions(rows: Iterable[_Row], size: Callable[[_Row], int]) -> Iterator[list[_Row]]:
-    """Give rows in lists for a transaction each."""
+    """Yield lists of rows, each for one transaction."""
     portion: list[_Row] = []
     held_bytes = 0
     for row in rows:

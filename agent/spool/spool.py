@@ -80,7 +80,7 @@ class Spool:
         """Reset a cursor that is ahead of all batches: after a flipped bit it would have them deleted."""
         for name, cursor in self._cursors.items():
             if cursor > newest_id > 0:
-                _log.warning("the cursor of %s is damaged: all that is in the spool is sent to it", name)
+                _log.warning("the cursor of %s is damaged: everything in the spool is sent to it again", name)
                 self._cursors[name] = 0
 
     def _count_damaged(self, path: str) -> None:
@@ -121,14 +121,14 @@ class Spool:
 
     @property
     def senders(self) -> tuple[str, ...]:
-        """Those that are registered; before that, those that the file knows."""
+        """The registered senders; before `register`, those in the file."""
         return self._senders or tuple(self._cursors)
 
     def register(self, senders: Iterable[str]) -> None:
-        """Say which senders there are: a batch is kept until all of them have passed it.
+        """Set the senders: a batch is kept until all of them have passed it.
 
-        A new one starts at the oldest batch there is. One that is no longer there keeps nothing any more:
-        what only it had not passed is dropped, counted and logged.
+        A new sender starts at the oldest batch. What only a removed sender had not passed is dropped, counted
+        and logged.
         """
         self._senders = tuple(senders)
         removed = self._cursors.keys() - self._senders
@@ -137,14 +137,18 @@ class Spool:
         try:
             lost = self.database.run(lambda connection: self._save_senders(connection, removed))
         except SpoolFull as full:
-            _log.debug("the senders are noted in memory only: %s", full)
+            _log.debug("the list of senders is not saved yet: %s", full)
             return
         for name, spans in lost.items():
-            self._is_unsaved = True  # there may be batches now that all have passed
+            self._is_unsaved = True  # now all senders may have passed some batches
             del self._cursors[name]
             if spans:
                 self.dropped[SENDER_REMOVED] += spans
-                _log.warning("%s is no longer among the senders: %d spans it had not passed go", name, spans)
+                _log.warning(
+                    "sender %s is not configured any more: %d spans that only it had not passed are dropped",
+                    name,
+                    spans,
+                )
 
     @property
     def passed_id(self) -> int:
@@ -152,7 +156,7 @@ class Spool:
         return min((self._cursors[name] for name in self._senders), default=0)
 
     def _save_senders(self, connection: sqlite3.Connection, removed: Iterable[str]) -> dict[str, int]:
-        """Save who the senders are; how many spans each that was `removed` takes with it."""
+        """Save the senders; return how many spans only each of the `removed` ones had not passed."""
         lost: dict[str, int] = {}
         for name in sorted(removed):
             (lost[name],) = connection.execute(
@@ -169,7 +173,7 @@ class Spool:
         return self._cursors[sender]
 
     def behind(self, sender: str) -> tuple[int, int | None]:
-        """How far a sender is behind: batches not yet passed, and when the oldest came, in microseconds."""
+        """How many batches a sender has not passed, and when the oldest came, in microseconds (epoch)."""
         cursor = self._cursors[sender]
         oldest = self.database.run(lambda connection: read_oldest(connection, cursor))
         return (self._totals.newest_id + 1 - oldest[0], oldest[1]) if oldest else (0, None)
@@ -180,7 +184,7 @@ class Spool:
         return self.database.damages
 
     def positions(self) -> dict[str, int]:
-        """How far each ring was taken, by path, in bytes ever written."""
+        """How far each ring was read, by its key, in bytes ever written to it."""
         return self.database.run(read_positions)
 
     def put(self, batches: Iterable[Batch], positions: Mapping[str, int]) -> None:
@@ -212,18 +216,19 @@ class Spool:
         self.database.run(lambda connection: connection.executemany("delete from rings where path = ?", rows))
 
     def read(self, after_id: int, max_bytes: int, sender: str | None = None) -> Message | None:
-        """The next batches after a row, joined: one, and more while they fit; None if there is none.
+        """Return the next batches after an id, joined: one, and more while they fit; None without any.
 
-        Those that are for another sender than `sender` are passed over.
+        Batches for another sender than `sender` are skipped.
         """
         return self.database.run(lambda connection: read_message(connection, after_id, max_bytes, sender))
 
     def advance(self, sender: str, last_id: int) -> None:
         """Note in memory that a sender has passed all batches up to `last_id`.
 
-        The next `put` saves it in its own transaction, or `save` does; a kill before that repeats them.
+        The next `put` saves it in its own transaction, or `save` does. After a kill before that the batches
+        are sent again.
         """
-        with self.database.lock:  # between its work and its count nothing may be noted
+        with self.database.lock:  # a transaction saves what it has read, and nothing newer
             if last_id > self._cursors[sender]:
                 self._cursors[sender] = last_id
                 self._is_unsaved = True
@@ -250,11 +255,11 @@ class Spool:
         connection.executemany("insert or replace into senders values (?, ?)", rows)
 
     def put_back(self, batches: Sequence[Batch], sender: str | None) -> None:
-        """Store batches once more, for one sender or all, behind all others. Raises SpoolFull like `put`."""
+        """Store batches after all others, for one sender, or for all with None. Raises SpoolFull."""
         self.transact(lambda transaction: transaction.insert_batches(batches, sender))
 
     def pick(self, sender: str, place: float) -> bytes | None:
-        """Return one of the batches that wait for a sender, from 0, the oldest, to 1, the newest."""
+        """Return a batch that waits for a sender, None without any; `place` goes from 0, the oldest, to 1."""
         first_id = self._cursors[sender] + 1
         row_id = first_id + int(place * max(0, self._totals.newest_id - first_id))
         found = self.database.run(
@@ -267,12 +272,12 @@ class Spool:
         return found[0] if found else None
 
     def wake(self) -> None:
-        """Wake everyone who waits for spans, so that they see that the agent stops."""
+        """Wake all threads that wait for spans, so that they notice that the agent stops."""
         with self.arrived:
             self.arrived.notify_all()
 
     def wait(self, after_id: int, timeout_s: float) -> bool:
-        """Wait until there is a batch after a row, or somebody calls `wake`; False when the time is over."""
+        """Wait for a batch after an id or a call of `wake`; False if neither came in time."""
         with self.arrived:
             return self._totals.newest_id > after_id or self.arrived.wait(timeout_s)
 
@@ -281,5 +286,5 @@ class Spool:
         self.database.keep_files()
 
     def close(self) -> None:
-        """Close the file and let another agent have it."""
+        """Close the file, and release it for another agent."""
         self.database.close()

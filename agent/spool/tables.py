@@ -1,4 +1,4 @@
-"""The tables of a spool: what makes them, and reading that checks each value: a file may be damaged."""
+"""The tables of a spool: how they are created, and how they are read. Each value is checked for damage."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ STEPS = (
         "create table dead_letters"
         " (id integer primary key, sender text, died_us integer, reason text, span blob)",
     ),
-    # For whom a batch is, if not for all senders. Behind the body: a null there takes no reading.
+    # The sender that a batch is for; null for all senders. After the body: SQLite finds a null without
+    # reading the body.
     ("alter table batches add column sender text",),
 )
 
 
 class Message(NamedTuple):
-    """Consecutive batches for a sender, up to and with the row `last_id`; no spans if none is for it."""
+    """Consecutive batches for a sender, up to the id `last_id`; without spans if none of them is for it."""
 
     last_id: int
     spans: int
@@ -31,12 +32,12 @@ class Message(NamedTuple):
 
 
 def read_cursors(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how far each sender is."""
+    """Return the cursor of each sender."""
     return _named(connection, "select name, cursor from senders")
 
 
 def read_positions(connection: sqlite3.Connection) -> dict[str, int]:
-    """Return how far each ring was taken, by path."""
+    """Return how far each ring was read, by its key."""
     return _named(connection, "select path, position from rings")
 
 
@@ -45,12 +46,12 @@ def _named(connection: sqlite3.Connection, statement: str) -> dict[str, int]:
     for name, number in found.items():
         check_integers(f"the number of {name!r:.200}", number)
         if type(name) is not str:
-            raise DamagedError(f"{name!r:.200} is no name")
+            raise DamagedError(f"{name!r:.200} is not a valid name")
     return found
 
 
 def read_oldest(connection: sqlite3.Connection, after_id: int) -> tuple[int, int] | None:
-    """Return the id of the first batch after a row, and when it came, in microseconds."""
+    """Return the id of the first batch after an id, and when it came, in microseconds since the epoch."""
     found: tuple[int, int] | None = connection.execute(
         "select id, received_us from batches where id > ? order by id limit 1", (after_id,)
     ).fetchone()
@@ -62,7 +63,7 @@ def read_oldest(connection: sqlite3.Connection, after_id: int) -> tuple[int, int
 def read_message(
     connection: sqlite3.Connection, after_id: int, max_bytes: int, sender: str | None
 ) -> Message | None:
-    """Read the next batches after a row that are for a sender, as many as fit but one at least."""
+    """Read the next batches for a sender after an id: as many as fit into `max_bytes`, but at least one."""
     last_id, rows, spans, room = after_id, 0, 0, max_bytes
     for row_id, row_spans, size, only_for in connection.execute(
         "select id, spans, bytes, sender from batches where id > ? order by id", (after_id,)
@@ -83,5 +84,5 @@ def read_message(
         (after_id, last_id, sender),
     ).fetchall()
     if len(found) != rows or any(type(body) is not bytes or len(body) != size for body, size in found):
-        raise DamagedError("rows are not what they were")
+        raise DamagedError("batches are not as long as they should be")
     return Message(last_id, spans, SEPARATOR.join([body for body, _ in found]))

@@ -96,7 +96,7 @@ class Transaction:
         rows = self._portions.take(found, itemgetter(2))
         deleting = self.connection.executemany("delete from batches where id = ?", [row[:1] for row in rows])
         if rows and deleting.rowcount != len(rows):
-            raise DamagedError("rows that were found are not there")
+            raise DamagedError("batches that a query found cannot be deleted")
         freed_bytes = sum(row[2] for row in rows)
         self.freed_bytes += freed_bytes
         self.totals = self.totals._replace(
@@ -137,7 +137,7 @@ class Transaction:
         spans = [span for (span,) in found]
         deleted = self.connection.execute(f"delete from dead_letters where {where}").rowcount  # noqa: S608
         if deleted != len(spans) or any(type(span) is not bytes for span in spans):
-            raise DamagedError("dead letters are not what they were")
+            raise DamagedError("dead letters that a query found cannot be deleted")
         self.totals = self.totals._replace(
             dead_spans=self.totals.dead_spans - len(spans),
             dead_bytes=self.totals.dead_bytes - sum(map(len, spans)),

@@ -266,7 +266,7 @@ def test_full_disk_holds_back_and_recovers_without_a_restart(
     writer, written = fill(deployment, agent, "database or disk is full")
     again = ZipkinStub(port=zipkin_stub.port)
     arrive(again, written)
-    wait_until(lambda: "takes spans again" in agent.stderr, "the spool to recover")
+    wait_until(lambda: "accepts spans again" in agent.stderr, "the spool to recover")
     assert writer.put(span(1 << 32))
     arrive(again, {f"{1 << 32:016x}"})
     again.close()

@@ -50,7 +50,9 @@ def test_nothing_is_lost_when_the_spool_is_removed_under_the_agent(
         )
         if "" in removed:
             # Killed before all is in the new file, nobody could have it.
-            wait_until(lambda: "it is written again" in agent.running.stderr, "a whole file", every_s=0.01)
+            wait_until(
+                lambda: "the agent has written it again" in agent.running.stderr, "a whole file", every_s=0.01
+            )
         agent.kill(rng)
         applications.replace_one(rng)
     zipkin_stub.answer = lambda report: Response()

@@ -201,7 +201,7 @@ def test_full_spool_is_503_and_ready_again_when_there_is_room(operated: Operated
     assert operated.get("/health/live").status == 200
     status = operated.status()
     assert status.process.returncode == 1
-    assert "! nothing is taken: the spool holds" in status.stdout
+    assert "! no spans are accepted: the spool holds" in status.stdout
     operated.zipkin_stub.answer = lambda report: Response()
     wait_until(lambda: operated.health()[0] == 200, "there is room again")
 
@@ -234,8 +234,8 @@ def test_reload_takes_over_what_it_can_and_says_the_rest(operated: Operated, tmp
         log={"format": "json"},
         senders=[{"type": "zipkin", "url": "http://127.0.0.1:1"}],
     )
-    operated.said("SIGHUP: needs a restart: agent.senders\n")
-    operated.said("SIGHUP: taken over: agent.ring_dirs, agent.processors, agent.log.format\n")
+    operated.said("SIGHUP: needs a restart of the agent: agent.senders\n")
+    operated.said("SIGHUP: now in force: agent.ring_dirs, agent.processors, agent.log.format\n")
     writer = RingWriter(more)
     writer.put(span(1))
     assert operated.post(b"[%b]" % span(2)) == 202
@@ -269,7 +269,7 @@ def test_counts_of_processors_outlive_a_reload(operated: Operated) -> None:
     operated.start(processors=[{"type": "drop", "names": ["send *"]}])
     assert operated.post(b"[%b]" % span(1)) == 202
     operated.reload(processors=[])
-    operated.said("SIGHUP: taken over: agent.processors")
+    operated.said("SIGHUP: now in force: agent.processors")
     assert operated.metric("dropped_spans_total", reason="processor_drop") == 1
     assert operated.post(b"[%b]" % span(2)) == 202
     wait_until(lambda: operated.zipkin_stub.stored, "the other has arrived")
@@ -296,7 +296,7 @@ def test_reload_of_a_bad_file_changes_nothing(
     wait_until(lambda: operated.zipkin_stub.stored, "the span has arrived")
     operated.settings = before
     operated.reload(shutdown_timeout_s=9)
-    operated.said("SIGHUP: taken over: agent.shutdown_timeout_s")
+    operated.said("SIGHUP: now in force: agent.shutdown_timeout_s")
 
 
 def shown_certificate(port: int) -> str:

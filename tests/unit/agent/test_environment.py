@@ -40,7 +40,7 @@ def test_variable_that_is_not_set_is_an_error(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize("text", ["${}", "${POD", "${pod-name}", "${POD-x}", "${POD:=x}", "${1}"])
 def test_broken_reference_is_an_error(text: str) -> None:
     """What begins like a reference and is none does not become text."""
-    with pytest.raises(VariableError, match=r"is no reference to a variable; the rule is \$\{NAME\}"):
+    with pytest.raises(VariableError, match=r"is not a reference to a variable; the rule is \$\{NAME\}"):
         expand(text, {"POD": "x"})
 
 

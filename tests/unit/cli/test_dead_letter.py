@@ -148,7 +148,7 @@ def test_spool_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.Capt
     """Nothing is made, and the message names the setting."""
     path = tmp_path / "none.db"
     assert agent.main(["dead-letter", "list", "--spool", str(path)]) == 1
-    assert f"agent.spool.path: {path} is not there" in capsys.readouterr().err
+    assert f"agent.spool.path: {path} does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -183,7 +183,7 @@ def test_file_in_the_place_of_the_socket_is_left_alone(
     path.write_text("mine")
     bench = Bench(tmp_path, capsys)
     bench.start_agent()
-    assert "dead letters cannot be reached" in caplog.text
+    assert "commands cannot reach the spool" in caplog.text
     bench.stop_agent()
     assert path.read_text() == "mine"
 

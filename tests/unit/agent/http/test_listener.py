@@ -93,8 +93,8 @@ def test_nothing_stays_open_when_one_of_them_fails(opened: list[Listener], tmp_p
     [
         ("127.0.0.1:0", "", ""),
         ("[::1]:0", "", ""),
-        ("0.0.0.0:0", "", "ANYBODY who reaches 0.0.0.0:0 can report spans, since there is no agent.token"),
-        ("0.0.0.0:0", TOKEN, "agent.token crosses the network in the clear"),
+        ("0.0.0.0:0", "", "ANYBODY who reaches 0.0.0.0:0 can report spans, since agent.token is not set"),
+        ("0.0.0.0:0", TOKEN, "agent.token crosses the network unencrypted"),
     ],
 )
 def test_open_door_is_said_loudly(
@@ -156,14 +156,14 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
     """What is no socket is not removed to make place for one."""
     path = tmp_path / "agent.sock"
     path.write_text("precious")
-    assert "is there and is no socket" in refusal_of(socket=str(path))
+    assert "exists and is not a socket" in refusal_of(socket=str(path))
     assert path.read_text() == "precious"
 
 
 def test_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
     """Linux takes 107 bytes, and the error says so."""
     path = f"{tmp_path}/{'x' * 108}"
-    assert refusal_of(socket=path) == (f"agent.socket: {path} is longer than the 107 bytes that Linux takes")
+    assert refusal_of(socket=path) == (f"agent.socket: {path} is longer than the 107 bytes that Linux allows")
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775])
@@ -200,9 +200,12 @@ def test_directory_that_cannot_be_made_is_named() -> None:
     [
         ({"cert": "{}/cert.pem"}, "agent.tls.key is missing"),
         ({"key": "{}/key.pem"}, "agent.tls.cert is missing"),
-        ({"cert": "{}/nowhere", "key": "{}/key.pem"}, "agent.tls.cert: {}/nowhere cannot be read"),
-        ({"cert": "{}/cert.pem", "key": "{}/nowhere"}, "agent.tls.key: {}/nowhere cannot be read"),
-        ({"cert": "{}/cert.pem", "key": "{}/key.pem"}, "agent.tls: {}/cert.pem and {}/key.pem are no"),
+        ({"cert": "{}/nowhere", "key": "{}/key.pem"}, "agent.tls.cert: {}/nowhere does not exist"),
+        ({"cert": "{}/cert.pem", "key": "{}/nowhere"}, "agent.tls.key: {}/nowhere does not exist"),
+        (
+            {"cert": "{}/cert.pem", "key": "{}/key.pem"},
+            "agent.tls: {}/cert.pem and {}/key.pem cannot be used together",
+        ),
     ],
 )
 def test_certificate_that_is_none_is_named(tmp_path: Path, tls: dict[str, str], said: str) -> None:

@@ -66,14 +66,17 @@ def test_all_errors_are_said_at_once_with_their_keys() -> None:
         "agent.processors[1].values[1]",
         "agent.processors[1].values[2]",
     ]
-    assert lines[2] == "agent.processors[1].values[1] is (; RE2 does not take it: missing ): ("
+    assert lines[2] == "agent.processors[1].values[1] is (; RE2 does not accept it: missing ): ("
 
 
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        (Redact(), "agent.processors[0] would redact nothing; the rule is one of tags, values, or both"),
-        (Drop(), "agent.processors[0] would drop every span; the rule is one of services, topics, names"),
+        (Redact(), "agent.processors[0] would redact nothing; the rule is tags, values, or both"),
+        (
+            Drop(),
+            "agent.processors[0] would drop every span; the rule is at least one of services, topics, names",
+        ),
         (
             Redact(tags=("a",), action="hash"),
             "agent.processors[0].hash_secret is missing; the rule is a secret text for action hash, without "

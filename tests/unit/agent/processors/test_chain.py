@@ -147,10 +147,10 @@ def test_failure_is_said_once_without_quoting_the_span(
     with caplog.at_level(logging.DEBUG, "kaspan.agent"):
         process(Chain([Failing(is_guard)]), named("bad"), named("bad"), b'"%s' % MARK.encode())
     assert MARK not in caplog.text
-    became = "dropped, since it cannot be redacted" if is_guard else "passed on as it was"
+    became = "dropped, since it cannot be redacted" if is_guard else "passed on unchanged"
     assert [record.getMessage() for record in caplog.records] == [
-        f"agent.processors: a span is {became}: failing (RuntimeError); more of these are only counted",
-        f"agent.processors: a span is {became}: unreadable (it is not JSON); more of these are only counted",
+        f"agent.processors: a span is {became}: failing (RuntimeError); later ones are only counted",
+        f"agent.processors: a span is {became}: unreadable (it is not JSON); later ones are only counted",
     ]
 
 

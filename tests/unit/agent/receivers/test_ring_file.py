@@ -155,7 +155,7 @@ def test_wrap_mark_beyond_what_was_written_is_damage(writer: RingWriter, opened:
     ring.read(LARGE, 0.0)
     _, lost = ring.read(LARGE, PATIENCE_S)
     assert lost is not None
-    assert lost.startswith("a mark that leads beyond what was written")
+    assert lost.startswith("a mark that points beyond what was written")
 
 
 def test_span_larger_than_the_format_allows_is_damage(tmp_path: Path, opened: Opened) -> None:
@@ -181,10 +181,10 @@ def test_positions_that_cannot_be_true_are_refused(
     ring = opened(writer)
     writer.set_header(layout.WRITE_POS, write_pos)
     writer.set_header(layout.READ_POS, read_pos)
-    with pytest.raises(layout.RingError, match="says it was written to"):
+    with pytest.raises(layout.RingError, match="has impossible positions: written to"):
         opened(writer)
     if read_pos == 0:
-        with pytest.raises(layout.RingError, match="says it was written to"):
+        with pytest.raises(layout.RingError, match="has impossible positions: written to"):
             ring.poll()
 
 

@@ -118,7 +118,7 @@ def test_payload_that_is_no_object_is_dropped_and_counted(
     assert agent.receiver.lost_bytes == len(payload)
     assert agent.receiver.accepted_spans == 2
     (warning,) = warnings(caplog)
-    assert warning.endswith("of orders: 1 spans are no JSON objects and are dropped")
+    assert warning.endswith("of orders: 1 spans are not JSON objects and are dropped")
 
 
 def test_ring_of_a_dead_owner_is_taken_then_removed(agent: RingAgent, writer: RingWriter) -> None:
@@ -324,7 +324,7 @@ def test_directory_that_turns_bad_is_said_once(agent: RingAgent, caplog: pytest.
     for _ in range(3):
         agent.tick(SCAN_S)
     assert len(warnings(caplog)) == 1
-    assert "is a symlink" in warnings(caplog)[0]
+    assert "is a symbolic link" in warnings(caplog)[0]
     agent.path.unlink()
     writer = RingWriter(make(agent.path))
     writer.put(span(1))

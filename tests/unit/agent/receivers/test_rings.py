@@ -383,7 +383,8 @@ def test_ring_that_cannot_be_removed_is_named_and_not_read_again(
             agent.tick(SCAN_S)
     living.put(span(2))
     assert agent.tick(FLUSH_INTERVAL_S) == [span(1), span(2)]
-    assert warnings(caplog) == [f"{dead.path} is not read: is done with, but stays: Read-only file system"]
+    problem = "its process is gone, and it cannot be removed: Read-only file system"
+    assert warnings(caplog) == [f"{dead.path} is not read: {problem}"]
     living.die()
 
 

@@ -97,7 +97,7 @@ def test_what_is_no_span_is_refused(terminal: Terminal) -> None:
     for raw in (b"garbage", b'{"id":"1"}', b'{"traceId":"a","id":1}', b"[]"):
         outcome = terminal.sender.send(raw, 1)
         assert isinstance(outcome, Refused)
-        assert outcome.reason.startswith("no Zipkin v2 span: ")
+        assert outcome.reason.startswith("not a list of Zipkin v2 spans: ")
 
 
 def test_memory_is_bounded_by_printing_the_oldest(

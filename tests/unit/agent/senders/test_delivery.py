@@ -279,7 +279,7 @@ def test_target_that_refuses_everything_is_broken_and_no_span_is_to_blame(
     assert set(bench.sender.taken) == set(spans)
     assert letters(bench) == []
     assert said(caplog, "WARNING") == [
-        "fake: HTTP 400 Bad Request; it takes no other span either, so the spans are not to blame; "
+        "fake: HTTP 400 Bad Request; it refuses all other spans too, so the spans are not the cause; "
         "spans wait in the spool"
     ]
     assert len(refused) < 20 * 10
@@ -545,7 +545,7 @@ def test_delivery_goes_on_while_the_disk_is_full(
         bench.put(span(number, MAX_BYTES // 2))
     bench.deliver()
     assert len(bench.sender.taken) == 5
-    assert said(caplog, "WARNING") == ["what fake delivered is noted in memory only: disk is full"]
+    assert said(caplog, "WARNING") == ["what fake has delivered is kept in memory only: disk is full"]
     monkeypatch.setattr(bench.spool, "save", save)
     bench.spool.save()
     assert bench.spool.totals.spans == 0

@@ -94,7 +94,7 @@ def test_unknown_type_comes_with_what_is_installed() -> None:
     ("type_", "said"),
     [
         ("gone", "nowhere.to.be.found:Sender of other-senders 1.0 cannot be loaded: ModuleNotFoundError"),
-        ("function", "support.plugin_senders:not_a_sender of other-senders 1.0 is no sender"),
+        ("function", "support.plugin_senders:not_a_sender of other-senders 1.0 is not a sender"),
         ("broken", "agent.senders[0] (broken) cannot be made: RuntimeError: no such thing"),
     ],
 )
@@ -130,7 +130,7 @@ def test_one_sender_for_each_target() -> None:
     twice = settings_of({"type": "list"}, {"type": "list"}, {"type": "zipkin"}, {"type": "zipkin"})
     assert len(build(twice, schema.Batch(), {})) == 2
     (error,) = refusal_of({"type": "list"}, {"type": "list", "token": "abc"})
-    assert error.startswith("agent.senders[1] is list list, as agent.senders[0] is")
+    assert error.startswith("agent.senders[1] sends to list list, as agent.senders[0] does")
 
 
 def test_all_errors_are_said_at_once() -> None:

@@ -162,7 +162,7 @@ def test_span_for_which_zipkin_would_drop_a_message_is_refused(
     for spans in (poison, SEPARATOR.join([span(1), poison, span(2)])):
         outcome = sender.send(spans, 1)
         assert isinstance(outcome, Refused)
-        assert outcome.reason.startswith("Zipkin would not take it: ")
+        assert outcome.reason.startswith("Zipkin would refuse it: ")
     assert producer.made == []
     assert sender.send(SEPARATOR.join(HARMLESS), 2) == Delivered()
 

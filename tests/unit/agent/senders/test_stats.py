@@ -22,10 +22,10 @@ class Clock:
     ("reason", "kind"),
     [
         ("HTTP 503 Service Unavailable: down", "503"),
-        ("HTTP 301: it sends reports to http://elsewhere; set the url", "301"),
+        ("HTTP 301: redirected to http://elsewhere; set the url", "301"),
         ("ConnectionRefusedError: [Errno 111] Connection refused", "ConnectionRefusedError"),
         ("TimeoutError", "TimeoutError"),
-        ("no Zipkin v2 span: Expected `str`", OTHER),
+        ("not a list of Zipkin v2 spans: Expected `str`", OTHER),
         ("", OTHER),
     ],
 )

@@ -80,7 +80,7 @@ def test_success_that_is_not_zipkins_is_a_failure(
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)
     assert outcome.reason.startswith(f"HTTP {status}")
-    assert "text/html: Zipkin says 202" in outcome.reason
+    assert "text/html: Zipkin answers 202" in outcome.reason
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -107,7 +107,8 @@ def test_answer_about_the_server_is_a_failure(
 
 
 @pytest.mark.parametrize(
-    ("status", "hint"), [(401, "wants credentials"), (403, "forbids"), (404, "there is no collector")]
+    ("status", "hint"),
+    [(401, "wants credentials"), (403, "does not allow it"), (404, "there is no collector")],
 )
 def test_mistake_in_the_settings_is_a_failure_that_says_what_to_do(
     zipkin_stub: ZipkinStub, sender: ZipkinSender, status: int, hint: str

@@ -166,7 +166,10 @@ def test_removed_sender_keeps_nothing_and_what_it_had_not_passed_is_said(
     again.register(["zipkin"])
     assert again.dropped == {SENDER_REMOVED: 9}
     (record,) = caplog.records
-    assert record.getMessage() == "kafka is no longer among the senders: 9 spans it had not passed go"
+    assert (
+        record.getMessage()
+        == "sender kafka is not configured any more: 9 spans that only it had not passed are dropped"
+    )
     again.save()
     assert again.totals.spans == 0
     again.close()

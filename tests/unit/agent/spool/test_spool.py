@@ -471,7 +471,7 @@ def test_spool_that_is_cut_off_meanwhile_takes_nothing_for_safe(spool: Spool, pa
         connection.execute("insert into rings values ('/rings/a', 8)")
         os.truncate(path, 20_000)
 
-    with pytest.raises(SpoolFull, match="cut off"):
+    with pytest.raises(SpoolFull, match="truncated"):
         spool.database.run(work)
     spool.put([batch(b"{2}")], {})
     after = copied(path)
@@ -483,7 +483,7 @@ def test_spool_where_no_file_can_be_made_is_refused(tmp_path: Path) -> None:
     """The message names setting, path and reason."""
     (tmp_path / "file").touch()
     with pytest.raises(
-        SpoolError, match=r"^agent\.spool\.path: .*/file/spool\.db cannot be made: Not a directory"
+        SpoolError, match=r"^agent\.spool\.path: .*/file/spool\.db cannot be created: Not a directory"
     ):
         Spool(str(tmp_path / "file" / "spool.db"), MAX_BYTES)
     (tmp_path / "spool.db").mkdir()
