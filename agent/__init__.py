@@ -1,5 +1,5 @@
-"""The agent beside the applications: takes spans, keeps them on disk, delivers them.
+"""The agent: it accepts spans from applications, keeps them on disk, and delivers them.
 
-It never imports the interceptor or OpenTelemetry, and kafka only for the Kafka sender, with tracing switched
-off: nothing it does can be traced by itself.
+It never imports the interceptor or OpenTelemetry. It imports kafka only for the Kafka sender, with tracing
+switched off, so that it cannot trace itself.
 """

@@ -1,4 +1,4 @@
-"""The agent: builds the parts from the settings, runs each in a thread, ends them in order."""
+"""The agent: makes all parts from the settings, runs each in a thread, and stops them in order."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class _Worker(threading.Thread):
-    """A thread that says how it failed, if it did.
+    """A thread that logs its failure.
 
-    A daemon: a target that hangs must not keep the process.
+    It is a daemon thread: a target that hangs must not keep the process alive.
     """
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
@@ -45,8 +45,8 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         try:
             self._work()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (said here, and ends the agent)
-            # SystemExit: so rich ends a thread whose pipe is closed.
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (logged, and the agent stops)
+            # SystemExit: rich raises it when the pipe that it prints to is closed.
             self.has_failed = True
             _log.error(
                 "%s failed: %s",
@@ -59,8 +59,8 @@ class _Worker(threading.Thread):
 class Agent:
     """All parts of one agent.
 
-    `collector` is None where agent.listen and agent.socket are empty. `settings` are those in force. Raises
-    SpoolError, RingDirectoryError, ListenError and ConfigError when the agent cannot work with them.
+    `collector` is None if agent.listen and agent.socket are empty. `settings` are the settings in force.
+    Raises SpoolError, RingDirectoryError, ListenError or ConfigError if the agent cannot work with them.
     """
 
     def __init__(self, settings: schema.Agent) -> None:
@@ -101,7 +101,7 @@ class Agent:
         self._controlling = _Worker("control", self._control.run)
 
     def _tally(self) -> Tally:
-        """What the processors have done, those from before a reload included."""
+        """Return what processors have done, those from before a reload included."""
         total = Tally()
         for chain in (*self._former_chains, self._chain):
             if chain is not None:
@@ -109,7 +109,7 @@ class Agent:
         return total
 
     def start(self) -> None:
-        """Start all threads and say what the agent does."""
+        """Start all threads, and log the summary."""
         for worker in (*self._sending, *self._receiving, self._expiring, self._controlling):
             worker.start()
         _log.info("%s", self.summary)
@@ -125,9 +125,9 @@ class Agent:
         )
 
     def reload(self, settings: schema.Agent) -> None:
-        """Take over what can be taken over while the agent works, and say what was and what was not.
+        """Use those new settings that can change while the agent works, and log which need a restart.
 
-        Raises ConfigError and RingDirectoryError, and then nothing has changed.
+        Raises ConfigError or RingDirectoryError, and then nothing has changed.
         """
         found = changes(self.settings, settings)
         new = found.in_force
@@ -156,7 +156,7 @@ class Agent:
             delivery.adjust(batch.max_bytes, _linger_s(batch))
 
     def _renew_certificate(self, collector: Collector) -> None:
-        """Certificates are renewed in their files: read again whether or not a setting changed."""
+        """Read the certificate again, also if no setting changed: certificates are renewed in place."""
         try:
             collector.server.renew_certificate(self.settings.tls)
         except ListenError as error:
@@ -164,13 +164,13 @@ class Agent:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a part has ended that should not have."""
+        """Whether a part has failed."""
         return any(worker.has_failed for worker in (*self._receiving, *self._sending, self._expiring))
 
     def stop(self, wait: Callable[[Sequence[threading.Thread], float], bool]) -> None:
-        """Take what rings hold and clients are sending, deliver what shutdown_timeout_s allows, and report.
+        """Store what rings hold and clients send, deliver for up to shutdown_timeout_s, and log the result.
 
-        `wait` waits for threads up to a time of the monotonic clock in seconds; False means stop at once.
+        `wait` waits for threads until a time of the monotonic clock, in seconds; False means end at once.
         """
         deadline_s = time.monotonic() + self.settings.shutdown_timeout_s
         self.observer.is_stopping = True
@@ -200,7 +200,7 @@ class Agent:
 
 
 def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) -> Collector | None:
-    """Open what agent.listen and agent.socket name; nothing of HTTP is loaded when both are empty."""
+    """Open agent.listen and agent.socket; if both are empty, return None and do not load the HTTP server."""
     if not settings.listen and not settings.socket:
         return None
     from kaspan.agent.receivers.collector import Collector
@@ -209,7 +209,7 @@ def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) ->
 
 
 def add_monitoring_routes(collector: Collector, observer: Observer) -> None:
-    """Have the HTTP server answer for the agent itself as well."""
+    """Add the routes about the agent itself to the HTTP server."""
     from kaspan.agent.monitoring.routes import MonitoringRoutes
 
     MonitoringRoutes(observer).add_to(collector.server)
@@ -222,10 +222,10 @@ def _chain(settings: schema.Agent) -> Chain | None:
 def _opened(
     paths: Sequence[str], there: Mapping[str, RingDirectory], is_listening: bool = False
 ) -> dict[str, RingDirectory]:
-    """Open ring directories, and keep those that are. Raises RingDirectoryError, and then opens none.
+    """Open ring directories; those that are open stay. Raises RingDirectoryError, and then opens none.
 
-    What another user has put in a directory's place keeps nothing else from working: the receiver tries that
-    one again and again, and says so. It is an error if there is nothing else.
+    A directory that another user has created does not stop the others: the receiver logs it, and tries again
+    and again. It is an error only if the agent would have nothing else to read.
     """
     directories = {path: there.get(path) or RingDirectory(path) for path in paths}
     new = [directory for path, directory in directories.items() if path not in there]
@@ -236,7 +236,7 @@ def _opened(
                 directory.open()
             except RingDirectoryError as error:
                 refused.append(error)
-                # The default one on disk most never need.
+                # The default directory on disk is rarely needed.
                 if not error.is_of_another_user and directory.path != schema.default_fallback_dir():
                     raise
         if refused and len(refused) == len(directories) and not is_listening:

@@ -1,4 +1,4 @@
-"""A batch: the unit in which spans go through the agent."""
+"""A batch: the unit in which spans pass through the agent."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import NamedTuple
 import msgspec
 
 SEPARATOR = b",\n"
-"""Between two spans of a batch. Spans from rings are one line each, so that this also finds their borders."""
+"""Separates two spans of a batch. Spans from rings are one line each, so it also splits them."""
 
 _decode_spans = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _NOT_JSON = (msgspec.MsgspecError, RecursionError)
 
 
 class Batch(NamedTuple):
-    """Spans that were taken together: how many, and their JSON joined by SEPARATOR."""
+    """Spans that are stored together: how many, and their JSON joined by SEPARATOR."""
 
     spans: int
     body: bytes
 
 
 def split(spans: bytes) -> list[bytes]:
-    """Take joined spans apart; bytes that are not JSON come apart at SEPARATOR. Never raises."""
+    """Split joined spans; bytes that are not JSON are split at SEPARATOR. Never raises."""
     try:
         return _spans_of(spans)
     except _NOT_JSON:
@@ -29,7 +29,7 @@ def split(spans: bytes) -> list[bytes]:
     whole: list[bytes] = []
     for piece in pieces:
         try:
-            whole += _spans_of(piece)  # what came in one HTTP body has commas only
+            whole += _spans_of(piece)  # spans of one HTTP body are separated by commas only
         except _NOT_JSON:
             whole.append(piece)
     return whole

@@ -1,4 +1,4 @@
-"""The agent's environment variables in the values of its settings: ${NAME} and ${NAME:-default}."""
+"""Expands environment variables in the values of settings: ${NAME} and ${NAME:-default}."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _reference = re.compile(
 
 
 class VariableError(ValueError):
-    """A reference to a variable cannot be replaced; the message says which and what to do."""
+    """A reference to a variable cannot be expanded; the message names it and says what to do."""
 
 
 def expand(text: str, environ: Mapping[str, str]) -> str:
-    """Replace each reference to a variable by its value; $${ stands for ${ itself.
+    """Replace each reference to a variable by its value; $${ becomes the text ${.
 
-    An empty variable counts as not set, as in the settings. Raises VariableError for one that is not set
-    and has no default, and for what only begins like a reference. Never shows a value.
+    An empty variable counts as not set, as in the settings. Raises VariableError for a variable that is not
+    set and has no default, and for an incomplete reference; its message never contains a value.
     """
 
     def value_of(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""Globs over names that repeat: tags, services, topics."""
+"""Globs for names that repeat: tags, services, topics."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 from collections.abc import Iterable
 from fnmatch import translate
 
-_REMEMBERED_NAMES = 10_000  # names come from strangers, who may invent new ones for ever
+_REMEMBERED_NAMES = 10_000  # names come from clients, which may send endlessly many
 
 
 class Globs:
-    """Globs of which a name must fit one; * and ? stand for any text and any one character."""
+    """A set of globs; * matches any text, ? any one character."""
 
     def __init__(self, globs: Iterable[str], ignore_case: bool) -> None:
         flags = re.IGNORECASE if ignore_case else 0
-        # Globs cannot make Python's expressions backtrack without end: `translate` writes them so.
+        # `translate` writes expressions that cannot backtrack without end.
         self._match = re.compile("|".join(map(translate, globs)), flags).match
         self._fitting: dict[str, bool] = {}
 
     def matches(self, name: str) -> bool:
-        """Whether one of the globs stands for the whole name."""
+        """Whether one of the globs matches the whole name."""
         fits = self._fitting.get(name)
         if fits is None:
             if len(self._fitting) >= _REMEMBERED_NAMES:

@@ -1,4 +1,4 @@
-"""A histogram of plain numbers: cheap to add to, read when somebody asks."""
+"""A histogram that is cheap to add to."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 
 
 class Histogram(msgspec.Struct):
-    """How many values were at most each of `bounds`, in rising order; the last of `counts` is for the rest.
+    """Counts values by upper bound: `bounds` rise, and the last of `counts` is for larger values.
 
-    One thread adds to it; any thread may read, and sees each value or does not.
+    One thread adds values; any thread may read at the same time.
     """
 
     bounds: tuple[float, ...]
@@ -20,7 +20,7 @@ class Histogram(msgspec.Struct):
 
     @classmethod
     def of(cls, bounds: Sequence[float]) -> Histogram:
-        """Make an empty one."""
+        """Return an empty histogram."""
         return cls(tuple(bounds), [0] * (len(bounds) + 1))
 
     def add(self, value: float) -> None:

@@ -1,4 +1,4 @@
-"""The agent's log: lines on standard error, as text for people or as JSON objects for machines."""
+"""The agent's log on standard error: text lines for people, or JSON objects for machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class _TextFormatter(logging.Formatter):
-    """Time in UTC, level and text."""
+    """Formats a record as text: time in UTC, level, message."""
 
     converter = staticmethod(time.gmtime)
 
@@ -24,17 +24,17 @@ class _TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own)
-        # A name from a ring, or an answer of a server, must not begin a line of its own, nor turn its order.
+        # Text from a ring or a server must not start a new line, or reverse the direction of writing.
         record.message = escaped(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's own)
-        # Set in, so that what an exception quotes does not begin a line either.
+        # Indented: text that an exception quotes must not start a new line either.
         return "\n".join(f"  {escaped(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class _JsonFormatter(_TextFormatter):
-    """A JSON object on one line: time, level, part (the thread), message, and what else is known apart."""
+    """Formats a record as a JSON object on one line: time, level, part (thread), message, other fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -46,7 +46,7 @@ class _JsonFormatter(_TextFormatter):
         entry |= {name: value for name, value in record.__dict__.items() if name not in _OWN_ATTRIBUTES}
         if record.exc_info:
             entry["exception"] = logging.Formatter.formatException(self, record.exc_info)
-        # Not msgspec: a path may hold bytes that are no UTF-8.
+        # Not msgspec: a path may have bytes that are not UTF-8.
         return json.dumps(entry, default=str)
 
 
@@ -54,7 +54,7 @@ _FORMATTERS: dict[str, type[logging.Formatter]] = {"text": _TextFormatter, "json
 
 
 def write_log(settings: schema.Log, stream: TextIO | None = None) -> None:
-    """Write the agent's log as the settings say, to standard error; may be called again to change it."""
+    """Write the agent's log to standard error, as the settings say. May be called again to change it."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_FORMATTERS[settings.format]())
     _log.handlers[:] = [handler]

@@ -1,4 +1,4 @@
-"""The agent as a process: signals, the service manager, memory, and the exit code."""
+"""The agent's process: signals, the service manager, memory, and the exit code."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _log = logging.getLogger("kaspan.agent")
 
 
 def block_signals() -> None:
-    """Keep signals for `serve`, which waits for them: one that comes during the start is heeded after it.
+    """Block signals until `serve` waits for them: a signal during the start is handled after it.
 
     Must be called in the main thread, before any other thread is started.
     """
-    # Waited for, not handled: a handler may run while this thread holds the very lock the handler needs.
+    # Blocked, without handlers: a handler could run while this thread holds a lock that it needs.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    # Waited for all the same; one that comes in the last moments must not end the process in disorder.
+    # `serve` still receives it; a SIGHUP after that must not kill the process while it stops.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed instead of giving it back and asking again, for every batch.
+    """Make glibc keep freed memory, instead of returning it to the kernel and asking again for every batch.
 
-    Measured: 0.7 of 4.3 microseconds CPU a span went into page faults. Other C libraries are left alone.
+    Measured: 0.7 of 4.3 microseconds of CPU a span were page faults. With other C libraries it does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -55,19 +55,19 @@ def keep_freed_memory() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Have this process open as many files as it is allowed to; the usual 1,024 are for old programs."""
+    """Raise the limit of open files to what is allowed; the usual 1,024 exist for old programs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(ValueError, OSError):  # in some containers the kernel allows less than it says
+        with suppress(ValueError, OSError):  # in some containers less is allowed than the hard limit says
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
-    """Run an agent until SIGTERM or SIGINT, then end it in order; a second signal ends it at once.
+    """Run an agent until SIGTERM or SIGINT, then stop it in order; a second signal ends it at once.
 
-    SIGHUP has it take over what `load` returns, as far as it can. Returns the process's exit code: 0, 1 when
-    a part failed, 128 + the signal when it was ended at once. Must be called in the main thread, which has
-    called `block_signals`.
+    SIGHUP reloads the settings that `load` returns, as far as possible. Returns the exit code of the process:
+    0, or 1 if a part failed. A second signal ends the process with 128 + its number. Must be called in the
+    main thread, after `block_signals`.
     """
     at_once: list[int] = []
 
@@ -94,17 +94,17 @@ def serve(agent: Agent, load: Callable[[], schema.Agent]) -> int:
 
 
 def _next_signal(signals: Sequence[signal.Signals], timeout_s: float) -> int | None:
-    """Wait for one of `signals`; None when none came in time.
+    """Wait for one of `signals`; None if none came in time.
 
-    When it is interrupted just as the time is over, CPython 3.11's sigtimedwait returns memory that nobody
-    has written: a "second signal" 64 has ended an agent at once.
+    If it is interrupted just when the time is over, CPython 3.11's sigtimedwait returns uninitialized memory:
+    a "second signal" 64 has ended an agent at once.
     """
     received = signal.sigtimedwait(signals, timeout_s)
     return received.si_signo if received is not None and received.si_signo in signals else None
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """End without waiting for threads, one of which may hang: as after SIGKILL, nothing is lost by it."""
+    """End without waiting for threads, which may hang. As after SIGKILL, no span is lost."""
     _log.warning("ended at once by a second signal; undelivered spans stay in the spool and in the rings")
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -113,7 +113,7 @@ def _end_at_once(code: int) -> NoReturn:
 
 
 def _supervise(agent: Agent, load: Callable[[], schema.Agent], manager: ServiceManager) -> None:
-    """Return when the agent is to stop: it is told to, or a part has failed."""
+    """Handle signals until the agent must stop: it is told to, or a part has failed."""
     period_s = min(_SUPERVISION_S, (manager.watchdog_s or _SUPERVISION_S) / 3)
     while not agent.has_failed:
         received = _next_signal(_SIGNALS, period_s)
@@ -128,7 +128,7 @@ def _supervise(agent: Agent, load: Callable[[], schema.Agent], manager: ServiceM
 
 
 def reload(agent: Agent, load: Callable[[], schema.Agent]) -> None:
-    """Read the settings again and take over what can be; on any error all old ones stay in force."""
+    """Load the settings again and use those that can change; after an error all old ones stay in force."""
     try:
         settings = load()
         agent.reload(settings)

@@ -1,4 +1,4 @@
-"""Which settings of a running agent have changed, and which of them it can take over."""
+"""Compares settings: which have changed, and which of them a running agent can use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOKEN = "agent.token"  # noqa: S105 (the name of a key)
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """Dotted keys that are taken over and that need a restart; `in_force` is what is right after that."""
+    """Dotted keys: `applied` ones change at once, `pending` ones need a restart. `in_force`: the result."""
 
     applied: tuple[str, ...]
     pending: tuple[str, ...]
@@ -24,7 +24,7 @@ class Changes(msgspec.Struct, frozen=True):
 def changes(old: schema.Agent, new: schema.Agent) -> Changes:
     """Compare the settings in force with new ones.
 
-    A token may become another one; whether there is one is said at the start, where it is warned of.
+    A token may be replaced by another one. Setting or removing it needs a restart, which warns without one.
     """
     differing = tuple(_differing(old, new, "agent."))
     pending = tuple(
@@ -45,7 +45,7 @@ def changes(old: schema.Agent, new: schema.Agent) -> Changes:
 
 
 def _differing(old: Any, new: Any, prefix: str) -> Iterator[str]:
-    """The keys of a section whose values differ, in the schema's order; lists are one value."""
+    """Yield the keys of a section whose values differ, in the schema's order; a list is one value."""
     for field in msgspec.structs.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if isinstance(before, msgspec.Struct):

@@ -1,4 +1,4 @@
-"""How the agent is: what it counts and what is wrong with it, as one value that is shown in several ways."""
+"""The agent's status: its counters and problems, for /status, /health, /metrics and `kaspan agent status`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 from kaspan.agent.histogram import Histogram
 
 FAILING_S = 60.0
-"""A sender that fails for longer than this makes the agent degraded: most targets come back sooner."""
+"""A sender that fails for longer makes the agent degraded; most targets are back sooner."""
 STALLED_S = 30.0
-"""So long may one round of the ring receiver take: all it waits for is the disk."""
+"""How long one round of the ring receiver may take; it waits for the disk only."""
 
 SPOOL_FULL = "spool_full"
 DISK_FULL = "disk_full"
@@ -25,22 +25,22 @@ REASONS = (
     *(SPOOL_FULL, DISK_FULL, SPOOL_DAMAGED, SENDER_FAILING, RECEIVER_STALLED, PART_FAILED),
     *(RING_DIR_REFUSED, STOPPING),
 )
-"""Everything that may be wrong."""
+"""All reasons of problems."""
 _REFUSING = frozenset((SPOOL_FULL, DISK_FULL, RECEIVER_STALLED, PART_FAILED, STOPPING))
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is wrong: a reason of REASONS, and a text for people."""
+    """One problem: a reason of REASONS, and a text for people."""
 
     reason: str
     text: str
 
 
 class ServiceStatus(msgspec.Struct):
-    """What one service's rings brought since the agent started, and how they are now.
+    """What came from one service's rings since the agent started, and the state of its rings.
 
-    `dropped_spans` and `suppressed_errors` are the writers' own counts, also of the time before the agent.
-    `fill` is that of the fullest ring, 0 to 1.
+    `dropped_spans` and `suppressed_errors` are counted by the writers, also before the agent started. `fill`
+    is how full the fullest ring is, 0 to 1.
     """
 
     name: str
@@ -53,7 +53,7 @@ class ServiceStatus(msgspec.Struct):
 
 
 class ReceiverStatus(msgspec.Struct):
-    """What came in: spans by way, requests that were refused by reason, and what rings have lost."""
+    """Accepted spans by receiver, refused requests by reason, and losses in rings."""
 
     accepted_spans: dict[str, int] = msgspec.field(name="taken_spans")
     refused_requests: dict[str, int]
@@ -63,7 +63,7 @@ class ReceiverStatus(msgspec.Struct):
 
 
 class SpoolStatus(msgspec.Struct):
-    """What waits on disk. `oldest_age_s` is of what waits longest, None if nothing does."""
+    """What waits on disk. `oldest_age_s`: how long the oldest span has waited, None if no span waits."""
 
     path: str
     spans: int
@@ -78,7 +78,7 @@ class SpoolStatus(msgspec.Struct):
 class SenderStatus(msgspec.Struct):
     """What one sender did since the agent started, and how far it is behind.
 
-    `failing_s` is for how long it has failed, None while it works; ages are None where nothing happened yet.
+    `failing_s`: for how long it has failed, None while it works. An age is None before the first event.
     """
 
     name: str
@@ -97,9 +97,10 @@ class SenderStatus(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """Everything that is known about an agent at one moment; it started at a Unix time in seconds.
+    """The whole status of an agent at one moment. `started_at_s` is a Unix time.
 
-    `dropped_spans` are by reason; `failed_spans` by the processor that failed on them and let them pass.
+    `dropped_spans` are counted by reason, `failed_spans` by the processor that failed on them and passed them
+    on.
     """
 
     version: str
@@ -114,20 +115,20 @@ class Status(msgspec.Struct):
 
     @property
     def state(self) -> str:
-        """`ready`, or `degraded` when anything is wrong."""
+        """`ready`, or `degraded` if there is a problem."""
         return state(self.problems)
 
     @property
     def is_accepting(self) -> bool:
-        """Whether spans that come now are taken."""
+        """Whether the agent accepts spans now."""
         return is_accepting(self.problems)
 
 
 def state(problems: Collection[Problem]) -> str:
-    """`ready`, or `degraded` when anything is wrong."""
+    """Return `ready`, or `degraded` if there is a problem."""
     return "degraded" if problems else "ready"
 
 
 def is_accepting(problems: Collection[Problem]) -> bool:
-    """Whether spans that come now are taken: what is wrong with a sender does not keep them out."""
+    """Whether an agent with these problems accepts spans: it does so while only a sender fails."""
     return not any(problem.reason in _REFUSING for problem in problems)

@@ -1,4 +1,4 @@
-"""Tells the service manager how the agent is, by systemd's protocol: datagrams of NAME=VALUE lines.
+"""Reports the agent's state to the service manager by systemd's protocol: datagrams of NAME=VALUE lines.
 
 Source: sd_notify(3), sd_watchdog_enabled(3).
 """
@@ -15,9 +15,9 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class ServiceManager:
-    """Who started the agent, as the environment says; nobody, if it does not. Never raises, never blocks.
+    """The service manager that started the agent, as the environment says. Never raises, never blocks.
 
-    `watchdog_s` is how often it wants to hear that the agent is well, None if it does not.
+    Without one, all methods do nothing. `watchdog_s` is how often it expects `watchdog`, None if never.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -27,19 +27,19 @@ class ServiceManager:
         self.watchdog_s = _watchdog_s(environ) if path else None
 
     def ready(self, status: str) -> None:
-        """Say that the agent takes spans, or has taken over its new settings."""
+        """Report that the agent accepts spans, or uses its new settings."""
         self._notify(f"READY=1\nSTATUS={status}")
 
     def reloading(self) -> None:
-        """Say that settings are being read again; `ready` follows."""
+        """Report that the agent reads its settings again; `ready` follows."""
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Say that the agent is on its way out."""
+        """Report that the agent stops."""
         self._notify("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Say that all parts work."""
+        """Report that all parts work."""
         self._notify("WATCHDOG=1")
 
     def _notify(self, message: str) -> None:

@@ -1,1 +1,1 @@
-"""Bodies of spans, read and written: JSON and proto3."""
+"""Codecs: read and write lists of spans in JSON and proto3."""

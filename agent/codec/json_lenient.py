@@ -1,8 +1,8 @@
-"""Reads a JSON list of spans as Zipkin itself does, key by key, and says what is wrong with it.
+"""Reads a JSON list of spans as Zipkin does, key by key, and names what is wrong with it.
 
-Slow, and used only for what `validation` cannot vouch for. Zipkin's parser takes more than JSON: numbers in
-quotes where it wants a number, and the other way round; control characters in strings; bytes that are not
-UTF-8; halves of surrogate pairs; anything behind the list.
+It is slow, and used only for bodies that `json_strict` does not accept. Zipkin's parser accepts more than
+JSON: a text in place of a number, and the other way round; control characters in strings; bytes that are not
+UTF-8; halves of surrogate pairs; anything after the list.
 
 Source: V2SpanReader, Span.Builder and Endpoint.Builder of Zipkin 3, and JsonReader of Gson 2.
 """
@@ -20,24 +20,24 @@ import msgspec
 from kaspan.config.errors import shorten
 
 MAX_NESTING = 255
-"""So many lists and objects may be inside each other, the list of spans included."""
+"""How deep lists and objects may be nested, the list of spans included."""
 LENIENT_BYTES = 1024 * 1024
-"""What is larger must be JSON to the letter, with members of their own types: reading it as Zipkin does takes
+"""A larger list must be strictly valid JSON with values of the right types. Reading it as Zipkin does takes
 up to a hundred times its size in memory."""
 MAX_VALUES = 500_000
-"""So many values a single span may have. In memory each is some hundred bytes."""
+"""How many values a single span may have; each takes about a hundred bytes of memory."""
 _KINDS = ("CLIENT", "SERVER", "PRODUCER", "CONSUMER")
 _MAX_PORT = 0xFFFF
 _LONG, _INT = 2**63, 2**31
 _integer = re.compile(r"[+-]?[0-9]{1,40}").fullmatch
-# What Java takes for a double, but for hexadecimal ones.
+# What Java accepts as a double, except hexadecimal ones.
 _double = re.compile(r"([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[fFdD]?").fullmatch
 _hex = re.compile(r"[0-9a-f]*").fullmatch
 _half_a_pair = re.compile("[\ud800-\udfff]")
 
 
 class InvalidSpansError(Exception):
-    """A body is not taken: `status` is what it is answered with, and the message is for whoever sent it."""
+    """A body is refused: `status` is the HTTP status of the answer, the message is for the client."""
 
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ class InvalidSpansError(Exception):
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object as it was written: keys may come twice."""
+    """A JSON object as it was written: keys may be repeated."""
 
 
 class _Number(str):
@@ -55,7 +55,7 @@ class _Number(str):
 
 
 class _Invalid(Exception):
-    """What is wrong with a value; the place is added on the way out."""
+    """A value is wrong; callers add its place to `path`."""
 
     def __init__(self, reason: str, path: str = "") -> None:
         super().__init__(reason)
@@ -76,10 +76,10 @@ _DECODER = json.JSONDecoder(
 
 
 def read_list(body: bytes, first: int = 0) -> list[Any]:
-    """Check every span and return them; `strict` makes JSON of them.
+    """Check and return all spans; `strict` makes valid JSON of them.
 
-    `first` is the place of this list's first span in the body that the sender knows. Raises
-    InvalidSpansError where Zipkin would refuse the list.
+    `first` is the index of the first span in the client's whole body. Raises InvalidSpansError where Zipkin
+    would refuse the list.
     """
     try:
         spans, _ = _DECODER.raw_decode(body.decode("utf-8", "replace"))
@@ -111,7 +111,7 @@ def _contents(container: list[Any]) -> Iterable[Any]:
 
 
 def too_deep() -> InvalidSpansError:
-    """Make the error of JSON that is nested too deeply."""
+    """Return the error for JSON that is nested too deeply."""
     return InvalidSpansError(f"Malformed reading List<Span> from json: Nesting limit {MAX_NESTING} reached")
 
 
@@ -152,16 +152,16 @@ def _long(value: Any) -> int:
 
 
 def _whole(value: Any, wanted: str, limit: int) -> int:
-    """Read a number or its text as a whole number below `limit`: doubles count when nothing is cut off."""
+    """Read a number, or a text with one, as an integer below `limit`; a double must be a whole number."""
     if not isinstance(value, str):
         _refuse(wanted, value)
     if _integer(value) and -limit <= int(value) < limit:
         return int(value)
-    # Java trims what is up to U+0020 around a double.
+    # Java strips characters up to U+0020 around a double.
     found = _double(value.strip("".join(map(chr, range(33)))))
     if found:
         number = float(found[1])
-        # A cast in Java ends at the type's limits, and the long 2**63 - 1 is the double 2**63.
+        # A cast in Java is clamped to the type's limits, and the long 2**63 - 1 becomes the double 2**63.
         if math.isfinite(number):
             cast = max(-limit, min(int(number), limit - 1))
             if float(cast) == number:
@@ -175,7 +175,7 @@ def _refuse(wanted: str, value: Any) -> NoReturn:
 
 
 def _id(name: str, max_length: int) -> Callable[[Any], str]:
-    """Make the check of an id: lower-case hexadecimal digits, 1 to `max_length` of them."""
+    """Return the check of an id: 1 to `max_length` lower-case hexadecimal digits."""
 
     def check(value: Any) -> str:
         text = _string(value)
@@ -199,7 +199,7 @@ def _check_trace_id(value: Any) -> None:
 
 
 def _check_id(value: Any) -> None:
-    # Fewer zeros than 16 are taken, as Zipkin does.
+    # As Zipkin does, fewer than 16 zeros are accepted.
     if _span_id(value) == "0" * 16:
         raise _Invalid("id is all zeros")
 
@@ -269,7 +269,7 @@ _ENDPOINT: dict[str, Callable[[Any], object]] = {
 
 
 def strict(value: Any) -> Any:
-    """Return what was read in a form that msgspec writes as the same JSON."""
+    """Return a value that was read in a form that msgspec encodes as the same JSON."""
     if isinstance(value, _Object):
         return {_text(key): strict(item) for key, item in value}
     if isinstance(value, list):
@@ -280,5 +280,5 @@ def strict(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    """Write ? for half a pair of surrogates, as Java does: UTF-8 cannot hold it."""
+    """Replace half a surrogate pair by ?, as Java does: UTF-8 cannot encode it."""
     return _half_a_pair.sub("?", text)

@@ -1,7 +1,7 @@
-"""Zipkin's rules for a JSON list of spans: decides in C what nearly every body needs, and no more.
+"""Checks a JSON list of spans by Zipkin's rules, in C, which is enough for nearly every body.
 
-A body that this finds right is right for Zipkin, and is passed on as it came. One that it does not is read
-again by `reader`, which does all that Zipkin does and can say what is wrong.
+A body that passes is valid for Zipkin, and is stored unchanged. Any other body is read again by
+`json_lenient`, which accepts all that Zipkin accepts, and can say what is wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kaspan.agent.codec.json_lenient import (
 )
 
 _MIN_SPAN_BYTES = 24  # {"traceId":"1","id":"1"}
-_BRACE_BYTES = 8  # to each brace, in nearly all lists of spans
+_BRACE_BYTES = 8  # nearly all lists of spans have more bytes to each brace
 
 _HEX_DIGITS = b"0123456789abcdef"
 _ZERO_TRACE_IDS = frozenset("0" * length for length in range(1, 33))
@@ -33,7 +33,10 @@ _ZERO_ID = "0" * 16
 _ID_NAMES = (b'"traceId"', b'"id"', b'"parentId"')
 _BLANKS = b" \t\r\n"
 _V1_SIGN = b'yAnnotations"'
-_THRIFT_SIGNS = (b"\x0c", b"\x0b")  # of structs a list, as Thrift's binary protocol begins; of text a field
+_THRIFT_SIGNS = (
+    b"\x0c",
+    b"\x0b",
+)  # a list of structs begins with the one in Thrift's binary protocol, a text field with the other
 
 _Micros = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _TraceId = Annotated[str, Meta(min_length=1, max_length=32)]
@@ -53,7 +56,7 @@ class _Annotation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class _Span(msgspec.Struct, gc=False, rename="camel", forbid_unknown_fields=True):
-    # Not wire.span's: this one is never read, so it need not be pleasant, and what it refuses is the point.
+    # Not wire.span.Span: nobody reads its fields; it exists for what it refuses.
     trace_id: _TraceId
     id: _Id
     parent_id: _Id | None = None
@@ -70,15 +73,15 @@ class _Span(msgspec.Struct, gc=False, rename="camel", forbid_unknown_fields=True
 
 
 class _OpenSpan(_Span, gc=False, forbid_unknown_fields=False):
-    """One with members that Zipkin does not know."""
+    """A span with members that Zipkin does not know."""
 
 
 class _Object(msgspec.Struct, gc=False):
-    """Any object: 16 bytes of memory."""
+    """Any JSON object: 16 bytes of memory."""
 
 
 class _Ids(msgspec.Struct, gc=False, rename="camel"):
-    """An object that may be a span: 160 bytes of memory."""
+    """A JSON object that may be a span: 160 bytes of memory."""
 
     trace_id: _TraceId
     id: _Id
@@ -97,11 +100,11 @@ _NOT_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def json_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
-    """Check a body and give its spans in batches of about `row_bytes`, byte for byte as they came.
+    """Check a body and yield its spans in batches of about `row_bytes`, byte for byte as they came.
 
-    Only line breaks between tokens become spaces, since SEPARATOR is how batches come apart. A body without
-    spans gives nothing. Raises InvalidSpansError where Zipkin would refuse the body, and then nothing that
-    was given before may be used.
+    Only line breaks between tokens become spaces, since SEPARATOR, which splits batches, has one. A body
+    without spans yields nothing. Raises InvalidSpansError where Zipkin would refuse the body; then the
+    batches before that must not be used either.
     """
     if not body:
         return
@@ -126,7 +129,7 @@ def json_batches(body: bytes, row_bytes: int) -> Iterator[Batch]:
 
 
 def _spans_of(body: bytes) -> list[msgspec.Raw]:
-    """Take a large body apart. What could not be spans is refused before it costs a multiple of its size."""
+    """Split a large body into spans. Other content is refused before it takes a multiple of its size."""
     if body.count(b"{") * _BRACE_BYTES > len(body):
         _decode_ids(body)
     elif len(_decode_objects(body)) * _MIN_SPAN_BYTES > len(body):
@@ -135,7 +138,7 @@ def _spans_of(body: bytes) -> list[msgspec.Raw]:
 
 
 def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
-    """Give the batch of one list, whose first span is the `first` of the whole body."""
+    """Yield the batch of one list; `first` is the index of its first span in the whole body."""
     if len(body) > LENIENT_BYTES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
         limit = f"A span may have at most {MAX_VALUES} values"
         reason = f"{limit}: too many reading List<Span> from json at $[{first}]"
@@ -153,7 +156,7 @@ def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
             body.decode()
             _take_apart(body)
         except _NOT_JSON:
-            # What only Zipkin's reader takes for JSON is passed on in a form that everyone does.
+            # JSON that only Zipkin's reader accepts is stored as JSON that every reader accepts.
             if read:
                 yield Batch(spans, SEPARATOR.join(msgspec.json.encode(strict(span)) for span in read))
             return
@@ -163,14 +166,14 @@ def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
 
 
 def _count_if_plainly_valid(body: bytes, first: int) -> int | None:
-    """Return how many spans there are if all are right beyond doubt, else None."""
+    """Return how many spans there are if all are surely valid, otherwise None."""
     spans: Sequence[_Span]
     try:
         spans = _decode(body)
     except _NOT_JSON:
         try:
             spans = _decode_open(body)
-            body.decode()  # msgspec passes over the text of members that it does not know
+            body.decode()  # msgspec does not check the text of unknown members
         except _NOT_JSON:
             return None
         if _is_deep(body):
@@ -189,29 +192,29 @@ def _count_if_plainly_valid(body: bytes, first: int) -> int | None:
 
 
 def _is_deep(body: bytes) -> bool:
-    """Whether JSON is nested too deeply: how many brackets are open is counted over all of them."""
+    """Whether JSON is nested too deeply, by the number of open brackets at each bracket."""
     brackets = _without_text(b"", body).translate(None, _NO_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_NESTING
 
 
 def _may_repeat_ids(body: bytes, spans: int, parents: int) -> bool:
-    """Whether a span may have an id twice: a name of theirs is there more often than there are ids.
+    """Whether a span may have an id twice: the name of an id occurs more often than there are ids.
 
-    How often something is there is what costs here. rsplit() finds a word in two thirds of the time that
-    count() takes, and replace() a letter that is rare in a fifth: it looks for the next one by memchr().
+    Counting is what costs here. rsplit() finds a word in two thirds of the time that count() takes, and
+    replace() finds a rare letter in a fifth: it uses memchr().
     """
     if b"\\" in body and _escaped_letter(body) is not None:
         return True
     if len(body.rsplit(b'"id"', spans + 1)) > spans + 1:
         return True
-    # The letter I is in both of the other names and hardly anywhere else.
+    # Both other names have a capital I, which is rare elsewhere.
     return len(body) - len(body.replace(b"I", b"")) > spans + parents and (
         body.count(b'"traceId"') > spans or body.count(b'"parentId"') > parents
     )
 
 
 def _check_repeated_ids(body: bytes, first: int) -> None:
-    """Check each of the ids that a span has twice; Zipkin reads them all, and msgspec gives the last.
+    """Check all values of repeated ids: Zipkin reads each of them, msgspec returns only the last.
 
     Raises InvalidSpansError where Zipkin would.
     """
@@ -224,7 +227,7 @@ def _check_repeated_ids(body: bytes, first: int) -> None:
 
 
 def _opened(body: bytes) -> bytes:
-    """Return the body from its bracket on; refuse what is another format or no list."""
+    """Return the body from its bracket on; refuse other formats, and JSON that is not a list."""
     first = body[:1]
     if first in _THRIFT_SIGNS:
         raise InvalidSpansError(
@@ -232,7 +235,7 @@ def _opened(body: bytes) -> bytes:
             "proto3",
             415,
         )
-    # Zipkin takes a line break for the beginning of proto3, which a list may have, and then for a blank.
+    # A first line break may begin proto3, as the tag of a span, or be white space before a JSON list.
     if first == b"\n" and body[1:2] not in (b"", b"\0"):
         body = body.lstrip(_BLANKS)
         if body[:1] != b"[":

@@ -1,8 +1,8 @@
-"""Turns Zipkin's proto3 list of spans into JSON v2, which is what senders speak: every field is kept.
+"""Decodes Zipkin's proto3 list of spans to JSON v2, the format of the spool, with all its fields.
 
-Read by hand, not by a protobuf library, because what Zipkin takes and refuses is decided by its own reader:
-text that is not UTF-8, lengths that overrun, ids of any length. One difference is wanted: where Zipkin meets
-a field it does not know it can lose the spans behind it; here the field alone is skipped.
+Without a protobuf library: Zipkin's own reader decides what it accepts and refuses, such as text that is not
+UTF-8, lengths that overrun, ids of any length. One difference is intended: after an unknown field Zipkin can
+lose the spans that follow; here only the field is skipped.
 
 Source: zipkin.proto of zipkin-api, Proto3ZipkinFields and ReadBuffer of Zipkin 3.
 """
@@ -31,17 +31,17 @@ from kaspan.agent.codec.protobuf import (
 )
 
 _KINDS = ("", "CLIENT", "SERVER", "PRODUCER", "CONSUMER")
-_FIELD_VALUES = 3  # as many as an annotation is in JSON: itself, its time and its text
-_MAX_ID_BYTES = 32  # Zipkin's reader looks no further; what an id may be comes after that
+_FIELD_VALUES = 3  # an annotation is three JSON values: itself, its time and its text
+_MAX_ID_BYTES = 32  # the limit of Zipkin's reader; the length of an id is checked after that
 _encode = msgspec.json.encode
 Fields = dict[str, Any]
 
 
 def proto3_batches(body: bytes, row_bytes: int, max_bytes: int = 1 << 62) -> Iterator[Batch]:
-    """Check a body and give its spans as JSON v2, in batches of about `row_bytes`, `max_bytes` in all.
+    """Check a body and yield its spans as JSON v2, in batches of about `row_bytes`, `max_bytes` in all.
 
-    A body without spans gives nothing. Raises InvalidSpansError where Zipkin would refuse the body, and then
-    nothing that was given before may be used.
+    A body without spans yields nothing. Raises InvalidSpansError where Zipkin would refuse the body; then the
+    batches before that must not be used either.
     """
     if not body:
         return
@@ -54,7 +54,7 @@ def proto3_batches(body: bytes, row_bytes: int, max_bytes: int = 1 << 62) -> Ite
             _, position = varint(body, position)
             length, position = varint(body, position)
             if not length:
-                break  # Zipkin reads no further than a span of nothing
+                break  # Zipkin stops at an empty span
             if length > len(body) - position:
                 raise InvalidProtoError(
                     f"Truncated: length {length} > bytes available {len(body) - position}"
@@ -82,7 +82,7 @@ def proto3_batches(body: bytes, row_bytes: int, max_bytes: int = 1 << 62) -> Ite
 
 
 def _check_number_of_fields(data: bytes, position: int, end: int, span: int) -> None:
-    """Refuse a large span of very many fields, which would take twenty times its size in memory."""
+    """Refuse a large span with very many fields: in memory it would take twenty times its size."""
     for _ in range(MAX_VALUES // _FIELD_VALUES):
         key, position = varint(data, position)
         position = skip(data, position, key)
@@ -102,7 +102,7 @@ def _hex(data: bytes, position: int, name: str, max_length: int) -> tuple[str, i
 
 
 def _span(data: bytes, position: int, end: int) -> tuple[Fields, int]:
-    """Read one span; its fields by their names in JSON, and where the next one begins."""
+    """Read one span; return its fields by their JSON names, and where the next span begins."""
     span: Fields = {}
     while position < end:
         key = data[position]
@@ -140,7 +140,7 @@ def _read_parent_id(data: bytes, position: int, span: Fields) -> int:
 
 
 def _set(fields: Fields, name: str, value: Any) -> None:
-    """Set a field, or take it away where a later one says that there is none."""
+    """Set a field; an empty value removes an earlier one."""
     if value:
         fields[name] = value
     else:
@@ -201,16 +201,16 @@ def _reads_endpoint(name: str) -> Callable[[bytes, int, Fields], int]:
 
 
 def _address(raw: bytes) -> Fields:
-    """An address by the name of its field; Zipkin decides by the length, and drops other lengths."""
+    """Return an address by its field's name. As for Zipkin, the length decides; others are dropped."""
     if len(raw) == 4:
         return {"ipv4": socket.inet_ntop(socket.AF_INET, raw)}
     if len(raw) != 16:
         return {}
-    # An IPv4 address in the last four bytes, but not ::1.
+    # The last four bytes are an IPv4 address, except for ::1.
     if raw[:12] == bytes(12) and raw[12:] != b"\0\0\0\1":
         return {"ipv4": socket.inet_ntop(socket.AF_INET, raw[12:])}
     text = socket.inet_ntop(socket.AF_INET6, raw)
-    if "." in text:  # ::ffff:1.2.3.4, which Zipkin would read from JSON as IPv4
+    if "." in text:  # ::ffff:1.2.3.4: from JSON Zipkin would read it as IPv4
         text = f"::ffff:{raw[12:14].hex()}:{raw[14:].hex()}"
     return {"ipv6": text}
 
@@ -242,7 +242,7 @@ def _read_tag(data: bytes, position: int, span: Fields) -> int:
         if key == 10:
             name, position = text(data, position)
         elif key == 18:
-            # An empty text comes as no text, and does not replace one.
+            # Zipkin ignores an empty text: it does not replace an earlier one.
             said, position = text(data, position)
             value = said or value
         else:

@@ -1,7 +1,7 @@
-"""Protocol Buffers' wire format as Zipkin's reader takes it.
+"""Reads Protocol Buffers' wire format as Zipkin does.
 
-Each function reads something at a position of `data`, and gives it and the position behind it. All raise
-IndexError or InvalidProtoError where the data ends too soon.
+Each function reads a value at a position of `data`, and returns it and the position after it. All raise
+IndexError or InvalidProtoError if the data is truncated.
 
 Source: ReadBuffer and Proto3Fields of Zipkin 3.
 """
@@ -16,7 +16,7 @@ _signed64 = Struct("<q").unpack_from
 
 
 class InvalidProtoError(Exception):
-    """These bytes are no message of this kind; the message says why in Zipkin's words where it has some."""
+    """The bytes are not a valid message; the text says why, in Zipkin's words if Zipkin has them."""
 
 
 def varint(data: bytes, position: int) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def varint64(data: bytes, position: int) -> tuple[int, int]:
     while True:
         byte = data[position]
         position += 1
-        # Zipkin's own bound: the tenth byte may hold four bits, although 64 bits have room for one.
+        # Zipkin's own limit: it allows four bits in the tenth byte, although 64 bits leave only one.
         if shift == 63 and byte > 0x0F:
             raise InvalidProtoError(f"Greater than 64-bit varint at position {position - 1}")
         value |= (byte & 0x7F) << shift
@@ -55,16 +55,16 @@ def varint64(data: bytes, position: int) -> tuple[int, int]:
 
 
 def signed(value: int, bits: int) -> int:
-    """Read a number's lowest bits as two's complement."""
+    """Interpret the lowest bits of a number as two's complement."""
     value &= (1 << bits) - 1
     return value - (1 << bits) if value >> (bits - 1) else value
 
 
 def message(data: bytes, position: int) -> tuple[int, int]:
-    """Read the length of a message inside another: where it begins and ends.
+    """Read the length of an embedded message; return where it begins and ends.
 
-    Its end may be beyond that of the data, which is found out by reading on; Zipkin takes a length of 31 bits
-    and more for a negative one, and so for an empty message.
+    Its end may be beyond the data; reading its fields finds that out. As for Zipkin, a length above 31 bits
+    is negative, and so the message is empty.
     """
     length = data[position]
     position += 1
@@ -78,7 +78,7 @@ def take(data: bytes, position: int) -> tuple[bytes, int]:
     """Read a field of bytes."""
     length = data[position]
     position += 1
-    if length >= 0x80:  # most are short, and a call costs as much as all the rest of this
+    if length >= 0x80:  # most lengths are short, and a call costs as much as the rest of this function
         length, position = varint(data, position - 1)
     end = position + length
     if end > len(data):
@@ -101,7 +101,7 @@ def fixed64(data: bytes, position: int) -> tuple[int, int]:
 
 
 def truth(data: bytes, position: int) -> tuple[bool, int]:
-    """Read a boolean, which is one byte, 0 or 1."""
+    """Read a boolean: one byte, 0 or 1."""
     byte = data[position]
     if byte > 1:
         raise InvalidProtoError(f"Malformed: invalid boolean value at byte {position + 1}")
@@ -109,7 +109,7 @@ def truth(data: bytes, position: int) -> tuple[bool, int]:
 
 
 def skip(data: bytes, position: int, key: int) -> int:
-    """Go over a field of a key that is not known, by its wire type; only the position comes back."""
+    """Skip a field with an unknown key, by its wire type; return only the position after it."""
     kind = key & 7
     if kind == _VARINT:
         while data[position] >= 0x80:

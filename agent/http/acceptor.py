@@ -1,4 +1,4 @@
-"""Accepts connections up to a limit, handshakes included, also when there is no descriptor for one more."""
+"""Accepts connections up to a limit, which covers TLS handshakes too, and survives a lack of descriptors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kaspan.agent.http.connection import Connection
 from kaspan.agent.http.listener import Listener
 
 PAUSE_S = 0.1
-"""How long nothing is accepted when there is no descriptor."""
+"""How long the server accepts no connections after it found no free descriptor."""
 OTHER_DESCRIPTORS = 32
-"""So many files the agent opens beside connections and rings: the spool, its targets, its own sockets."""
+"""How many files the agent opens in addition to connections and rings: spool, targets, listeners."""
 _ACCEPTED_AT_ONCE = 16
 _TRY_LATER = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 _SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -24,11 +24,11 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class Acceptor:
-    """The open connections of a server, in the order in which they came, from the moment they are accepted.
+    """The open connections of a server, in order of arrival, from the moment they are accepted.
 
-    Where there are more than `limit`, the one that has been quiet longest goes, first among those of which no
-    spans were taken: strangers in any number push nobody out. Each is counted in `refusals`. All methods but
-    `adjust` run in the event loop's thread.
+    With more than `limit`, the connection that is idle longest is closed, first among those that have not
+    delivered spans: any number of strangers cannot push out a client. Each is counted in `refusals`. All
+    methods but `adjust` run in the event loop's thread.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Acceptor:
         self._is_open = self._is_crowded = self._has_warned = False
 
     def adjust(self, max_connections: int) -> None:
-        """Have another limit: what is wanted, at most half of the descriptors, since rings need some."""
+        """Set the limit: `max_connections`, but at most half of the descriptors, since rings need some."""
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         room = max(1, descriptors // 2 - OTHER_DESCRIPTORS)
         self.limit = max_connections if descriptors == resource.RLIM_INFINITY else min(max_connections, room)
@@ -56,14 +56,14 @@ class Acceptor:
             )
 
     def open(self, connect: Callable[[Listener], Connection]) -> None:
-        """Begin to accept; `connect` makes a connection for what comes by a listener."""
+        """Start to accept; `connect` makes the Connection for a client of a listener."""
         self._is_open = True
         for listener in self._listeners:
             listener.socket.setblocking(False)
             self._listen(listener, connect)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._is_open = False
         for listener in self._listeners:
             self._loop.remove_reader(listener.socket)
@@ -101,13 +101,13 @@ class Acceptor:
         quiet = [other for other in self.connections if not other.is_answering and other is not newest]
         quietest = min(quiet, key=lambda other: (other.has_delivered, other.since_s), default=newest)
         if quietest is not None:
-            del self.connections[quietest]  # now, and not when it is closed: it makes way once
+            del self.connections[quietest]  # now, not when it is closed: it must not be chosen again
             quietest.abort()
 
     def _wait_for_room(
         self, listener: Listener, connect: Callable[[Listener], Connection], error: OSError
     ) -> None:
-        """Have the quietest make room, and accept nothing for a moment: what waits is not lost."""
+        """Close the longest idle connection, and pause accepting: clients that wait are not lost."""
         if not self._has_warned:
             self._has_warned = True
             _log.warning("no connection can be accepted: %s; raise LimitNOFILE (ulimit -n)", error.strerror)

@@ -1,8 +1,9 @@
-"""Who may ask by TCP: who bears the token, or, where there is none, who is no web page of somebody else's.
+"""Access by TCP: a request must have the token or, where none is set, not come from another site's web page.
 
-A browser sends what any page tells it to, to the loopback too, and gives the page the answer if the page's
-own name leads to this machine (DNS rebinding). It says so in two headers: `Origin`, the page, and `Host`, the
-name it was sent to. An address, or a name that nobody outside can have, is not such a page's.
+A browser sends requests for any page, to the loopback address too, and shows the page the answer if the
+page's own name resolves to this machine (DNS rebinding). Two headers tell: `Origin` names the page, `Host`
+the name that the request was sent to. A page of another site cannot have an address as `Host`, or a private
+name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kaspan.config import schema
 from kaspan.config.errors import escaped
 
 _PRIVATE_DOMAINS = (".localhost", ".internal", ".svc", ".svc.cluster.local")
-"""Names that no public name server answers for: RFC 6761, ICANN's .internal, and Kubernetes' services."""
+"""Domains that no public name server resolves: RFC 6761, ICANN's .internal, and Kubernetes' services."""
 _RESOLVER = Path("/etc/resolv.conf")
 _MAX_AGE_S = 600
 _READING = ("GET", "HEAD")
@@ -30,7 +31,7 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class Access:
-    """Decides by the settings of one agent. Nothing here blocks but the making of it, which reads a file."""
+    """Decides by the settings which requests are answered. Only the constructor blocks: it reads a file."""
 
     def __init__(self, settings: schema.Agent, machine: str = "", resolver: Path = _RESOLVER) -> None:
         self._authorization = f"Bearer {settings.token}".encode() if settings.token else b""
@@ -45,7 +46,7 @@ class Access:
         self._has_warned = False
 
     def refuse(self, request: Request) -> Response | None:
-        """Refuse a request for something that is not for everybody."""
+        """Return a refusal of a request to a route that is not public, None if it is allowed."""
         if request.is_trusted or self.is_preflight(request):
             return None
         if self._authorization:
@@ -57,13 +58,13 @@ class Access:
         return self._refuse_host(request.headers.get("host", "")) or self._refuse_origin(request)
 
     def is_preflight(self, request: Request) -> bool:
-        """Whether a browser asks if a page that may ask may ask in this way."""
+        """Whether a request is the CORS preflight of an allowed page."""
         headers = request.headers
         is_asked = request.method == "OPTIONS" and "access-control-request-method" in headers
         return is_asked and self._is_origin(headers.get("origin", ""))
 
     def preflight(self, request: Request, methods: Iterable[str]) -> Response:
-        """Answer that it may."""
+        """Allow what the preflight asks for."""
         wanted = request.headers.get("access-control-request-headers", "")
         headers = [("Access-Control-Allow-Methods", ", ".join(methods))]
         if wanted:
@@ -71,7 +72,7 @@ class Access:
         return Response(204, headers=(*headers, ("Access-Control-Max-Age", str(_MAX_AGE_S))))
 
     def with_cors_headers(self, request: Request, answer: Response) -> Response:
-        """Let the page that asked see the answer, if it is one that may ask."""
+        """Add headers that let an allowed page read the response."""
         origin = request.headers.get("origin", "")
         if not self._is_origin(origin):
             return answer
@@ -81,7 +82,7 @@ class Access:
     def _refuse_host(self, host: str) -> Response | None:
         is_known = self._seen_hosts.get(host)
         if is_known is None:
-            if len(self._seen_hosts) >= 100:  # they come from strangers
+            if len(self._seen_hosts) >= 100:  # clients could send endlessly many
                 self._seen_hosts.clear()
             is_known = self._seen_hosts[host] = self._is_host(host)
         if is_known:
@@ -89,7 +90,7 @@ class Access:
         return self._forbid("host", f"Host {escaped(host)[:200]} is not in agent.allowed_hosts")
 
     def _is_host(self, host: str) -> bool:
-        """Whether this is an address, or a name that a stranger's page cannot have."""
+        """Whether a host is an address, an allowed name, or a name that another site's page cannot have."""
         name = host.lower()
         if name.startswith("["):
             name = name[1:].partition("]")[0]
@@ -104,7 +105,7 @@ class Access:
         return self._hosts is not None and self._hosts.matches(name)
 
     def _refuse_origin(self, request: Request) -> Response | None:
-        """Refuse a page of a browser: it says which page, or at least that it is another site's."""
+        """Refuse a web page that is not allowed: browsers name its origin, or say that it is another site."""
         origin = request.headers.get("origin", "")
         if not origin:
             site = request.headers.get("sec-fetch-site", "none")
@@ -130,9 +131,9 @@ class Access:
 
 
 def _service_domains(resolver: Path) -> list[str]:
-    """Return the domains of the services in a pod's own namespace, besides _PRIVATE_DOMAINS; else none.
+    """Return the service domains of a Kubernetes pod from its resolver file; empty elsewhere.
 
-    For `search monitoring.svc.cluster.local ...` kaspan-agent.monitoring is one of its names.
+    With `search monitoring.svc.cluster.local ...` kaspan-agent.monitoring is a name of this agent.
     """
     try:
         lines = resolver.read_text("utf-8", "replace").splitlines()

@@ -1,22 +1,22 @@
-"""How much of what clients send is held at a time, whoever sends it."""
+"""Limits the memory for the request bodies of all clients together."""
 
 from __future__ import annotations
 
 
 class BodyBudget:
-    """The bytes that all clients together may have here: `held_bytes` of at most `max_bytes`."""
+    """A budget of `max_bytes` for all request bodies, of which `held_bytes` are in use."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.held_bytes = 0
 
     def has(self, size: int) -> bool:
-        """Whether so many bytes more may be held."""
+        """Whether `size` more bytes fit."""
         return self.held_bytes + size <= self.max_bytes
 
 
 class BodyReservation:
-    """A part of a room. What it has is given back once, however often it is released."""
+    """One request's part of a budget. `release` may be called repeatedly, and frees it once."""
 
     __slots__ = ("_budget", "size")
 
@@ -25,7 +25,7 @@ class BodyReservation:
         self.size = 0
 
     def grow(self, size: int) -> bool:
-        """Hold so many bytes more; False if there is no room for them."""
+        """Reserve `size` more bytes; False if they do not fit."""
         if not self._budget.has(size):
             return False
         self._budget.held_bytes += size
@@ -33,6 +33,6 @@ class BodyReservation:
         return True
 
     def release(self) -> None:
-        """Give back what is held."""
+        """Free the reserved bytes."""
         self._budget.held_bytes -= self.size
         self.size = 0

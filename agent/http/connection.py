@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection: requests in, answers out, in order, within limits of time.
+"""One HTTP/1.1 connection: reads requests and sends their responses in order, within time limits.
 
-`messages` says what a request is and how large it may be. Here is decided how slow it may be, and what
-becomes of a client that is told no while it still sends.
+`parser` limits the size of requests. This module limits their time, and handles clients that are refused
+while they still send.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from kaspan.agent.http.messages import ACCEPTED, Request, Response, make_refusal
 from kaspan.agent.http.parser import Gate, Incoming, RequestReader
 
 IDLE_S = 300.0
-"""A connection may be kept unused for this long: closed too soon, it costs a client its next report."""
+"""How long a connection may be idle: if it is closed too early, a client's next report may fail."""
 HEAD_S = 10.0
-"""A request's head must be here within this time of its first byte, and so must be that first byte."""
+"""Time limit for the head of a request, and for the first byte of a new connection."""
 BODY_S = 60.0
-"""A request's body must be here within this time of its head."""
+"""Time limit for the body of a request, from the end of its head."""
 HANDSHAKE_S = 10.0
 LINGER_S = 2.0
-"""How long a refused client is still listened to, so that it sees the answer and not a reset."""
+"""How long bytes of a refused client are still read, so that it gets the response and not a reset."""
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NEVER = float("inf")
 
 
 class Server(Gate, Protocol):
-    """What a connection needs of the server that has it."""
+    """What a connection uses of its server."""
 
     loop: asyncio.AbstractEventLoop
     buffer: bytearray
-    """What is read lands here first; all connections share it."""
+    """All connections read into this one buffer."""
     is_stopping: bool
     date: str
-    """For the header of this name."""
+    """The value of the Date header."""
 
     async def answer(self, request: Request) -> Response:
         """Answer a whole request. Never raises."""
@@ -49,43 +49,43 @@ class Server(Gate, Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A client, for as long as it stays. All methods run in the event loop's thread, and none blocks.
+    """The connection of one client. All methods run in the event loop's thread, and none blocks.
 
-    `deadline_s` is when `time_out` is due and `since_s` when its present state began, on the loop's clock.
-    `has_delivered` says that spans of this client were taken, `is_reading` that one is being read right now.
+    `deadline_s` is when `time_out` is due, `since_s` when its current state began, on the loop's clock.
+    `has_delivered`: spans of this client were accepted. `is_reading`: its bytes are parsed at this moment.
     """
 
     def __init__(self, server: Server, is_trusted: bool) -> None:
         self.has_delivered = self.is_reading = False
         self._server = server
         self._reader = RequestReader(server, is_trusted)
-        self._seen = (0, False)  # of the reader: how many requests began, and whether the last is in its body
+        self._seen = (0, False)  # the reader's state: requests begun, and whether it is in a body
         self._is_open = False
         self._answering: asyncio.Task[None] | None = None
         self._is_lingering = self._is_write_paused = False
 
     @property
     def is_sending(self) -> bool:
-        """Whether it can be asked to give up a body of which a part is here."""
+        """Whether a part of a body has arrived, so that the request can be refused."""
         return self._reader.is_in_body and not self.is_reading and self._answering is None
 
     @property
     def is_answering(self) -> bool:
-        """Whether a whole request is here, and its client can do nothing but wait."""
+        """Whether a whole request has arrived and is being answered."""
         return self._answering is not None
 
     @property
     def is_in_head(self) -> bool:
-        """Whether a part of a request's head is here."""
+        """Whether a part of the head of a request has arrived."""
         return self._reader.is_in_head
 
     @property
     def is_in_body(self) -> bool:
-        """Whether a request's head is here, and not the whole of its body."""
+        """Whether the head of a request has arrived, and not all of its body."""
         return self._reader.is_in_body
 
     def open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Take over a socket, after a handshake where there is `tls`."""
+        """Take over an accepted socket, after a handshake if there is `tls`."""
         self._wait(HEAD_S)
         self._opening = self._server.loop.create_task(self._open(accepted, tls))
 
@@ -96,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
                 lambda: self, accepted, ssl=tls, ssl_handshake_timeout=handshake_s
             )
         except OSError:
-            pass  # another protocol, or gone already
+            pass  # it speaks another protocol, or is closed already
         finally:
             if not self._is_open:
                 self._server.disconnected(self)
@@ -126,7 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         self._look()
 
     def _look(self) -> None:
-        """Do what follows from what was read."""
+        """React to what was read."""
         if self._answering is not None or self._is_write_paused:
             if self._reader.requests or self._reader.refusal is not None:
                 self._transport.pause_reading()
@@ -138,7 +138,7 @@ class Connection(asyncio.BufferedProtocol):
             self._follow()
 
     def _follow(self) -> None:
-        """Begin to wait for the rest of what has begun."""
+        """Set the deadline for the rest of a request that has begun."""
         seen = (self._reader.began, self._reader.is_in_body)
         if seen == self._seen:
             return
@@ -170,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _go_on(self) -> None:
-        """Turn to what came while a request was being answered, or while its answer was not yet read."""
+        """Parse what arrived while a request was answered, or while its response was not read."""
         if self._is_write_paused or self._answering is not None or self._transport.is_closing():
             return
         self.is_reading = True
@@ -188,7 +188,7 @@ class Connection(asyncio.BufferedProtocol):
         self._go_on()
 
     def _refuse(self, answer: Response) -> None:
-        """Say no and read no more."""
+        """Refuse the request, and parse no more."""
         self._server.refused(answer)
         self._reader.end()
         self._is_lingering = True
@@ -198,7 +198,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write_eof()
 
     def time_out(self) -> None:
-        """End the connection, whose time is over: with a word if a request was on its way."""
+        """Close the connection after its deadline; answer 408 if a request has begun."""
         if not self._is_open or self._is_lingering or self._transport.is_closing():
             self.abort()
         elif self.is_in_head or self.is_in_body:
@@ -208,14 +208,14 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def close(self) -> None:
-        """End the connection once nothing is under way: at once, or with the next answer."""
+        """Close the connection at once if it is idle, otherwise after the next response."""
         if not self._is_open:
             self.abort()
         elif not (self._answering or self._reader.requests or self.is_in_head or self.is_in_body):
             self._transport.close()
 
     def abort(self) -> None:
-        """End the connection without a word."""
+        """Close the connection without a response."""
         if self._is_open:
             self._transport.abort()
         else:

@@ -1,5 +1,5 @@
-"""What receivers raise, apart from them: to catch it, nobody needs to load an HTTP server."""
+"""The error of listeners, in a module of its own: catching it does not load the HTTP server."""
 
 
 class ListenError(Exception):
-    """The agent cannot listen there; the message says which setting, what is wrong, and what to do."""
+    """The agent cannot listen; the message names the setting, what is wrong, and what to do."""

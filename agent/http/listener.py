@@ -1,4 +1,4 @@
-"""Where the agent listens: opened before anything else, so that it refuses to start where it cannot."""
+"""The agent's listeners: opened first, so that the agent refuses to start if it cannot listen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("kaspan.agent")
 
 @dataclass(frozen=True)
 class Listener:
-    """A socket that listens, by TCP or at a `path`, where file permissions say who may come."""
+    """A listening socket: TCP, or a unix socket at `path`, where file permissions decide who may connect."""
 
     name: str
     socket: socket.socket
@@ -34,16 +34,16 @@ class Listener:
     path: str = ""
 
     def renew(self, settings: schema.Tls) -> None:
-        """Read certificate and key again, for clients that come from now on.
+        """Read certificate and key again, for new clients.
 
-        Raises ListenError, and then the old ones stay.
+        Raises ListenError, and then the old ones stay in use.
         """
         if self.tls is not None:
-            _tls(settings)  # a pair that does not fit would leave this listener without any
+            _tls(settings)  # checks the pair: a wrong one would leave this listener without a certificate
             self.tls.load_cert_chain(settings.cert, settings.key, password="")
 
     def close(self) -> None:
-        """Stop listening, and take the unix socket away."""
+        """Stop listening, and remove the unix socket."""
         self.socket.close()
         if self.path:
             with suppress(FileNotFoundError):
@@ -51,7 +51,7 @@ class Listener:
 
 
 def open_listeners(settings: schema.Agent) -> list[Listener]:
-    """Open what agent.listen and agent.socket name; raises ListenError, and then none is left open."""
+    """Open the listeners of agent.listen and agent.socket. Raises ListenError, and then closes all."""
     opened: list[Listener] = []
     try:
         if settings.listen:
@@ -114,7 +114,7 @@ def _tls(settings: schema.Tls) -> ssl.SSLContext | None:
             raise ListenError(f"agent.tls.{name}: {value} does not exist, or this user may not read it")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        # A key with a passphrase would be asked for on the terminal.
+        # password="": OpenSSL would ask for the passphrase of a key on the terminal.
         context.load_cert_chain(settings.cert, settings.key, password="")
     except (ssl.SSLError, OSError) as error:
         raise ListenError(
@@ -135,7 +135,7 @@ def _open_unix(path: str) -> Listener:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listening.bind(path)
-            # Nobody can connect before it listens, so nobody does with the umask's mode.
+            # Before `listen`: nobody can connect until then, so nobody connects with the umask's mode.
             os.chmod(path, _SOCKET_MODE)
             listening.listen(_BACKLOG)
         except OSError:
@@ -156,7 +156,7 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def _check_directory(path: str) -> None:
-    """Refuse a directory in which others could put a socket of their own in place of this one."""
+    """Refuse a directory in which other users could replace the socket."""
     directory = os.path.dirname(path)
     os.makedirs(directory, mode=_DIRECTORY_MODE, exist_ok=True)
     status = os.stat(directory)
@@ -173,7 +173,7 @@ def _check_directory(path: str) -> None:
 
 
 def _remove_stale(path: str) -> None:
-    """Take away the socket of an agent that is dead; refuse anything else that is there."""
+    """Remove the socket of an agent that is gone; refuse any other file at the path."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -190,5 +190,5 @@ def _remove_stale(path: str) -> None:
             os.unlink(path)
             return
         except (TimeoutError, BlockingIOError):
-            pass  # somebody listens, and is busy
+            pass  # a process listens, but is busy
     raise ListenError(f"agent.socket: {path} is in use by another process; stop it or set another path")

@@ -1,4 +1,4 @@
-"""A request as a route sees it, and the answer it gives."""
+"""A request as a handler gets it, and the response that it returns."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Request(NamedTuple):
-    """One request: header names are in lower case; of a header that comes twice the first counts.
+    """One request. Header names are in lower case; of a repeated header the first value counts.
 
-    `is_trusted` says that it came by a way that needs no token.
+    `is_trusted`: it came through a listener that needs no token.
     """
 
     method: str
@@ -26,9 +26,9 @@ class Request(NamedTuple):
 
     @classmethod
     def of(cls, method: bytes, url: bytes, headers: list[tuple[bytes, bytes]], is_trusted: bool) -> Request:
-        """Make a request without its body from what the parser gave."""
+        """Make a request, without its body, from the parser's results."""
         target = url.decode("latin-1")
-        if "://" in target[:8]:  # as it is sent to a proxy
+        if "://" in target[:8]:  # the absolute form, as sent to a proxy
             target = "/" + target.partition("://")[2].partition("/")[2]
         path, _, query = target.partition("?")
         named = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in reversed(headers)}
@@ -36,7 +36,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """What a request is answered with; `refusal` names why it was not taken, for the counters."""
+    """The response to a request. `refusal` is the reason in the counters, empty if it was not refused."""
 
     status: int
     body: bytes = b""
@@ -45,7 +45,7 @@ class Response(NamedTuple):
     refusal: str = ""
 
     def encode(self, date: str, keep_alive: bool, without_body: bool = False) -> bytes:
-        """Return the answer as it goes over the wire."""
+        """Return the response as bytes to send."""
         lines = [f"HTTP/1.1 {self.status} {_REASONS.get(self.status, '')}", f"Date: {date}"]
         if self.body:
             lines.append(f"Content-Type: {self.content_type}")
@@ -61,5 +61,5 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_refusal(status: int, refusal: str, reason: str, *headers: tuple[str, str]) -> Response:
-    """Make the answer to a request that is not taken, with a line of text that says why."""
+    """Make the response to a refused request, with a line of text that says why."""
     return Response(status, f"{reason}\n".encode(), headers=headers, refusal=refusal)

@@ -1,7 +1,7 @@
-"""Takes requests out of the bytes of one connection, within limits of size.
+"""Parses the requests of one connection, within size limits.
 
-llhttp, Node's parser, reads the bytes (httptools). What it leaves open is decided here: how large each part
-of a request may be, and how many requests are read ahead of their answers.
+httptools parses the bytes, with Node's parser llhttp. This module adds what that does not limit: the size of
+each part of a request, and how many requests are parsed before they are answered.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from kaspan.agent.http.body_budget import BodyBudget, BodyReservation
 from kaspan.agent.http.messages import Request, Response, make_refusal
 
 MAX_HEAD_BYTES = 32 * 1024
-"""Of a request's head; the trailers and the extensions of a body in chunks have as much again."""
+"""Limit for the head of a request, and again for trailers and chunk extensions of its body."""
 MAX_HEADERS = 100
 _PIECE_BYTES = 2048
-"""So much is parsed at a time where a request may end: what is behind it waits unparsed, and costs no more
-than its bytes. Parsed, a request of 20 bytes has 500."""
+"""How much is parsed at a time where a request may end: what follows the request stays unparsed, as bytes.
+A parsed request of 20 bytes takes 500."""
 _HEAD_END = b"\r\n\r\n"
 _CHUNK_LINE_BYTES = 24
-"""So much beside its content each chunk may have: a length, line breaks, and a word of extension."""
+"""How many bytes each chunk may have in addition to its content: length, line breaks, a short extension."""
 
 
 class Incoming(NamedTuple):
-    """A whole request, what its body holds of the room, and whether its client wants to go on after it."""
+    """A whole request, the part of the budget that its body uses, and whether the connection stays open."""
 
     request: Request
     reservation: BodyReservation
@@ -35,7 +35,7 @@ class Incoming(NamedTuple):
 
 
 class Gate(Protocol):
-    """Who decides what is read: the server."""
+    """Decides which requests are read: the server."""
 
     budget: BodyBudget
 
@@ -43,18 +43,18 @@ class Gate(Protocol):
         """Refuse a request before its body is read."""
 
     def refuse_size(self, size: int, body_bytes: int) -> Response | None:
-        """Refuse `size` more bytes of a body that has `body_bytes` with them."""
+        """Refuse `size` more bytes of a body, which has `body_bytes` with them."""
 
 
 class _StopReading(Exception):
-    """Ends the parsing at a refusal."""
+    """Stops the parser after a refusal."""
 
 
 class RequestReader:
-    """Reads one connection's requests into `requests`, up to the first that is not taken: `refusal` says why.
+    """Parses one connection's requests into `requests`, up to the first refused one: `refusal` answers it.
 
-    `began` counts the requests of which something came. Of the last of them `is_in_head` or `is_in_body` says
-    what is missing. Nothing here blocks or raises.
+    `began` counts the requests that have begun to arrive. `is_in_head` or `is_in_body` says where the last
+    one is. No method blocks or raises.
     """
 
     def __init__(self, gate: Gate, is_trusted: bool) -> None:
@@ -72,19 +72,19 @@ class RequestReader:
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = self._fed_bytes = self._framing_bytes = 0
-        self._missing_bytes = 0  # of a body with a length
+        self._missing_bytes = 0  # of a body with Content-Length
         self._is_chunked = False
         self._whole = b""
-        self._body: BytesIO | None = None  # of a body that comes in pieces
+        self._body: BytesIO | None = None  # a body that arrives in pieces
         self.is_in_head = self.is_in_body = False
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the client waits to be told that it may send the body."""
+        """Whether the client waits for `100 Continue` before it sends the body."""
         return self.is_in_body and not self._reservation.size and self._expects
 
     def feed(self, data: memoryview | bytes) -> None:
-        """Read on, up to the end of a request; what is behind it is kept for the next call."""
+        """Parse up to the end of a request; what follows is kept for the next call."""
         data = memoryview(self._unread + data if self._unread else data)
         position = 0
         while position < len(data) and not self.requests and self.refusal is None:
@@ -92,19 +92,19 @@ class RequestReader:
         self._unread = b"" if self.refusal is not None else bytes(data[position:])
 
     def _piece_bytes(self, data: memoryview, position: int) -> int:
-        """Return how much to parse: up to the end of a head or body, where that can be known."""
+        """Return how many bytes to parse: to the end of a head or body, if that is known."""
         if self.is_in_body:
             return self._missing_bytes or _PIECE_BYTES
         end = bytes(data[position : position + _PIECE_BYTES]).find(_HEAD_END)
         return _PIECE_BYTES if end < 0 else end + len(_HEAD_END)
 
     def go_on(self) -> None:
-        """Read what is kept."""
+        """Parse what was kept."""
         if self._unread:
             self.feed(b"")
 
     def end(self) -> None:
-        """Give up what is here, and read no more."""
+        """Drop everything that has arrived, and stop."""
         for incoming in self.requests:
             incoming.reservation.release()
         self.requests.clear()
@@ -113,7 +113,7 @@ class RequestReader:
         self._unread = b""
 
     def _parse(self, piece: memoryview) -> int:
-        """Parse a piece; how many of its bytes, is returned."""
+        """Parse a piece; return how many of its bytes were parsed."""
         parsed = len(piece)
         try:
             self._parser.feed_data(piece)
@@ -129,12 +129,12 @@ class RequestReader:
         return parsed
 
     def _check_overhead(self, parsed: int) -> None:
-        """Refuse what has no end and comes to no callback: a header, a trailer, an extension."""
+        """Refuse an endless header, trailer or chunk extension, for which the parser calls no callback."""
         if self.refusal is not None:
             return
         if self.is_in_head:
             self._fed_bytes += parsed
-            # The first piece may begin with the end of another request.
+            # The first piece may begin with the end of the request before.
             if self._fed_bytes > MAX_HEAD_BYTES + _PIECE_BYTES:
                 self.refusal = _too_long_a_head()
         elif self.is_in_body:
@@ -144,7 +144,7 @@ class RequestReader:
                 self.refusal = make_refusal(431, "too large", reason)
 
     def _ignore_upgrade(self) -> None:
-        """Read a request as if it had not asked for another protocol: Java's own client always does."""
+        """Parse a request without its Upgrade header: Java's HTTP client always sends one."""
         method, url, headers = self._parser.get_method(), self._url, self._headers
         if method == b"CONNECT":
             self.refusal = make_refusal(405, "method", "The agent is not a proxy", ("Allow", "POST"))
@@ -160,7 +160,7 @@ class RequestReader:
         self.refusal = answer
         raise _StopReading
 
-    # What httptools calls while it is fed. What is raised there ends the parsing.
+    # Callbacks of httptools. An exception stops the parser.
 
     def on_message_begin(self) -> None:  # noqa: D102 (httptools' own)
         self.is_in_head = True
@@ -172,7 +172,7 @@ class RequestReader:
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102 (httptools' own)
         if self.is_in_body:
-            return  # a trailer, of which none has a meaning here
+            return  # a trailer: ignored
         self._headers.append((name, value))
         if len(self._headers) > MAX_HEADERS:
             self._refuse(make_refusal(431, "too large", f"A request may have at most {MAX_HEADERS} headers"))

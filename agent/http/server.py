@@ -20,27 +20,27 @@ from kaspan.agent.http.messages import Handler, Request, Response, make_refusal
 from kaspan.config import schema
 
 SWEEP_S = 1.0
-"""How often the connections' deadlines are looked at: one timer for all."""
+"""How often the deadlines of all connections are checked."""
 DRAIN_S = 2.0
-"""How long requests that are under way when the agent stops are waited for."""
+"""How long a stopping server waits for requests that have begun."""
 HELD_BODIES = 2
-"""So many bodies of the largest size are held at a time, whoever sends them; beyond that, 429."""
+"""The budget for request bodies, in bodies of the largest size; beyond it requests get 429."""
 CROWD_S = 5.0
-"""So long a body may take on its way while others find no room."""
+"""How long a body may take to arrive while other bodies do not fit."""
 _READ_BYTES = 64 * 1024
 
 _log = logging.getLogger("kaspan.agent")
 
 
 class FatalError(Exception):
-    """What a handler raises when the agent cannot go on; the cause is the error."""
+    """A handler raises this when the agent cannot go on; its cause is the error."""
 
 
 class HttpServer:
-    """Answers what comes through `listeners`, by the routes that were added before `run`.
+    """Answers requests from `listeners`, by the routes that were added before `run`.
 
-    `run` serves until `stop`, then answers what is under way. `refusals` counts requests that were not
-    taken, by reason. With an agent.token, whoever is not trusted must bear it.
+    `run` serves until `stop`, then finishes requests that have begun. `refusals` counts refused requests by
+    reason. If agent.token is set, requests through TCP must have it.
     """
 
     def __init__(self, listeners: Sequence[Listener], settings: schema.Agent) -> None:
@@ -59,31 +59,31 @@ class HttpServer:
         self._lock = threading.Lock()
 
     def adjust(self, settings: schema.Agent) -> None:
-        """Work with other settings from the next request on. Any thread may call it."""
+        """Use other settings from the next request on. Any thread may call it."""
         self._max_body_bytes = settings.max_body_bytes
         self.budget.max_bytes = settings.max_body_bytes * HELD_BODIES
         self._acceptor.adjust(settings.max_connections)
         self._access = Access(settings)
 
     def renew_certificate(self, settings: schema.Tls) -> None:
-        """Read certificate and key again. Raises ListenError, and then the old ones stay."""
+        """Read certificate and key again. Raises ListenError, and then the old ones stay in use."""
         for listener in self._listeners:
             listener.renew(settings)
 
     @property
     def names(self) -> list[str]:
-        """Where it listens, as addresses."""
+        """The addresses of all listeners."""
         return [listener.name for listener in self._listeners]
 
     def add(self, method: str, path: str, handler: Handler, needs_token: bool = True) -> None:
-        """Have `handler` answer the requests of a method and path. It runs in the event loop."""
+        """Add a route: `handler` answers requests with this method and path, in the event loop."""
         methods = self._routes.setdefault(path, {})
         methods[method] = (handler, needs_token)
         if method == "GET":
-            methods["HEAD"] = methods[method]  # its answer goes without its body
+            methods["HEAD"] = methods[method]  # the same response without its body
 
     def run(self) -> None:
-        """Serve until `stop` is called. Raises what made it impossible to go on."""
+        """Serve until `stop` is called. Raises FatalError if a handler cannot go on."""
         try:
             self.loop.run_until_complete(self._serve())
         finally:
@@ -95,7 +95,7 @@ class HttpServer:
             raise self._failure
 
     def stop(self) -> None:
-        """Have `run` finish what is under way and return; may be called from any thread."""
+        """Make `run` finish requests that have begun, and return. Any thread may call it."""
         with self._lock:
             if not self.loop.is_closed():
                 self.loop.call_soon_threadsafe(self._stopped.set)
@@ -129,14 +129,14 @@ class HttpServer:
         """How many connections are open."""
         return len(self._acceptor.connections)
 
-    # What connections call.
+    # Called by connections.
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
         self._acceptor.connections.pop(connection, None)
 
     def refuse_head(self, request: Request) -> Response | None:
-        """Refuse a request before its body is read: from strangers, or when it says that it is too large."""
+        """Refuse a request before its body is read: without access, or with a Content-Length too large."""
         _, needs_token = self._routes.get(request.path, {}).get(request.method, (None, True))
         refusal = self._access.refuse(request) if needs_token else None
         if refusal is not None:
@@ -147,7 +147,7 @@ class HttpServer:
         return None
 
     def _refuse_body(self, request: Request) -> Response | None:
-        """Refuse a body where none is taken: /health is for everybody, and no place to fill the room."""
+        """Refuse a body on routes without one: /health is public, and must not fill the budget."""
         if request.method == "POST":
             return self._refuse_route(request)
         return self._refuse_route(request) or make_refusal(
@@ -155,7 +155,7 @@ class HttpServer:
         )
 
     def _refuse_route(self, request: Request) -> Response | None:
-        """Refuse another path and another method."""
+        """Refuse an unknown path or method."""
         methods = self._routes.get(request.path)
         if methods is None:
             return make_refusal(404, "path", f"There is nothing at {request.path[:200]}")
@@ -165,7 +165,7 @@ class HttpServer:
         return None
 
     def refuse_size(self, size: int, body_bytes: int) -> Response | None:
-        """Refuse `size` more bytes of a body that has `body_bytes` with them, if they are too many."""
+        """Refuse `size` more bytes of a body, which has `body_bytes` with them, if they are too many."""
         if body_bytes > self._max_body_bytes:
             reason = f"A body may have at most {self._max_body_bytes} bytes (agent.max_body_bytes)"
             return make_refusal(413, "too large", reason)
@@ -176,7 +176,7 @@ class HttpServer:
         return None
 
     def _make_room(self, size: int) -> None:
-        """Give up the bodies that have been on their way for longest, while it is too long."""
+        """Time out bodies that have been arriving for more than CROWD_S, oldest first, until `size` fits."""
         late_s = self.loop.time() - CROWD_S
         on_their_way = [
             connection
@@ -211,6 +211,6 @@ class HttpServer:
         except FatalError as error:
             self._failure = self._failure or error
             self._stopped.set()
-        except Exception:  # noqa: BLE001 (said here, and to the client; the others are served on)
+        except Exception:  # noqa: BLE001 (logged, and answered with 500; other requests go on)
             _log.exception("%s %s failed", request.method, request.path)
         return make_refusal(500, "failure", "The agent failed on this request; its log says why")

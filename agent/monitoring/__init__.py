@@ -1,1 +1,1 @@
-"""What the agent says about itself: status, health, metrics."""
+"""The agent's status, health and metrics."""

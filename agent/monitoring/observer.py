@@ -1,4 +1,4 @@
-"""Looks at all parts of an agent and says how it is."""
+"""Collects the status of all parts of an agent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kaspan.agent.receivers.collector import Collector
 
 DEAD_LETTERS_FULL = "dead_letters_full"
-"""The reason for which a span is dropped that no target takes, and that finds no room to be kept."""
+"""The reason for dropping a refused span for which the dead letters have no space."""
 _ALWAYS_SHOWN = (DEAD_LETTERS_FULL, DAMAGED, EXPIRED, SENDER_REMOVED, UNREADABLE)
 _EXPECTED_REFUSALS = ("invalid", "too large", "spool full", "busy", "unauthorized")
 
@@ -35,10 +35,10 @@ class Part(Protocol):
 
 
 class Observer:
-    """Sees the parts of one agent; `tally` gives what its processors have done so far.
+    """Observes the parts of one agent; `tally` returns what its processors have done so far.
 
-    `is_stopping` is for the agent to set. `observe` may be called from any thread; it waits for the spool's
-    lock, and so for a disk that is slow.
+    The agent sets `is_stopping`. Any thread may call `observe`; it waits for the spool's lock, and so for a
+    slow disk.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Observer:
         self._started_at_s = wall_clock_s()
 
     def observe(self) -> Status:
-        """Return how the agent is now."""
+        """Return the agent's status."""
         senders = [self._sender(delivery) for delivery in self._deliveries]
         tally = self._tally()
         return Status(
@@ -80,7 +80,7 @@ class Observer:
         )
 
     def problems(self) -> Iterator[Problem]:
-        """Give everything that is wrong now; never waits for the spool."""
+        """Yield all problems that the agent has now; never waits for the spool."""
         if self.is_stopping:
             yield Problem(reasons.STOPPING, "the agent is stopping")
         for part in self._parts:
@@ -108,7 +108,7 @@ class Observer:
 
     @property
     def stalled_s(self) -> float:
-        """For how long the ring receiver has been in its present round, in seconds."""
+        """For how long the current round of the ring receiver has lasted, in seconds."""
         return self._clock_s() - self._receiver.ticked_s
 
     def _damaged_files(self) -> list[str]:
@@ -168,7 +168,7 @@ class Observer:
         return max(0.0, self._wall_clock_s() - at_s)
 
     def _dropped_spans(self, tally: Tally) -> dict[str, int]:
-        """All drops by reason: a processor's rule or failure, no room for a dead letter, a damaged spool."""
+        """Return all dropped spans by reason: a processor, full dead letters, a damaged spool, age."""
         dropped: Counter[str] = Counter(dict.fromkeys(_ALWAYS_SHOWN, 0))
         dropped.update({f"processor_{kind}": count for kind, count in tally.dropped.items()})
         for kind, count in tally.refused.items():

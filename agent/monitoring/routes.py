@@ -1,4 +1,4 @@
-"""What the agent's HTTP server says about the agent itself: /metrics, /health, /status."""
+"""Routes of the HTTP server about the agent itself: /metrics, /health, /status."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _Result = TypeVar("_Result")
 
 
 class MonitoringRoutes:
-    """Answers for one agent. Where there is a token, all but /health wants it.
+    """The routes for one agent. If agent.token is set, all but /health need it.
 
-    Nothing here waits for the disk in the event loop's thread.
+    No handler waits for the disk in the event loop's thread.
     """
 
     def __init__(self, observer: Observer) -> None:
@@ -42,9 +42,9 @@ class MonitoringRoutes:
         server.add("GET", STATUS_PATH, self.status)
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002 (part of the interface)
-        """200 while spans that come are taken, else 503; what is wrong by its reasons, and no more.
+        """Answer 200 while the agent accepts spans, otherwise 503, with the reasons of all problems.
 
-        Reasons without their texts: anybody may ask, and texts name addresses and paths.
+        Without their texts, which name addresses and paths: anybody may ask.
         """
         problems = await self._elsewhere(lambda: list(self._observer.problems()))
         found = list(dict.fromkeys(problem.reason for problem in problems))
@@ -52,16 +52,16 @@ class MonitoringRoutes:
         return Response(200 if is_accepting(problems) else 503, body + b"\n", _JSON)
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002 (part of the interface)
-        """200: whoever gets this answer knows that the process works."""
+        """Answer 200: the process works."""
         return Response(200, b'{"status":"alive"}\n', _JSON)
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002 (part of the interface)
-        """All numbers for Prometheus."""
+        """Return all metrics for Prometheus."""
         text = await self._elsewhere(lambda: metrics.render(self._observer.observe()))
         return Response(200, text.encode("utf-8", "replace"), metrics.CONTENT_TYPE)
 
     async def status(self, request: Request) -> Response:  # noqa: ARG002 (part of the interface)
-        """Everything as JSON, for `kaspan agent status`."""
+        """Return the whole status as JSON, for `kaspan agent status`."""
         return Response(200, await self._elsewhere(lambda: _json(self._observer.observe())), _JSON)
 
     async def _elsewhere(self, work: Callable[[], _Result]) -> _Result:
@@ -76,7 +76,7 @@ def _json(status: Status) -> bytes:
 
 
 def _encodable(value: Any) -> Any:
-    """Write ? in text for what UTF-8 cannot hold: names of files may be any bytes."""
+    """Replace by ? what UTF-8 cannot encode: names of files may be any bytes."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):

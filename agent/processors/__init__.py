@@ -1,4 +1,4 @@
-"""What may be done to spans between a receiver and the spool, as `agent.processors` says.
+"""Processors: they change or drop spans between a receiver and the spool, as `agent.processors` says.
 
-Whatever is removed here was never on disk. With no processor configured spans are not looked at.
+What a processor removes is never on disk. Without processors spans are not decoded.
 """

@@ -1,4 +1,4 @@
-"""The processor `add_tags`: says on every span where it was made."""
+"""The processor `add_tags`: adds tags to every span, for example where it was made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kaspan.wire.span import Span
 
 
 class AddTags(Processor):
-    """Adds the same tags to every span; one that a span has already stays, unless `overwrite`."""
+    """Adds the same tags to every span. A tag that the span has already stays, unless `overwrite`."""
 
     type = "add_tags"
 
@@ -18,7 +18,7 @@ class AddTags(Processor):
         self._overwrite = overwrite
 
     def process(self, span: Span) -> Verdict:
-        """Add what is missing, or other than it should be."""
+        """Add the missing tags; with `overwrite` also replace different values."""
         tags = {**span.tags, **self._tags}
         if not self._overwrite:
             tags.update(span.tags)

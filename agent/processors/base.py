@@ -1,4 +1,4 @@
-"""What a processor is: something that looks at one span before it is stored, and may change or drop it."""
+"""The contract of a processor: it gets one span before it is stored, and may change or drop it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from enum import Enum
 from kaspan.wire.span import Span
 
 TOPIC_TAGS = ("kafka.topic", "messaging.destination.name")
-"""Where a span says its topic: Brave's and kaspan's tag, then OpenTelemetry's."""
+"""Tags that name the topic of a span: first Brave's and kaspan's, then OpenTelemetry's."""
 
 
 class Verdict(Enum):
-    """What became of a span."""
+    """What a processor did to a span."""
 
     KEPT = "kept"
     CHANGED = "changed"
@@ -23,8 +23,8 @@ class Verdict(Enum):
 class Processor(ABC):
     """Does one thing to one span.
 
-    `type` is its type in the settings, by which it is counted. A processor that `is_guard` stands for what
-    must not be stored: a span that it fails on is dropped, where any other would let it pass unchanged.
+    `type` is its type in the settings, and in counters. A processor with `is_guard` removes what must not be
+    stored: a span that it fails on is dropped. A span that another processor fails on passes unchanged.
     """
 
     type: str
@@ -32,14 +32,14 @@ class Processor(ABC):
 
     @abstractmethod
     def process(self, span: Span) -> Verdict:
-        """Look at a span and say what became of it. Never blocks; any thread may call it.
+        """Process a span and return what was done to it. Never blocks; any thread may call it.
 
-        A change is made in one step, after everything that may fail, so that failing changes nothing.
+        It changes the span in one step, after everything that may fail, so that a failure changes nothing.
         """
 
 
 def topic_of(tags: Mapping[str, str]) -> str | None:
-    """The topic that a span's tags name, None if they name none."""
+    """Return the topic that a span's tags name, None without one."""
     for name in TOPIC_TAGS:
         topic = tags.get(name)
         if topic:

@@ -1,4 +1,4 @@
-"""Makes the processors that the settings ask for, with all that is wrong said at once."""
+"""Makes the processors that the settings name; all wrong settings are reported together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def build(settings: Sequence[schema.Processor], environ: Mapping[str, str]) -> Chain:
     """Make the chain that `agent.processors` asks for, with the variables of `environ` in its values.
 
-    Raises ConfigError with a line for each thing to correct.
+    Raises ConfigError with a line for each wrong setting.
     """
     builder = _Builder(environ)
     processors = [builder.make(entry, f"agent.processors[{index}]") for index, entry in enumerate(settings)]

@@ -15,7 +15,7 @@ from kaspan.agent.processors.base import Processor, Verdict
 from kaspan.agent.processors.decode import decode
 
 UNREADABLE = "unreadable"
-"""Counted for what is no span at all, under this name in place of a processor's type."""
+"""The name, in place of a processor's type, under which bytes are counted that are not a span."""
 
 _log = logging.getLogger("kaspan.agent")
 _take_apart = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -26,8 +26,8 @@ _encode = msgspec.json.Encoder().encode
 class Tally:
     """What processors did to spans that are not stored yet: numbers of spans by processor type.
 
-    `dropped` by rule; `refused`, dropped because a guard failed on them; `failed`, passed on unchanged by
-    the processor that failed.
+    `dropped`: by a rule. `refused`: dropped because a guard failed on them. `failed`: passed on unchanged
+    because a processor failed on them.
     """
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -36,11 +36,11 @@ class Tally:
 
     @property
     def removed_spans(self) -> int:
-        """How many spans are not passed on."""
+        """How many spans were dropped, by a rule or because a guard failed."""
         return self.dropped.total() + self.refused.total()
 
     def add(self, other: Tally) -> None:
-        """Add the numbers of another one."""
+        """Add the numbers of another tally."""
         self.dropped.update(other.dropped)
         self.refused.update(other.refused)
         self.failed.update(other.failed)
@@ -49,9 +49,9 @@ class Tally:
 class Chain:
     """Runs `processors` in their order. Any thread may call it; it never blocks and never raises for a span.
 
-    A span that a processor fails on passes that one unchanged, unless it is a guard: then the span is
-    dropped. What is no span at all is dropped if there is a guard, since nobody can say what is in it.
-    `total` is what was done to spans that were stored.
+    If a processor fails on a span, the span goes on unchanged, or is dropped if the processor is a guard.
+    Bytes that are not a span are dropped if there is a guard, since it cannot check them. `total` counts what
+    was done to spans that are stored.
     """
 
     def __init__(self, processors: Sequence[Processor]) -> None:
@@ -62,21 +62,21 @@ class Chain:
         self.total = Tally()
 
     def process(self, spans: Iterable[bytes], tally: Tally) -> list[bytes]:
-        """Return the spans that are left, each as it came unless something changed it; counts into `tally`.
+        """Return the remaining spans, each unchanged unless a processor changed it; counts into `tally`.
 
-        With a guard every span is written anew: a key given twice, or one that Zipkin does not know, is in
-        the bytes and in nothing that the guard sees.
+        With a guard every span is encoded anew: the bytes may have a repeated key, or one that Zipkin does
+        not know, which the guard does not see.
         """
         processed = (self._process(span, tally) for span in spans)
         return [span for span in processed if span is not None]
 
     def process_batch(self, batch: Batch, tally: Tally) -> list[Batch]:
-        """Do the same to a batch, whose body is a JSON list without brackets; nothing if no span is left."""
+        """Process a batch, whose body is a JSON list without brackets; return no batch if no span is left."""
         spans = self.process(map(bytes, _take_apart(b"[" + batch.body + b"]")), tally)
         return [Batch(len(spans), SEPARATOR.join(spans))] if spans else []
 
     def count(self, tally: Tally) -> None:
-        """Add to the totals what was done to spans that are now stored, or gone."""
+        """Add a tally to `total`, once its spans are stored or dropped."""
         with self._lock:
             self.total.add(tally)
 
@@ -91,8 +91,8 @@ class Chain:
         for processor in self._processors:
             try:
                 verdict = processor.process(span)
-            except Exception as error:  # noqa: BLE001 (counted, said, and the span passes or is dropped)
-                # Not the error's text, which may quote what must not be stored.
+            except Exception as error:  # noqa: BLE001 (counted, logged, and the span passes or is dropped)
+                # Not the error's text: it may quote what must not be stored.
                 self._warn(processor.type, processor.is_guard, type(error).__name__)
                 (tally.refused if processor.is_guard else tally.failed)[processor.type] += 1
                 if processor.is_guard:
@@ -105,7 +105,7 @@ class Chain:
         return _encode(span) if is_changed else payload
 
     def _warn(self, processor_type: str, is_refused: bool, why: str) -> None:
-        """Say the first of each kind; all are counted."""
+        """Log the first failure of each kind; all are counted."""
         if (processor_type, why) in self._seen_failures:
             return
         self._seen_failures.add((processor_type, why))

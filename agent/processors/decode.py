@@ -1,4 +1,4 @@
-"""Reads one span as JSON, as far as Zipkin would."""
+"""Decodes one span from JSON, as leniently as Zipkin does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NUMBER_STARTS = b"-0123456789"
 
 
 def decode(payload: bytes) -> Span:
-    """Read a span; what Zipkin knows no meaning of is not in it. Raises ValueError, which quotes nothing."""
+    """Decode a span, without fields that Zipkin does not know. Raises ValueError, which quotes nothing."""
     try:
         return _decode(payload)
     except msgspec.ValidationError:
@@ -28,9 +28,9 @@ def decode(payload: bytes) -> Span:
 
 
 def _plain(payload: bytes) -> bytes:
-    """Write a span as its schema wants it: without nulls, and with text for tags that are numbers.
+    """Rewrite a span to fit its schema: without nulls, and with text in place of numbers in tags.
 
-    Source: V2SpanReader of Zipkin 3, which skips the one and, reading by Gson, does not see the other.
+    Source: V2SpanReader of Zipkin 3, which skips nulls and, through Gson, reads numbers as text.
     """
     fields = {name: value for name, value in _fields(payload).items() if bytes(value) != b"null"}
     if "tags" in fields:

@@ -1,4 +1,4 @@
-"""The processor `drop`: keeps spans that nobody wants out of the spool."""
+"""The processor `drop`: drops unwanted spans before they are stored."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from kaspan.wire.span import Span
 
 
 class Drop(Processor):
-    """Drops a span that fits one of the globs of every kind that has any.
+    """Drops a span that matches, for every kind with globs, one glob of that kind.
 
-    Services and span names fit in any case, since Zipkin writes them in lower case; topics as they are.
+    Services and span names match in any case, since Zipkin writes them in lower case; topics are
+    case-sensitive.
     """
 
     type = "drop"
@@ -23,7 +24,7 @@ class Drop(Processor):
         self._names = Globs(names, ignore_case=True) if names else None
 
     def process(self, span: Span) -> Verdict:
-        """Drop the span if it fits."""
+        """Drop the span if it matches."""
         local = span.local_endpoint
         fits = (
             _fits(self._services, local.service_name if local else None)

@@ -1,7 +1,7 @@
-"""Regular expressions over values that strangers wrote: RE2's, since Python's own can run for ever.
+"""Regular expressions for values from anywhere: RE2's, since Python's own may take for ever.
 
-RE2 reads each byte once whatever the expression: 2 ns a byte for usual ones, at worst 20 us a byte for those
-that are taken. Values too long to be worth that, and those with very many matches, count as one match.
+RE2 reads each byte once, whatever the expression: 2 ns a byte usually, at most 20 us a byte for the
+expressions that are allowed. Very long values, and values with very many matches, count as one match.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from collections.abc import Callable, Iterator, Sequence
 import re2
 
 MAX_VALUE_BYTES = 64 * 1024
-"""A longer value is not looked at: it counts as matching from end to end."""
+"""A longer value is not searched: it counts as one match from end to end."""
 MAX_MATCHES = 1000
-"""A value with more counts as matching from end to end: finding one costs 4 us, replacing all of it none."""
+"""A value with more counts as one match from end to end: finding each match costs 4 us."""
 MAX_INSTRUCTIONS = 4000
-"""What an expression may come to. RE2 itself takes more, at 20 us a byte."""
+"""The limit for a compiled expression. RE2 itself allows more, which costs 20 us a byte."""
 
-# `[^` is no anchor. To mistake something else for one only costs time.
+# `[^` is not an anchor. Mistaking other text for an anchor only costs time.
 _anchors = re.compile(r"(?<!\[)\^|\$|\\[Az]").search
 _SEPARATOR = "\n"
 
 
 class PatternError(ValueError):
-    """Text is no regular expression that can be used; the message says why."""
+    """The text cannot be used as a regular expression; the message says why."""
 
 
 class Patterns:
-    """Expressions that are looked for together, each wherever it matches."""
+    """Several expressions that are searched for together."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         self._patterns = [compile_pattern(pattern) for pattern in patterns]
         self._any = _joined(patterns) or self._patterns
-        # Spans have many short values: one look at all of them together costs a tenth of a look at each.
+        # Spans have many short values: one search of all together costs a tenth of a search of each.
         self._take_together = not any(map(_anchors, patterns))
 
     def find_in(self, texts: Sequence[str]) -> list[int]:
-        """Return the places of all texts in which any pattern may match: few others, and none is missed."""
+        """Return the indexes of all texts in which a pattern may match: perhaps too many, never too few."""
         joined = _SEPARATOR.join(texts).encode()
         if len(joined) > MAX_VALUE_BYTES or not self._take_together:
             return [index for index, text in enumerate(texts) if self._may_match(text.encode())]
@@ -51,7 +51,7 @@ class Patterns:
         return len(value) > MAX_VALUE_BYTES or any(pattern.search(value) for pattern in self._any)
 
     def replace(self, value: bytes, replacement: Callable[[bytes], bytes]) -> bytes:
-        """Replace whatever any expression matches; where two overlap, all that either matches."""
+        """Replace everything that an expression matches; overlapping matches become one."""
         if len(value) > MAX_VALUE_BYTES:
             return replacement(value)
         matched: list[tuple[int, int]] = []
@@ -69,7 +69,7 @@ class Patterns:
 
 
 def compile_pattern(pattern: str) -> re2._Regexp:
-    """Compile an expression for bytes of UTF-8. Raises PatternError."""
+    """Compile an expression for UTF-8 bytes. Raises PatternError."""
     options = re2.Options()
     options.log_errors = False
     try:
@@ -87,9 +87,9 @@ def compile_pattern(pattern: str) -> re2._Regexp:
 
 
 def _joined(patterns: Sequence[str]) -> list[re2._Regexp] | None:
-    """All expressions as one; None where they would become another one."""
+    """Join all expressions into one; None if that would change their meaning."""
     if any(r"\Q" in pattern for pattern in patterns):
-        return None  # quotes until its end, which may then be the end of all
+        return None  # it quotes to the end of an expression, which would be the end of all
     try:
         return [compile_pattern("|".join(f"(?:{pattern})" for pattern in patterns))]
     except PatternError:
@@ -97,7 +97,7 @@ def _joined(patterns: Sequence[str]) -> list[re2._Regexp] | None:
 
 
 def _places(pattern: re2._Regexp, joined: bytes, texts: Sequence[str]) -> Iterator[int]:
-    """Yield the places of texts that hold the start of a match: nothing matches in those between."""
+    """Yield the indexes of texts in which a match starts: no pattern matches in the texts between."""
     end = 0
     match = pattern.search(joined)
     for place, text in enumerate(texts):

@@ -1,4 +1,4 @@
-"""The processor `redact`: hides what must not be stored, by a tag's name or by what values look like."""
+"""The processor `redact`: hides what must not be stored, by names of tags or by patterns in values."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from kaspan.agent.processors.base import Processor, Verdict
 from kaspan.wire.span import Annotation, Span
 
 if TYPE_CHECKING:
-    # Needs google-re2, which who hides tags by name need not have.
+    # Needs google-re2, which hiding tags by name does not.
     from kaspan.agent.processors.patterns import Patterns
 
 MASK = b"***"
 HASH_DIGITS = 16
-"""64 bits: that any two of a million values get the same hash has a chance of 1 in 37 million."""
+"""64 bits: the chance that two of a million values get the same hash is 1 in 37 million."""
 
 Replacement = Callable[[bytes], bytes]
 
 
 def masked(_value: bytes) -> bytes:
-    """What stands for a value that nobody needs to tell from others."""
+    """Return the same mask for every value."""
     return MASK
 
 
 def hashed_with(secret: bytes) -> Replacement:
-    """Make what hides a value and still tells it from others: its HMAC-SHA-256, cut, in hexadecimal."""
+    """Return a replacement that keeps equal values equal: a truncated HMAC-SHA-256 in hexadecimal."""
 
     def hashed(value: bytes) -> bytes:
         return hmac.digest(secret, value, "sha256").hex()[:HASH_DIGITS].encode()
@@ -40,10 +40,10 @@ def _removed(_value: bytes) -> bytes:
 
 
 class Redact(Processor):
-    """Hides whole values of tags with certain names, or what `patterns` match, or both: that in those tags.
+    """Hides values of tags whose names match, or what `patterns` match; with both, matches in those tags.
 
-    Patterns without names are looked for in all tags, in annotations and in the span's name. `replacement`
-    makes what stands in a value's place; None removes the tag, annotation or name altogether.
+    Patterns without names are searched for in all tags, in annotations and in the span's name. `replacement`
+    makes the new value; with None the tag, annotation or name is removed.
     """
 
     type = "redact"
@@ -57,7 +57,7 @@ class Redact(Processor):
         self._replacement = replacement
 
     def process(self, span: Span) -> Verdict:
-        """Hide what is to be hidden."""
+        """Hide the names' values and the patterns' matches in a span."""
         globs = self._names
         names = list(span.tags) if globs is None else [name for name in span.tags if globs.matches(name)]
         texts = [span.tags[name] for name in names]
@@ -77,7 +77,7 @@ class Redact(Processor):
         return Verdict.CHANGED
 
     def _hidden(self, texts: Sequence[str]) -> dict[int, str | None]:
-        """What becomes of the texts that change, by their places; None for nothing."""
+        """Return the new values of the texts that change, by index; None removes the text."""
         if self._patterns is None:
             replace = self._replacement
             return {

@@ -1,4 +1,4 @@
-"""The processor `rename_remote`: draws each topic by itself in Zipkin's dependencies."""
+"""The processor `rename_remote`: gives each topic its own node in Zipkin's dependencies."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from kaspan.wire.span import Span
 
 
 class RenameRemote(Processor):
-    """Names the remote endpoint `service` by a template in which {topic} stands for the span's topic.
+    """Renames the remote endpoint `service` by a template, in which {topic} is replaced by the span's topic.
 
-    Spans with another remote endpoint, or without a topic, are left as they are.
+    A span with another remote endpoint, or without a topic, is kept unchanged.
     """
 
     type = "rename_remote"
@@ -21,9 +21,9 @@ class RenameRemote(Processor):
         self._template = template
 
     def process(self, span: Span) -> Verdict:
-        """Rename the remote endpoint if it is the one."""
+        """Rename the remote endpoint if its service matches."""
         remote = span.remote_endpoint
-        # Zipkin takes service names in lower case, however they are written.
+        # Zipkin converts service names to lower case.
         if remote is None or (remote.service_name or "").lower() != self._service:
             return Verdict.KEPT
         topic = topic_of(span.tags)

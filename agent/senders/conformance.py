@@ -1,4 +1,4 @@
-"""Holds a sender to what the agent relies on. For authors of senders: subclass, and run it with pytest.
+"""Tests that a sender keeps its contract. For authors of senders: subclass it, and run it with pytest.
 
     class TestMySender(SenderConformance):
         type = "my_sender"
@@ -6,8 +6,8 @@
         def settings(self): ...
         def received(self): ...
 
-The package must be installed, so that its entry point is found. Each test makes senders of its own; what they
-need beside that (a directory, a server on a free port) is for fixtures of the subclass.
+The package must be installed, so that its entry point is found. Each test makes its own senders; what else
+they need (a directory, a server on a free port) the subclass provides by fixtures.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kaspan.config.display import is_secret
 from kaspan.config.keys import fields, is_settable
 
 MAX_MESSAGE_BYTES = 500_000
-"""What agent.batch.max_bytes is by default."""
+"""The default of agent.batch.max_bytes."""
 
 Span = dict[str, Any]
 
@@ -54,26 +54,26 @@ SPANS: tuple[Span, ...] = (
     },
     {"traceId": "3", "id": "4", "tags": {"unknown": "below"}, "unknown": [1.5, None, {"a": False}]},
 )
-"""Spans with everything in them that spans may have."""
+"""Spans with all fields that a span may have."""
 
 
 class SenderConformance(ABC):
     """The tests. `type` is the entry point's name; `settings` and `received` say how to test it.
 
-    With `stop_target` and `start_target` it is tested as well that no target's absence loses a span.
+    With `stop_target` and `start_target` it also tests that no span is lost while the target is away.
     """
 
     type: str
 
     @abstractmethod
     def settings(self) -> Mapping[str, object]:
-        """What stands beside `type` in agent.senders, for a target that is there and takes everything."""
+        """Return the keys for agent.senders, without `type`: for a target that runs and accepts all."""
 
     @abstractmethod
     def received(self) -> Sequence[Span]:
-        """Return the spans that the target has, each as what its JSON means, in any order, repeated or not.
+        """Return the spans that the target has received, decoded from JSON, in any order, repeated or not.
 
-        What is no JSON may be left out.
+        Content that is not JSON may be left out.
         """
 
     def stop_target(self) -> None:  # noqa: B027 (may be left out)
@@ -105,7 +105,7 @@ class SenderConformance(ABC):
             for name, field in fields(InstalledSenders().settings(self.type)).items()
             if not is_settable(field.type)
         ]
-        assert not wrong, f"no user could set {', '.join(wrong)}; lists are tuple[X, ...], maps dict[str, X]"
+        assert not wrong, f"users cannot set {', '.join(wrong)}; lists are tuple[X, ...], maps dict[str, X]"
 
     def test_key_that_does_not_exist_is_refused(self) -> None:
         """A misspelt key would silently do nothing."""
@@ -153,7 +153,7 @@ class SenderConformance(ABC):
             assert_outcome(sender.send(joined(spans), 1), Delivered, Refused)
 
     def test_bytes_that_are_no_spans_hold_up_nothing(self) -> None:
-        """They are Refused or Delivered, never Failed, and the next message is delivered."""
+        """Such bytes are Refused or Delivered, never Failed, and the next message is delivered."""
         with self.made() as sender:
             for last_id, garbage in enumerate((b"{garbage", b"\xff\xfe", b"null", b'"text",\n[1]'), 1):
                 assert_outcome(sender.send(garbage, last_id), Delivered, Refused)
@@ -161,7 +161,7 @@ class SenderConformance(ABC):
         self._assert_received(SPANS[:1])
 
     def test_rows_are_given_up_when_they_are_passed(self) -> None:
-        """`passed` never says more than was sent, and after `close` nothing is held any more."""
+        """`passed` never returns more than was sent, and after `close` nothing is held any more."""
         with self.made() as sender:
             assert_outcome(sender.send(joined(SPANS[:1]), 7), Delivered)
             sender.idle()
@@ -169,7 +169,7 @@ class SenderConformance(ABC):
         assert sender.passed(7) == 7, f"passed(7) is {sender.passed(7)} after close(): it would be sent again"
 
     def test_target_that_is_away_is_a_failure_and_loses_nothing(self) -> None:
-        """Failed, with a reason, until it is back; nothing is raised. The same sender goes on then."""
+        """Each attempt is Failed, with a reason, until the target is back; then the same sender delivers."""
         if type(self).stop_target is SenderConformance.stop_target:
             return
         self.stop_target()
@@ -209,6 +209,6 @@ def joined(spans: Sequence[Span]) -> bytes:
 
 
 def assert_outcome(outcome: Outcome, *expected: type[Outcome]) -> None:
-    """Hold what `send` returned against what it may return."""
+    """Check that `send` returned one of the expected outcomes."""
     names = " or ".join(one.__name__ for one in expected)
     assert isinstance(outcome, expected), f"send() returned {outcome}; expected {names}"

@@ -1,4 +1,4 @@
-"""Prints each trace as a tree on standard output, once its spans have stopped coming."""
+"""Prints each trace as a tree on standard output, once no new spans of it come."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from kaspan.agent.senders.trace_tree import render
 from kaspan.wire.span import Span
 
 MAX_SPANS_HELD = 20_000
-"""Of traces that are still coming; beyond it the oldest are printed as they are."""
+"""Spans of incomplete traces that are held; beyond that the oldest traces are printed as they are."""
 MAX_SPANS_REMEMBERED = 5_000
-"""Of traces that were printed, for spans that come late."""
+"""Spans of printed traces that are remembered, in case late spans come."""
 
 _decode_spans = msgspec.json.Decoder(list[Span]).decode
 _Key = tuple[str, str | None, str | None]
 
 
 class _Trace:
-    """Spans of one trace by what makes them the same span: a delivery may be repeated."""
+    """The spans of one trace, by id, kind and service: a span that is delivered again replaces itself."""
 
     def __init__(self, row_id: int) -> None:
         self.spans: dict[_Key, Span] = {}
@@ -33,7 +33,7 @@ class _Trace:
         self.printed_spans = 0
 
     def add(self, span: Span) -> bool:
-        """Add a span; False if it is there already."""
+        """Add a span; False if it was there before."""
         service = span.local_endpoint.service_name if span.local_endpoint else None
         key = (span.id, span.kind, service)
         new = key not in self.spans
@@ -44,8 +44,8 @@ class _Trace:
 class ConsoleSender(Sender):
     """Prints traces to `stream`, in colour if that is a terminal.
 
-    A trace is printed when no new span of it came for `quiet_s`. Spans that come later have it printed
-    again, whole, as long as it is remembered. What is not printed yet is kept in the spool.
+    A trace is printed when no new span of it has come for `quiet_s`. When later spans come, the whole trace
+    is printed again, as long as it is remembered. Spans that are not printed yet stay in the spool.
     """
 
     name = "console"
@@ -62,7 +62,7 @@ class ConsoleSender(Sender):
         self._held_spans = self._remembered_spans = 0
 
     def send(self, spans: bytes, last_id: int) -> Outcome:
-        """Add spans to their traces. Refuses what is no list of Zipkin v2 spans."""
+        """Add spans to their traces. Refuses anything but a list of Zipkin v2 spans."""
         try:
             decoded = _decode_spans(b"[" + spans + b"]")
         except msgspec.MsgspecError as error:
@@ -89,17 +89,17 @@ class ConsoleSender(Sender):
         return trace
 
     def idle(self) -> None:
-        """Print the traces that have been quiet for long enough."""
+        """Print the traces that got no new span for `quiet_s`."""
         quiet_since_s = self._clock_s() - self._quiet_s
         for trace_id in [key for key, trace in self._coming.items() if trace.newest_s <= quiet_since_s]:
             self._print(trace_id)
 
     def passed(self, last_id: int) -> int:
-        """Rows are given up when all traces that began in them are printed."""
+        """Give up rows once all traces that began in them are printed."""
         return min((trace.first_row_id - 1 for trace in self._coming.values()), default=last_id)
 
     def close(self) -> None:
-        """Print everything that is held."""
+        """Print all traces that are held."""
         for trace_id in list(self._coming):
             self._print(trace_id)
 

@@ -1,4 +1,4 @@
-"""The delivery loop of every sender: take from the spool, send, split what is refused, move the cursor."""
+"""The delivery loop of every sender: read the spool, send, split what is refused, advance the cursor."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kaspan.agent.spool.dead_letters import DeadLetters
 from kaspan.agent.spool.spool import Message, Spool
 
 SAVE_S = 0.05
-"""How long what was delivered is noted in memory only, while there is more to deliver.
+"""How long an advanced cursor is kept in memory only, while there is more to deliver.
 
-A save of its own costs a flush of the disk, and the transactions that store spans save it on the way."""
+Saving it costs a flush of the disk, unless a transaction that stores spans saves it on the way."""
 
 PUT_BACK_S = 0.25
-"""So long, and until a span is found, may the sorting out of one message hold up others that wait."""
+"""How long splitting a refused message may delay other messages, once a refused span is found."""
 DEAD_LETTERS_LOG_S = 60.0
-"""How often it is said that spans are refused."""
+"""How often the log reports new dead letters as a warning."""
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -32,10 +32,11 @@ _log = logging.getLogger("kaspan.agent")
 class Delivery:
     """Delivers what is in the spool through one sender, in messages of at most `max_bytes`.
 
-    A kill repeats the message under way and what was delivered since the last save: SAVE_S ago at most while
-    there is more to deliver, the sender's `idle_s` after that. `run` returns after `drain`, when the spool is
-    passed or the target fails once more. `pause(seconds)` waits, or returns sooner when the agent stops. What
-    comes when there was nothing is given `linger_s` for company. `stats` counts what becomes of it all.
+    After a kill the message being sent, and messages since the last save, are sent again: a save is at most
+    SAVE_S ago while there is more to deliver, otherwise `idle_s` of the sender. `run` returns after `drain`,
+    when everything is delivered or the target fails once more. `pause(seconds)` waits, or returns earlier
+    when the agent stops. After an idle time the first batch waits `linger_s` for more. `stats` has the
+    numbers.
     """
 
     def __init__(
@@ -64,16 +65,16 @@ class Delivery:
         self._save_at_s = self._log_at_s = 0.0
 
     def adjust(self, max_bytes: int, linger_s: float) -> None:
-        """Work with other settings from the next message on. Any thread may call it."""
+        """Use other settings from the next message on. Any thread may call it."""
         self._max_bytes, self._linger_s = max_bytes, linger_s
 
     def drain(self) -> None:
-        """Have `run` return as soon as everything is delivered, or cannot be."""
+        """Make `run` return as soon as everything is delivered, or an attempt fails."""
         self._draining.set()
         self._spool.wake()
 
     def run(self) -> None:
-        """Deliver until `drain` is called and nothing is left."""
+        """Deliver until `drain` is called and nothing is left to deliver."""
         while True:
             message = self._read()
             if message is not None:
@@ -89,13 +90,13 @@ class Delivery:
                 if not self._spool.wait(self._sent_id, self.sender.idle_s):
                     self._save()
                 elif self._linger_s:
-                    # By HTTP small bodies come one by one, and a message costs as much as 50 spans.
+                    # HTTP clients send small bodies one by one, and a message costs as much CPU as 50 spans.
                     self._draining.wait(self._linger_s)
         self._advance(self.sender.close)
         self._save()
 
     def _read(self) -> Message | None:
-        """Read what comes next. A damaged file, and no room for a new one: waits until there is room."""
+        """Read the next message. If the spool is damaged and the disk is full, wait until there is space."""
         while True:
             try:
                 return self._spool.read(self._sent_id, self._max_bytes, self.sender.name)
@@ -106,11 +107,11 @@ class Delivery:
                 self._pause(self._backoff.next_s())
 
     def _advance(self, after: Callable[[], None]) -> None:
-        """Call one of the sender's methods, and then note how far it has passed the spool."""
+        """Call one of the sender's methods, then advance its cursor."""
         try:
             after()
             passed = min(self._sent_id, self.sender.passed(self._sent_id))
-        except Exception as error:  # noqa: BLE001 (said, and the rows stay)
+        except Exception as error:  # noqa: BLE001 (logged, and the rows stay)
             reason = f"{type(error).__name__}: {error}"
             self.stats.failed(reason, self.stats.clock_s())
             self._failed(reason, is_bug=True)
@@ -118,7 +119,7 @@ class Delivery:
         self._spool.advance(self.sender.name, passed)
 
     def _deliver(self, message: Message) -> bool:
-        """Send one message, in parts where it is refused. False if it could not be before the agent stops."""
+        """Send one message, in parts if it is refused. False if the agent stops before it is sent."""
         outcome = self._send(lambda: self._attempt(message.body, message.last_id))
         if isinstance(outcome, Failed):
             return False
@@ -129,25 +130,26 @@ class Delivery:
         return True
 
     def _sort_out(self, message: Message) -> int | None:
-        """Deliver what the target takes of a message that it refuses; return how many spans it did not.
+        """Deliver what the target accepts of a refused message; return how many spans it did not accept.
 
-        What takes too long while others wait goes behind them. None if the agent stops before it is done.
+        If this takes too long while other messages wait, the rest of the spans goes behind them in the spool.
+        Returns None if the agent stops before it is done.
         """
         valid, invalid = split_by_rules(split(message.body))
         dead: list[tuple[str, bytes]] = []
         if invalid:
-            # Without an attempt for each: there may be many, and only a target with other rules takes them.
+            # One attempt for all: there may be many, and only a target with other rules accepts them.
             outcome = self._send_part([span for _, span in invalid], [], message.last_id)
             if isinstance(outcome, Failed):
                 return None
             if isinstance(outcome, Refused):
-                # The target's own reason is about the first.
+                # The target's reason is about the first span.
                 dead += [(outcome.reason, invalid[0][1]), *invalid[1:]]
         parts = [valid] if invalid and valid else _halves(valid)
         put_back_at_s = self.stats.clock_s() + PUT_BACK_S
         put_back = 0
         while parts:
-            # With none found to be refused alone, the same ones would come back for ever.
+            # Only once a refused span is found: otherwise the same spans would be put back for ever.
             if dead and self.stats.clock_s() >= put_back_at_s:
                 put_back = self._put_back(parts, message.last_id)
                 if put_back:
@@ -165,7 +167,7 @@ class Delivery:
         return len(dead) + put_back if self._add_dead_letters(dead) else None
 
     def _send_part(self, spans: Sequence[bytes], others: Sequence[bytes], last_id: int) -> Outcome:
-        """Send until the target answers, a single span until it is known whose fault a refusal is."""
+        """Send spans until the target answers; a single span until it is clear what causes a refusal."""
 
         def attempt(body: bytes) -> Outcome:
             return self._attempt(body, last_id)
@@ -175,7 +177,7 @@ class Delivery:
         return self._send(lambda: self._refusal_judge.judge(spans[0], others, attempt))
 
     def _put_back(self, parts: Sequence[Sequence[bytes]], last_id: int) -> int:
-        """Store what is not sorted out behind all that waits; return how many spans, 0 if nothing waits."""
+        """Store the remaining parts behind all waiting spans; return how many spans, 0 if no spans wait."""
         if not self._spool.wait(last_id, 0.0):
             return 0
         batches = [Batch(len(part), SEPARATOR.join(part)) for part in parts]
@@ -187,7 +189,7 @@ class Delivery:
         return sum(batch.spans for batch in batches)
 
     def _send(self, attempt: Callable[[], Outcome]) -> Outcome:
-        """Attempt until the target answers; Failed if the agent stops first."""
+        """Call `attempt` until the target answers; Failed if the agent stops before that."""
         while True:
             began_s = self.stats.clock_s()
             outcome = attempt()
@@ -201,11 +203,11 @@ class Delivery:
             self._pause(self._backoff.next_s(outcome.retry_after_s))
 
     def _attempt(self, spans: bytes, last_id: int) -> Outcome:
-        """Send once. A sender that breaks its contract fails, and neither the agent nor other senders do."""
+        """Send once. A sender that breaks its contract fails; the agent and other senders go on."""
         began_s = self.stats.clock_s()
         try:
             outcome = self.sender.send(spans, last_id)
-        except Exception as error:  # noqa: BLE001 (said, and the spans stay)
+        except Exception as error:  # noqa: BLE001 (logged, and the spans stay)
             reason = f"{type(error).__name__}: {error}"
             self._failed(reason, is_bug=True)
             return Failed(reason)
@@ -235,7 +237,7 @@ class Delivery:
             _log.info("%s: works again", self.sender.name, extra={"sender": self.sender.name})
 
     def _add_dead_letters(self, dead: Sequence[tuple[str, bytes]]) -> bool:
-        """Make dead letters of spans with the reasons. False if the agent stops before that."""
+        """Add refused spans, each after the reason, to the dead letters. False if the agent stops first."""
         portion = len(dead)
         kept = done = 0
         while done < len(dead):
@@ -257,7 +259,7 @@ class Delivery:
         return True
 
     def _log_dead_letters(self, dead: Sequence[tuple[str, bytes]], kept: int) -> None:
-        """Log it once in a while: there may be very many."""
+        """Log new dead letters, at most every DEAD_LETTERS_LOG_S as a warning: there may be very many."""
         now_s = self.stats.clock_s()
         level = logging.WARNING if now_s >= self._log_at_s else logging.DEBUG
         if level == logging.WARNING:
@@ -286,6 +288,6 @@ class Delivery:
 
 
 def _halves(spans: list[bytes]) -> list[list[bytes]]:
-    """Take spans apart, the first half last; a single one stays by itself."""
+    """Return the second and the first half of spans; of a single span only that."""
     half = len(spans) // 2
     return [part for part in (spans[half:], spans[:half]) if part]

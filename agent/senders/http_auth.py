@@ -1,4 +1,4 @@
-"""What lets the agent into an HTTP server: credentials, headers of the user's own, TLS."""
+"""How the agent authenticates to an HTTP server: credentials, custom headers, TLS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _header_value = re.compile(r"[\t -~]*").fullmatch
 
 
 def headers_of(settings: ZipkinSender) -> dict[str, str]:
-    """Return the headers that the settings ask for, credentials among them. Raises SettingError."""
+    """Return the headers of the settings, with the credentials. Raises SettingError."""
     headers: dict[str, str] = {}
     for name, value in (settings.headers or {}).items():
         _check_header(name, value, headers)
@@ -82,7 +82,10 @@ def _authorization(settings: ZipkinSender) -> str:
 
 
 def tls_of(settings: ZipkinSender) -> ssl.SSLContext | None:
-    """Return how the server is verified and what it is shown; None for http. Raises SettingError."""
+    """Return the TLS context, which verifies the server and may have a client certificate; None for http.
+
+    Raises SettingError.
+    """
     files = {
         "ca_file": settings.ca_file,
         "client_cert_file": settings.client_cert_file,
@@ -105,7 +108,7 @@ def tls_of(settings: ZipkinSender) -> ssl.SSLContext | None:
         raise SettingError("client_key_file", "comes without client_cert_file; the rule is both or none")
     if settings.client_cert_file:
         try:
-            # A key with a passphrase would be asked for on the terminal.
+            # password="": OpenSSL would ask for the passphrase of a key on the terminal.
             context.load_cert_chain(settings.client_cert_file, settings.client_key_file, password="")
         except (ssl.SSLError, OSError) as error:
             raise SettingError(

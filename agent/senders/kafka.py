@@ -1,7 +1,7 @@
-"""Sends to a Kafka topic that Zipkin's Kafka collector reads: each message a JSON list of spans.
+"""Sends to a Kafka topic that Zipkin's Kafka collector reads: each message is a JSON list of spans.
 
-Kafka's acknowledgement says nothing of what Zipkin makes of a message, and Zipkin drops the whole of one that
-it cannot read. So this sender holds spans against Zipkin's rules itself.
+Kafka acknowledges a message whatever is in it, and Zipkin drops a whole message that it cannot read. So this
+sender checks spans by Zipkin's rules itself.
 
 Source: KafkaCollectorWorker and SpanBytesDecoderDetector of Zipkin 3.
 """
@@ -20,12 +20,12 @@ from kaspan.agent.senders.refusals import find_problem
 from kaspan.agent.senders.secrets import Secrets
 from kaspan.config.schema import KafkaSender as Settings
 
-# Who reads the topic and is traced itself would otherwise report a span for every message of spans.
+# Otherwise a traced consumer of the topic would report a span for every message of spans.
 _HEADERS = [("b3", b"0")]
-# Zipkin takes a list for v2 only if it sees one of these in it.
+# Zipkin recognizes a v2 list only if it contains one of these.
 _V2_SIGNS = (b'Endpoint"', b'"tags"')
 _NO_TAGS = b'{"tags":{},'
-_RECORD_BYTES = 1024  # more than what stands around a message in a request
+_RECORD_BYTES = 1024  # more than a request adds to a message
 _CLOSE_S = 5.0
 _PASSED_ON = ("security_protocol", "sasl_", "ssl_")
 
@@ -36,9 +36,9 @@ Connect = Callable[..., Any]
 class KafkaSender(Sender):
     """Sends one message at a time and waits until all replicas in sync have it.
 
-    A producer that failed is closed and another one made for the next attempt, so that nothing of a message
-    stays behind to be sent later. Raises SettingError for what the kafka-python that is installed does not
-    know, and if there is none.
+    A producer that failed is closed, and the next attempt creates a new one, so that no part of a message is
+    sent later. Raises SettingError for settings that the installed kafka-python does not know, and if
+    kafka-python is not installed.
     """
 
     def __init__(self, settings: Settings, connect: Connect | None = None) -> None:
@@ -57,7 +57,7 @@ class KafkaSender(Sender):
         self._producer: Any = None
 
     def send(self, spans: bytes, last_id: int) -> Outcome:  # noqa: ARG002 (part of the interface)
-        """Send one list; blocks until it is acknowledged, for a few times the timeout at most."""
+        """Send one list; blocks until it is acknowledged, at most for a few times the timeout."""
         if len(spans) + len(_NO_TAGS) > self._max_message_bytes:
             return Refused(f"larger than max_message_bytes, {self._max_message_bytes}")
         wrong = find_problem(spans)
@@ -68,20 +68,21 @@ class KafkaSender(Sender):
             if self._producer is None:
                 self._producer = self._connect(**self._config)
             sent = self._producer.send(self._topic, message, headers=_HEADERS)
-            # Longer than kafka-python itself: it fails the message at its own timeout, and then forgets it.
+            # Longer than kafka-python's own timeout: at that it fails the message, and does not send it
+            # later.
             sent.get(timeout=2 * self._timeout_s + _CLOSE_S)
         except Exception as error:  # noqa: BLE001 (kafka-python raises what it likes, and spans must not be lost)
             reason = self._secrets.masked(f"{type(error).__name__}: {error}")
             if type(error).__name__ in _TOO_LARGE:
                 return Refused(reason)
             self._give_up(0)
-            # A producer that could not be made is kept by circles of kafka-python 3, with six descriptors.
+            # Reference cycles in kafka-python 3 keep a producer that failed to start, with six descriptors.
             gc.collect()
             return Failed(reason)
         return Delivered()
 
     def close(self) -> None:
-        """Close the producer; everything it has was acknowledged."""
+        """Close the producer; everything that it sent was acknowledged."""
         self._give_up(_CLOSE_S)
 
     def _give_up(self, timeout_s: float) -> None:
@@ -91,19 +92,19 @@ class KafkaSender(Sender):
         try:
             producer.close(timeout=timeout_s)
         except Exception:  # noqa: BLE001 (its own timeout, from version 2.2 on)
-            # It wanted to send what it has first, and has closed nothing.
+            # It tried to send its open batches first, and has closed nothing.
             producer._sender.force_close()
             producer._sender.join(_CLOSE_S)
             producer.close(timeout=0)
 
 
-# By name: which of them there are depends on kafka-python's version.
+# By name: kafka-python's versions do not all have both.
 _TOO_LARGE = ("MessageSizeTooLargeError", "RecordListTooLargeError")
 
 
 def import_producer() -> Any:
     """Return kafka-python's producer, untraced even under `kaspan run`. Raises SettingError without it."""
-    # kaspan's interceptor reads this when kafka is imported. The agent would report spans of its reports.
+    # kaspan's interceptor reads this when kafka is imported. Otherwise the agent would trace its own reports.
     os.environ["KASPAN_INTERCEPTOR__ENABLED"] = "false"
     try:
         from kafka import KafkaProducer
@@ -113,9 +114,9 @@ def import_producer() -> Any:
 
 
 def as_list(spans: bytes) -> bytes:
-    """Write joined spans as a list that Zipkin's Kafka collector takes for v2; their bytes stay.
+    """Write joined spans as a list that Zipkin's Kafka collector recognizes as v2, without changing them.
 
-    Only where no span has an endpoint or tags, the first one gets tags, none.
+    Only if no span has an endpoint or tags, the first span gets empty tags.
     """
     if not any(sign in spans for sign in _V2_SIGNS):
         before, bracket, rest = spans.partition(b"{")
@@ -125,7 +126,7 @@ def as_list(spans: bytes) -> bytes:
 
 
 def _passed_on(settings: Settings) -> dict[str, Any]:
-    """The settings that are kafka-python's own, by their names there."""
+    """Return the settings that are passed on to kafka-python, by its names."""
     given = msgspec.structs.asdict(settings)
     return {name: value for name, value in given.items() if name.startswith(_PASSED_ON) and value is not None}
 
@@ -136,7 +137,7 @@ def _config(settings: Settings) -> dict[str, Any]:
         "bootstrap_servers": list(settings.bootstrap_servers),
         "client_id": "kaspan-agent",
         "acks": "all",
-        # The agent repeats what fails. What kafka-python repeated could arrive after a later message.
+        # The agent retries. A retry by kafka-python could arrive after a later message.
         "retries": 0,
         "enable_idempotence": False,
         "max_in_flight_requests_per_connection": 1,

@@ -1,4 +1,4 @@
-"""One trace as a tree of lines for people: who did what, when it began, how long it took, what failed."""
+"""Renders one trace as a tree of lines: service, name, start, duration and error of each span."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.text import Text
 from kaspan.wire.span import Span
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
-_MAX_DEPTH = 16  # deeper spans are shown at this depth: the line has an end
+_MAX_DEPTH = 16  # deeper spans are shown at this depth, to limit the length of lines
 _MAX_NAME = 60
 _BAR_CELLS = 24
 _MIN_BAR_CELLS = 8
 
 
 class Line(NamedTuple):
-    """A span and the guides that lead to it; `below` are the guides for what is written under it."""
+    """A span, the tree lines before it, and those before the text below it."""
 
     span: Span
     guides: str
@@ -25,7 +25,7 @@ class Line(NamedTuple):
 
 
 def arrange(spans: Iterable[Span]) -> list[Line]:
-    """Put spans below their parents, siblings by start. A span whose parent is missing stands at the root."""
+    """Put spans below their parents, siblings by start. A span whose parent is missing becomes a root."""
     ordered = sorted(spans, key=lambda span: (span.timestamp is None, span.timestamp or 0))
     parents = _parents(ordered)
     children: dict[int | None, list[int]] = {}
@@ -33,7 +33,7 @@ def arrange(spans: Iterable[Span]) -> list[Line]:
         children.setdefault(parent, []).append(index)
     lines: list[Line] = []
     placed: set[int] = set()
-    # Spans in a circle of parents are below no root; each circle is entered at its first span.
+    # A cycle of parents has no root; it is entered at its first span.
     for root in (*children.get(None, ()), *range(len(ordered))):
         if root not in placed:
             lines += [Line(ordered[index], *guides) for index, guides in _walk(root, children, placed)]
@@ -41,7 +41,7 @@ def arrange(spans: Iterable[Span]) -> list[Line]:
 
 
 def _parents(spans: Sequence[Span]) -> list[int | None]:
-    """The index of each span's parent. A shared span hangs below the span it shares its id with."""
+    """Return the index of each span's parent. The parent of a shared span is the span with the same id."""
     caller = {span.id: index for index, span in reversed(list(enumerate(spans))) if not span.shared}
     holder = caller | {span.id: index for index, span in enumerate(spans) if span.shared}
     return [
@@ -55,7 +55,7 @@ def _parents(spans: Sequence[Span]) -> list[int | None]:
 def _walk(
     root: int, children: dict[int | None, list[int]], placed: set[int]
 ) -> Iterator[tuple[int, tuple[str, str]]]:
-    """A span and all below it, parents first, each with its guides. A stack: traces may be deep."""
+    """Yield a span and all below it, parents first, with tree lines. Not recursive: traces may be deep."""
     stack = [(root, "", "")]
     while stack:
         index, guides, below = stack.pop()
@@ -71,9 +71,9 @@ def _walk(
 
 
 def render(trace_id: str, spans: Sequence[Span], width: int, late_spans: int = 0) -> Text:
-    """Write a trace as text, at most `width` cells wide where names allow it.
+    """Return a trace as text, at most `width` cells wide if the names are short enough.
 
-    `late_spans` is how many came after the trace was written before.
+    `late_spans` is how many spans came after the trace was printed before.
     """
     lines = arrange(spans)
     starts = [span.timestamp for span in spans if span.timestamp]
@@ -111,7 +111,7 @@ def render(trace_id: str, spans: Sequence[Span], width: int, late_spans: int = 0
 
 
 def _bar(offset_us: int, duration_us: int, total_us: int, cells: int) -> str:
-    """Where in the trace's time a span lies; one cell for the shortest."""
+    """Return a bar that shows when a span ran within the trace; at least one cell."""
     if total_us <= 0:
         return "━"
     first = min(cells - 1, offset_us * cells // total_us)
@@ -136,5 +136,5 @@ def _name(span: Span) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without control characters: a span's text comes from anywhere and must not drive the terminal."""
+    """Replace control characters: a span's text comes from anywhere, and must not control the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)

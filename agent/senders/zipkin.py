@@ -1,4 +1,4 @@
-"""Sends to Zipkin's HTTP collector: POST /api/v2/spans with a list in JSON or proto3.
+"""Sends to Zipkin's HTTP collector: POST /api/v2/spans with a list of spans in JSON or proto3.
 
 Zipkin answers 202 when it has decoded and queued the spans. A JSON list must start with `[` at the very first
 byte. Source: zipkin2-api.yaml, and ZipkinHttpCollector.
@@ -33,16 +33,16 @@ _CONFIGURATION_HINT = {
     404: "there is no collector at this address; see the url of the sender",
 }
 _MAX_ANSWER_BYTES = 64 * 1024
-_GZIP_LEVEL, _GZIP_WINDOW_BITS = 1, 31  # the fastest level; 15 bits, and 16 for gzip's own head and tail
+_GZIP_LEVEL, _GZIP_WINDOW_BITS = 1, 31  # the fastest level; 15 bits, plus 16 for gzip's header and trailer
 _HEADERS = {
-    # Zipkin may trace itself; a trace of every report would be reported in its turn.
+    # Zipkin may trace itself; without this it would report a trace of every report.
     "b3": "0",
     "User-Agent": "kaspan-agent",
 }
 
 
 class ZipkinSender(Sender):
-    """Posts to a base (http://zipkin:9411) or the collector's full address; keeps one connection.
+    """Posts to a base URL (http://zipkin:9411) or the full URL of a collector, over one connection.
 
     Raises SettingError for settings that contradict each other, and for certificates that cannot be used.
     """
@@ -60,7 +60,7 @@ class ZipkinSender(Sender):
         self._timeout_s = settings.timeout_s
         overridden = {name.lower() for name in given}
         self._headers = {k: v for k, v in _HEADERS.items() if k.lower() not in overridden} | given
-        # Of `Basic abc` and `Bearer abc`, abc.
+        # Masks abc of `Basic abc` and `Bearer abc`, too.
         shown_to_it = [text for value in given.values() for text in (value, value.rpartition(" ")[2])]
         self._secrets = Secrets((settings.password, settings.token, *shown_to_it))
         self._is_proto3 = settings.format == "proto3"
@@ -68,7 +68,7 @@ class ZipkinSender(Sender):
         self._wall_clock_s = wall_clock_s
 
     def send(self, spans: bytes, last_id: int) -> Outcome:  # noqa: ARG002 (part of the interface)
-        """Post one list and judge the answer; connecting, sending and the answer have the timeout each."""
+        """Post one list and judge the answer. Connecting, sending and receiving have the timeout each."""
         body, headers = self._written(spans)
         headers["Content-Length"] = str(sum(map(len, body)))
         try:
@@ -79,18 +79,18 @@ class ZipkinSender(Sender):
             answer = self._connection.getresponse()
             text = answer.read(_MAX_ANSWER_BYTES)
             if not answer.isclosed():
-                self._connection.close()  # more than anyone needs to read
+                self._connection.close()  # a longer answer is not read
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             return Failed(self._secrets.masked(_described(error)))
         return self._judge(answer, text)
 
     def _written(self, spans: bytes) -> tuple[tuple[bytes, ...], dict[str, str]]:
-        """Write a list in the format that is set, with the headers that say so."""
+        """Encode a list in the configured format; return the body in pieces, and the headers."""
         encoded = encode(spans) if self._is_proto3 else None
         headers = self._headers.copy()
         if encoded is None:
-            # In pieces: put together with its brackets and headers, half a megabyte is copied three times.
+            # In pieces: joining brackets, spans and headers would copy half a megabyte three times.
             body: tuple[bytes, ...] = (b"[", spans, b"]")
             headers["Content-Type"] = "application/json"
         else:
@@ -124,7 +124,7 @@ class ZipkinSender(Sender):
         return Failed(reason, self._retry_after_s(answer.headers.get("Retry-After", "")))
 
     def _retry_after_s(self, value: str) -> float:
-        """Retry-After in seconds: it comes as seconds or as a date; anything else is no wish."""
+        """Return Retry-After in seconds: it is a number of seconds or a date; 0 for anything else."""
         if value.strip().isdecimal():
             return float(value[:9])
         try:
@@ -133,13 +133,13 @@ class ZipkinSender(Sender):
             return 0.0
 
     def _connected(self) -> DeadlineSocket:
-        """Return the kept connection or a new one.
+        """Return the kept connection, or a new one.
 
-        A kept one with something to read was closed by the server: nothing can be pending on it.
+        If a kept connection has something to read, the server has closed it: no answer is pending.
         """
         kept = self._connection.sock
         if isinstance(kept, DeadlineSocket):
-            # Not select.select: that fails on descriptors from 1024 on, and every ring takes one.
+            # Not select.select: it fails on descriptors from 1024 on, and every ring has one.
             readable = select.poll()
             readable.register(kept, select.POLLIN)
             if not readable.poll(0):
@@ -171,13 +171,13 @@ def _is_loopback(url: str) -> bool:
 
 
 def _without_query(path: str) -> str:
-    """A path that may be shown: a query may hold a secret, and yet two of them are two targets."""
+    """Return a path for the name: a query, which may hold a secret, is replaced by a short hash."""
     path, mark, query = path.partition("?")
     return f"{path}?{hashlib.sha256(query.encode()).hexdigest()[:8]}" if mark else path
 
 
 def target(url: str) -> tuple[str, str, str]:
-    """Take a sender's url apart into scheme, host with port, and path with query; a base gets the path."""
+    """Split a sender's url into scheme, host with port, and path with query; a base gets Zipkin's path."""
     parts = urlsplit(url)
     address = parts.netloc.rpartition("@")[2]
     path = parts.path.rstrip("/")
