@@ -15,6 +15,8 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 from cpython.contextvars cimport PyContextVar_Reset, PyContextVar_Set, get_value
 
+from collections import deque
+from contextvars import copy_context
 from functools import partial
 from time import perf_counter_ns, time_ns
 from types import FunctionType
@@ -131,6 +133,7 @@ cdef extern from "Python.h":
     int PyDict_Next(object values, Py_ssize_t *at, PyObject **key, PyObject **value) noexcept
 
 cdef enum:
+    KEPT_COLLECTIONS = 100  # as in collection
     SMALL_BYTES = 4096
     DIGITS = 20
     MAX_VALUES = 16  # as in handover
@@ -341,6 +344,30 @@ cdef class Current:
         except (ValueError, RuntimeError):
             return False
         return True
+
+
+# Garbage collections.
+
+cdef bint is_collecting = False
+cdef long long collections = 0
+cdef object kept_contexts = deque()
+
+
+def note_collection(phase, info):
+    """Stands in for collection.note_collection."""
+    global is_collecting, collections
+    is_collecting = phase == "start"
+    if is_collecting:
+        collections += 1
+        while kept_contexts and kept_contexts[0][0] < collections - KEPT_COLLECTIONS:
+            kept_contexts.popleft()
+
+
+def keep_context():
+    """Stands in for collection.keep_context."""
+    if is_collecting:
+        kept_contexts.append((collections, copy_context()))
+    return is_collecting
 
 
 # The sending side.
@@ -806,7 +833,7 @@ cdef class RecordScope:
         long long timestamp_ns, long long started_ns, long long ended_ns,
     ) except -1:
         cdef long long duration_us
-        if before or self._current.get() is not during or not self._current.leave(before, token):
+        if before or is_collecting or self._current.get() is not during or not self._current.leave(before, token):
             self._tracing.scope.leave(before, during, span, token)
         if record is None:
             if must_report:

@@ -17,6 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation import _SPAN_KEY
 
+from kaspan.interceptor.tracing.collection import keep_context
 from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan, has_expired
 
 SPAN_KEY = _SPAN_KEY
@@ -77,6 +78,8 @@ class Scope:
         A finalizer may run in any thread or task, and the application may have attached a context of its own
         inside: that one stays, only without our span in it.
         """
+        if keep_context():
+            span.is_left = True  # who is setting a variable at this moment does not see that we set ours
         now = self.get()
         if now is during and self._is_at_home(token):
             if before or token is None or self.variable is None:
