@@ -15,12 +15,18 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input
 UPSTREAM := '2.*' '3.*'
 
 .DEFAULT_GOAL := help
-.PHONY: help dev test matrix upstream third-party lint demo wheels bench clean force
+.PHONY: help dev quick quick-tests test matrix upstream third-party lint demo wheels bench clean force
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 dev: $(VENV)/dev ## make .venv with kaspan (editable) and every tool; quick when nothing has changed
+
+quick: $(VENV)/dev ## in a minute: the linters, and the unit tests that start no programs, on all cores
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint quick-tests
+
+quick-tests: $(VENV)/dev
+	@$(BIN)/pytest tests/unit -q -m 'not processes and not servers' --numprocesses=auto --maxprocesses=8
 
 test: $(VENV)/dev ## unit tests, and integration tests on real Kafka and real Zipkin (Java 17 and Maven)
 	$(BIN)/pytest

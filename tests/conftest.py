@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ settings.register_profile(
 )
 settings.load_profile("untimed")
 
+STARTING_FIXTURES = {"programs", "deployment", "disk", "small_disk", "memory"}
+"""Tests that ask for one of these start programs: those of disks call `mount`."""
+
 NOT_TESTED = pytest.StashKey[str]()
 """Why the servers cannot run here; said in one line at the end of the run."""
 
@@ -34,10 +38,18 @@ def fixtures_of(item: pytest.Item) -> set[str]:
     return set(getattr(item, "fixturenames", ()))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "started_servers" in fixtures_of(item):
-            item.add_marker(pytest.mark.servers)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that need servers or start programs, known by the fixtures they ask for."""
+    fixtures = fixtures_of(item)
+    if "started_servers" in fixtures:
+        item.add_marker(pytest.mark.servers)
+    if not fixtures.isdisjoint(STARTING_FIXTURES):
+        item.add_marker(pytest.mark.processes)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what collecting has made out of every later `gc.collect()`, of which tests call hundreds."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -22,6 +22,7 @@ _LEAF_OF_ROWS, _LEAF_OF_KEYS = 13, 10
 _HEADER_BYTES = 8  # of a leaf; the numbers of its cells follow
 _LINK_BYTES = 4  # the number of the next overflow page
 _SENDERS_PAGE = 4  # tables are created in a fixed order, and the few senders fit one page
+_MAX_COLUMNS = 6  # of a table of the spool: a damaged page can claim thousands, which take seconds to read
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 _UNREADABLE = (ValueError, IndexError)
 
@@ -150,8 +151,10 @@ def _local_bytes(size: int, is_row: bool) -> int:
 def _values(payload: bytes) -> list[Value]:
     """Read the values of a record; the last one may be truncated."""
     header_bytes, at = _varint(payload, 0)
-    kinds = []
+    kinds: list[int] = []
     while at < header_bytes:
+        if len(kinds) == _MAX_COLUMNS:
+            raise ValueError("no table of a spool has so many columns")
         kind, at = _varint(payload, at)
         kinds.append(kind)
     values: list[Value] = []

@@ -122,6 +122,7 @@ def test_application_and_agent_of_an_example_share_a_directory() -> None:
         assert settings.interceptor.ring_dir in settings.agent.ring_dirs
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_unit_is_understood_by_systemd(tmp_path: Path) -> None:
     """Every line of the unit is one that this systemd knows; only the agent is not where it says."""
@@ -148,6 +149,7 @@ def test_images_of_compose_are_published_or_built_here() -> None:
             assert ":" in service["image"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["orders", "shipping", "mailer"])
 def test_commands_of_compose_are_understood(name: str) -> None:
     """The demo's applications have the options that the Compose file gives them."""

@@ -15,6 +15,8 @@ import pytest
 from kaspan.wire import VERSION
 from support.programs import FIRST_CLIENT
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGED = {"tests", "bench", "docs", "build", "dist"}
 SETUP = configparser.ConfigParser()

@@ -28,11 +28,12 @@ def test_settings_of_readme_are_right_for_both_sides(tmp_path: Path) -> None:
         assert load(str(settings_file(tmp_path, text)), {}).warnings == ()
 
 
-def test_settings_of_readme_warn_of_nothing_in_an_application(tmp_path: Path) -> None:
+def test_settings_of_readme_warn_of_nothing_in_an_application(
+    tmp_path: Path, programs: ProgramRunner
+) -> None:
     """An application that is started with that file is traced without a word."""
     (block,) = re.findall(r"^```yaml\n(.*?)^```", README, re.M | re.S)
     path = settings_file(tmp_path, block.replace("rate: 0.1", "rate: 1.0"))
-    programs = ProgramRunner(tmp_path)
     done = programs.traced(SEND, KASPAN_CONFIG=str(path))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -75,6 +75,7 @@ def test_agent_goes_on_without_settings_that_are_not_its_own(
     assert agent.terminate() == 0
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -107,6 +108,7 @@ def test_each_entry_of_senders_makes_its_sender() -> None:
     assert isinstance(make(schema.ConsoleSender(), schema.Batch()), ConsoleSender)
 
 
+@pytest.mark.processes
 def test_agent_imports_nothing_that_could_trace_it() -> None:
     """No OpenTelemetry, no kafka, no interceptor; and nothing large that it does not use."""
     program = (

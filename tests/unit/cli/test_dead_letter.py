@@ -300,6 +300,7 @@ def test_long_path_has_its_socket_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not Path(f"{bench.path}.control").exists()
 
 
+@pytest.mark.processes
 def test_running_agent_answers_the_command(tmp_path: Path) -> None:
     """The whole of it: an agent as a process, listening nowhere, and the command beside it."""
     environment = {

@@ -15,6 +15,8 @@ from kaspan.cli.install import HOOK, find_hook
 from support.programs import INJECT, SEND, TRACED, ProgramRunner, outcome
 from support.ring_reader import RingReader
 
+pytestmark = pytest.mark.processes
+
 TRACED_OUTPUT = (0, "True\n", "")
 UNTRACED_OUTPUT = (0, "False\n", "")
 

@@ -116,6 +116,7 @@ def test_arguments_may_be_structured() -> None:
         assert load(None, {}, {"agent.senders": [sender]}).settings.agent.senders == (ConsoleSender(),)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("environ", "loads_yaml"),
     [

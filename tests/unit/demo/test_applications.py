@@ -76,6 +76,7 @@ def test_application_never_names_kaspan_in_its_code(name: str) -> None:
     assert not [name for name in names if "kaspan" in name.lower()]
 
 
+@pytest.mark.processes
 def test_applications_print_the_same_for_the_same_orders(broker: str) -> None:
     """What the applications print depends on the orders alone, so that runs can be compared."""
     first = run_all(broker, "a-", ["--count", "2"], shipped=2)
@@ -90,6 +91,7 @@ def test_applications_print_the_same_for_the_same_orders(broker: str) -> None:
     assert run_all(broker, "b-", ["--count", "2"], shipped=2) == first
 
 
+@pytest.mark.processes
 def test_poison_order_is_refused_by_kafka_python_and_survived(broker: str) -> None:
     """With --poison the last order's shipment is larger than kafka-python sends, and shipping goes on."""
     lines = run_all(broker, "p-", ["--count", "2", "--poison"], shipped=1)
@@ -98,6 +100,7 @@ def test_poison_order_is_refused_by_kafka_python_and_survived(broker: str) -> No
     assert lines["mailer"] == ["order 1: dear ada, 2 x teapot on the way"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["shipping", "mailer"])
 def test_consumer_that_gets_fewer_than_it_was_told_of_fails(broker: str, name: str) -> None:
     """A consumer that was told a count and gets no more records ends with 1 and says how many came."""

@@ -12,6 +12,8 @@ from kaspan.demo.harness import children as children_module
 from kaspan.demo.harness.children import ChildError, Children
 from kaspan.demo.harness.interrupts import Interrupted, Interrupts
 
+pytestmark = pytest.mark.processes
+
 DEADLINE_S = 20
 
 

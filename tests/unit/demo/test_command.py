@@ -129,6 +129,7 @@ def test_kafka_that_makes_no_topics_is_named(
     assert "cannot make topic orders" in said
 
 
+@pytest.mark.processes
 def test_failing_application_ends_the_demo_with_its_stderr(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -144,6 +145,7 @@ def test_failing_application_ends_the_demo_with_its_stderr(
     assert list(private_tmp.iterdir()) == []
 
 
+@pytest.mark.processes
 def test_application_that_was_not_traced_fails_the_demo(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stand_in: Callable[..., str]
 ) -> None:
@@ -158,6 +160,7 @@ def test_application_that_was_not_traced_fails_the_demo(
     assert said == "kaspan demo: not everything was traced:\nmailer: kaspan: this process is not traced\n"
 
 
+@pytest.mark.processes
 def test_environment_has_nothing_of_the_caller_and_a_place_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -206,6 +209,7 @@ needs_proc = pytest.mark.skipif(
 )
 
 
+@pytest.mark.processes
 @needs_proc
 def test_demo_runs_on_nothing_but_python_and_ends_by_itself(private_tmp: Path) -> None:
     """`kaspan demo` without options prints every order's trace, the refused one too, and ends with 0."""
@@ -222,6 +226,7 @@ def test_demo_runs_on_nothing_but_python_and_ends_by_itself(private_tmp: Path) -
     assert processes_of(private_tmp) == []
 
 
+@pytest.mark.processes
 @needs_proc
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["kaspan agent", "order 1: shipped"])

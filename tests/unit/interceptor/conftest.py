@@ -18,12 +18,6 @@ from support.kafka_clients import TracedClients, make_tracing
 from support.ring_reader import RingReader
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that start programs: most of the time, for what hardly depends on kafka-python."""
-    if "programs" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.processes)
-
-
 class Application(TracedClients):
     """A traced application: its clients, and `take()` for the spans it has made since the last call."""
 

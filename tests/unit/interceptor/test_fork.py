@@ -55,7 +55,8 @@ def test_every_step_has_who_registers_for_it() -> None:
 
 def test_no_other_module_registers_with_python() -> None:
     """Only fork.py calls os.register_at_fork, so its list is complete."""
-    callers = [file.name for file in INTERCEPTOR.rglob("*.py*") if "register_at_fork" in file.read_text()]
+    sources = [*INTERCEPTOR.rglob("*.py"), *INTERCEPTOR.rglob("*.pyx")]
+    callers = [file.name for file in sources if "register_at_fork" in file.read_text()]
     assert callers == ["fork.py"]
 
 

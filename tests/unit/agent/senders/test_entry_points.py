@@ -195,6 +195,7 @@ def example(tmp_path: Path) -> str:
     return os.pathsep.join((str(site), str(EXAMPLE), os.environ.get("PYTHONPATH", "")))
 
 
+@pytest.mark.processes
 def test_example_passes_its_own_tests(example: str, tmp_path: Path) -> None:
     """What docs/senders.md tells authors to do works."""
     ran = subprocess.run(

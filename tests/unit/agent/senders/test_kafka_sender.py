@@ -273,6 +273,7 @@ def test_list_is_one_that_zipkins_collector_takes_for_v2(spans: list[dict[str, A
     assert read == spans
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("is_imported_first", [False, True])
 def test_agent_under_kaspan_run_does_not_trace_its_own_producer(
     tmp_path: Path, is_imported_first: bool
@@ -304,6 +305,7 @@ def test_agent_under_kaspan_run_does_not_trace_its_own_producer(
     assert not [ring for ring in rings.glob("*") if b'"traceId"' in ring.read_bytes()]
 
 
+@pytest.mark.processes
 def test_kafka_is_imported_by_no_agent_that_does_not_use_it() -> None:
     """It costs 100 ms and 10 MB, and may not be installed."""
     program = "import sys, kaspan.agent.senders.kafka; print('kafka' in sys.modules)"
@@ -311,6 +313,7 @@ def test_kafka_is_imported_by_no_agent_that_does_not_use_it() -> None:
     assert ran.stdout == "False\n"
 
 
+@pytest.mark.processes
 def test_missing_kafka_python_is_said_with_what_to_install() -> None:
     """The agent's extra has it; whoever installed less is told."""
     program = (

@@ -303,6 +303,7 @@ def test_other_commands_are_pythons(programs: ProgramRunner) -> None:
     assert programs.run(KASPAN).returncode == 2
 
 
+@pytest.mark.processes
 def test_shell_script_is_clean() -> None:
     """Shellcheck has nothing to say about the command, as a POSIX sh script."""
     if shutil.which("shellcheck") is None:

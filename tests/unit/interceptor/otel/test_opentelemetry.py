@@ -286,6 +286,7 @@ def test_failure_while_a_span_is_written_is_not_the_applications(
     assert [record.levelname for record in caplog.records if record.name == "kaspan"] == ["WARNING"]
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_span_open_over_a_fork_is_written_once(application: Any, tracer: Any) -> None:
     """A span that was begun before a fork is the parent's to report; the child's own are the child's."""

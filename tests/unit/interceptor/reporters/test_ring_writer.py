@@ -326,6 +326,7 @@ def can_be_locked(path: Path) -> bool:
     return True
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("end", "code"), [("kill", -signal.SIGKILL), ("exit", 7)])
 def test_spans_outlive_a_process_that_ends_without_a_word(tmp_path: Path, end: str, code: int) -> None:
     """What was put before SIGKILL or os._exit is in the ring, all of it."""
@@ -337,6 +338,7 @@ def test_spans_outlive_a_process_that_ends_without_a_word(tmp_path: Path, end: s
     assert RingReader(directory).take_payloads(path) == [b"%d" % number for number in range(200)]
 
 
+@pytest.mark.processes
 def test_owner_holds_the_lock_for_life(tmp_path: Path) -> None:
     """As long as the owner lives nobody can lock its ring, and from its death on everybody can."""
     directory = tmp_path / "rings"
