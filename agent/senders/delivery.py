@@ -22,7 +22,10 @@ SAVE_S = 0.05
 Saving it costs a flush of the disk, unless a transaction that stores spans saves it on the way."""
 
 PUT_BACK_S = 0.25
-"""How long splitting a refused message may delay other messages, once a refused span is found."""
+"""How long splitting a refused message may delay other messages, once a refused span is found.
+
+For as long again, other refused messages go behind all messages that were not tried yet, without being split.
+Otherwise a thousand refused messages delay the next one by a thousand times this."""
 DEAD_LETTERS_LOG_S = 60.0
 """How often the log reports new dead letters as a warning."""
 
@@ -62,6 +65,7 @@ class Delivery:
         self._sent_id = spool.cursor(sender.name)
         self._is_failing = False
         self._is_unsaved = False
+        self._sort_again_at_s = 0.0
         self._save_at_s = self._log_at_s = 0.0
 
     def adjust(self, max_bytes: int, linger_s: float) -> None:
@@ -146,17 +150,33 @@ class Delivery:
                 # The target's reason is about the first span.
                 dead += [(outcome.reason, invalid[0][1]), *invalid[1:]]
         parts = [valid] if invalid and valid else _halves(valid)
-        put_back_at_s = self.stats.clock_s() + PUT_BACK_S
         put_back = 0
+        if not invalid and self.stats.clock_s() < self._sort_again_at_s:
+            put_back = self._put_back(parts, message.last_id, self._spool.has_untried)
+        if not put_back:
+            found = self._bisect(parts, message.last_id, dead)
+            if found is None:
+                return None
+            put_back = found
+        return len(dead) + put_back if self._add_dead_letters(dead) else None
+
+    def _bisect(self, parts: list[list[bytes]], last_id: int, dead: list[tuple[str, bytes]]) -> int | None:
+        """Send parts, halve those that are refused, and add spans that are refused alone to `dead`.
+
+        Return how many spans are put behind others because it takes too long; None if the agent stops.
+        """
+        began_s = self.stats.clock_s()
         while parts:
+            now_s = self.stats.clock_s()
             # Only once a refused span is found: otherwise the same spans would be put back for ever.
-            if dead and self.stats.clock_s() >= put_back_at_s:
-                put_back = self._put_back(parts, message.last_id)
+            if dead and now_s >= began_s + PUT_BACK_S:
+                put_back = self._put_back(parts, last_id, self._spool.has_more)
                 if put_back:
-                    break
+                    self._sort_again_at_s = now_s + (now_s - began_s)
+                    return put_back
             part = parts.pop()
             others = [span for other in parts for span in other]
-            outcome = self._send_part(part, others, message.last_id)
+            outcome = self._send_part(part, others, last_id)
             if isinstance(outcome, Failed):
                 return None
             if isinstance(outcome, Refused):
@@ -164,7 +184,7 @@ class Delivery:
                     parts += _halves(part)
                 else:
                     dead.append((outcome.reason, part[0]))
-        return len(dead) + put_back if self._add_dead_letters(dead) else None
+        return 0
 
     def _send_part(self, spans: Sequence[bytes], others: Sequence[bytes], last_id: int) -> Outcome:
         """Send spans until the target answers; a single span until it is clear what causes a refusal."""
@@ -176,9 +196,14 @@ class Delivery:
             return self._send(partial(attempt, SEPARATOR.join(spans)))
         return self._send(lambda: self._refusal_judge.judge(spans[0], others, attempt))
 
-    def _put_back(self, parts: Sequence[Sequence[bytes]], last_id: int) -> int:
-        """Store the remaining parts behind all waiting spans; return how many spans, 0 if no spans wait."""
-        if not self._spool.wait(last_id, 0.0):
+    def _put_back(
+        self, parts: Sequence[Sequence[bytes]], last_id: int, is_behind: Callable[[int], bool]
+    ) -> int:
+        """Store the remaining parts behind all waiting spans; return how many spans.
+
+        0 if nothing `is_behind` the message, or the spool is full.
+        """
+        if not is_behind(last_id):
             return 0
         batches = [Batch(len(part), SEPARATOR.join(part)) for part in parts]
         try:

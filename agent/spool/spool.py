@@ -258,6 +258,17 @@ class Spool:
         """Store batches after all others, for one sender, or for all with None. Raises SpoolFull."""
         self.transact(lambda transaction: transaction.insert_batches(batches, sender))
 
+    def has_more(self, after_id: int) -> bool:
+        """Whether there is a batch after a row."""
+        return self._totals.newest_id > after_id
+
+    def has_untried(self, after_id: int) -> bool:
+        """Whether there is a batch after a row that no sender has put back."""
+        # A batch that was put back is for one sender. typeof() does not read the column, which lies behind the body.
+        statement = "select 1 from batches where id > ? and typeof(sender) = 'null' limit 1"
+        found = self.database.run(lambda connection: connection.execute(statement, (after_id,)).fetchone())
+        return found is not None
+
     def pick(self, sender: str, place: float) -> bytes | None:
         """Return a batch that waits for a sender, None without any; `place` goes from 0, the oldest, to 1."""
         first_id = self._cursors[sender] + 1
@@ -279,7 +290,7 @@ class Spool:
     def wait(self, after_id: int, timeout_s: float) -> bool:
         """Wait for a batch after an id or a call of `wake`; False if neither came in time."""
         with self.arrived:
-            return self._totals.newest_id > after_id or self.arrived.wait(timeout_s)
+            return self.has_more(after_id) or self.arrived.wait(timeout_s)
 
     def keep_files(self) -> None:
         """Write the file again if somebody has removed it. Raises SpoolFull if it cannot be written."""

@@ -343,6 +343,31 @@ def test_refused_spans_in_front_hold_up_no_others_behind_them(bench: Bench) -> N
     assert (stats.sent_spans, stats.dead_spans, bench.spool.totals.spans) == (40, 200, 0)
 
 
+def test_many_refused_messages_hold_up_the_last_one_no_longer_than_they_are_tried(bench: Bench) -> None:
+    """While refused spans are sorted out, most others that are refused go behind what was not tried."""
+    bad = [span(number) for number in range(1, 2001)]
+    for first in range(0, 2000, 20):
+        bench.put(*bad[first : first + 20])
+    bench.put(*[span(number) for number in range(5000, 5020)])
+    now_s = 0.0
+    taken_after: list[float] = []
+    honest = refusing(*bad)
+
+    def judge(part: list[bytes]) -> Outcome:
+        nonlocal now_s
+        now_s += 0.01
+        if span(5019) in part and len(part) > 1:
+            taken_after.append(now_s)
+        return honest(part)
+
+    bench.delivery.stats.clock_s = lambda: now_s
+    bench.sender.judge = judge
+    bench.deliver()
+    assert taken_after[0] <= 100 * PUT_BACK_S / 4
+    assert sorted(letters(bench)) == bad
+    assert bench.spool.totals.spans == 0
+
+
 def test_refused_spans_become_fewer_before_they_go_behind_the_others(bench: Bench) -> None:
     """Put back before one is found, a message with many of them would come back for ever."""
     bad = [span(number) for number in range(1, 65)]
@@ -361,7 +386,7 @@ def test_refused_spans_become_fewer_before_they_go_behind_the_others(bench: Benc
     def counted(batches: Sequence[Batch], sender: str | None) -> None:
         nonlocal put_backs
         put_backs += 1
-        assert put_backs <= len(bad)
+        assert put_backs <= 10 * len(bad)  # most without an attempt at their spans
         put_back(batches, sender)
         bench.put(span(1000 + put_backs))
 
