@@ -8,6 +8,7 @@ space is reserved.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -39,6 +40,7 @@ DAMAGED_INFIX = ".damaged-"
 """A damaged file is moved aside: its new name is the old one, this, and a time."""
 
 _SUFFIXES = ("", "-journal")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _HEADER_BYTES = 100
 _VERSIONS = slice(18, 20)  # of the file format, for writing and for reading; source: fileformat2.html
 
@@ -84,6 +86,7 @@ class Database:
         self._set_aside = set_aside
         self.lock = threading.Lock()
         self.damages = 0
+        self._aside = ""
         self._files: list[_Identity | None] = []
         self._size = 0
         self._lost = ""
@@ -94,10 +97,21 @@ class Database:
             self._open_or_start_over()
         except (sqlite3.Error, OSError, SpoolFull) as error:
             self.close()
-            raise SpoolError(f"agent.spool.path: {path} cannot be used: {error}") from error
+            raise SpoolError(self._say_unusable(error)) from error
         except SpoolError:
             self.close()
             raise
+
+    def _say_unusable(self, error: Exception) -> str:
+        said = f"agent.spool.path: {self.path} cannot be used: {error}"
+        if "is full" in str(error) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+            said += "; make room on its disk, or set the path to another one"
+        if self._aside:
+            said += (
+                f"; what the damaged spool held is in {self._aside}, and `kaspan agent spool recover "
+                f"{self._aside}` puts it back after that"
+            )
+        return said
 
     def _open_or_start_over(self) -> None:
         try:
@@ -287,7 +301,7 @@ class Database:
         """Move a damaged file aside and start a new one: damage must not keep an agent from starting."""
         self._connection.close()
         self.damages += 1
-        aside = self._move_aside()
+        self._aside = aside = self._move_aside()
         _log.error(
             "spool %s is damaged (%s): moved to %s, and a new one is started",
             # As text: a log handler that keeps the exception would keep its traceback, and so this file,

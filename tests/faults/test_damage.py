@@ -13,7 +13,7 @@ import pytest
 
 from kaspan.wire import ring
 from servers.process import free_port
-from support.deployment import Deployment, python
+from support.deployment import KASPAN, Deployment, python
 from support.full_disk import fill
 from support.waiting import wait_until
 
@@ -168,6 +168,38 @@ def test_agent_refuses_to_start_on_a_full_disk(deployment: Deployment, disk: Pat
     assert agent.stderr.startswith("kaspan agent: agent.spool.path")
     assert str(spool) in agent.stderr
     assert "full" in agent.stderr
+
+
+def test_agent_names_what_to_do_about_a_damaged_spool_on_a_full_disk(
+    deployment: Deployment, broker: str, disk: Path
+) -> None:
+    """It ends with exit code 2 and says where the spans are; with room it starts, and they come back."""
+    topic = f"topic-{uuid.uuid4().hex}"
+    spool = disk / "spool.db"
+    agent = deployment.start_agent("--zipkin", f"http://127.0.0.1:{free_port()}", "--spool", str(spool))
+    run_application(deployment, broker, topic)
+    wait_until(lambda: list(deployment.ring_dir.iterdir()) == [], "the agent has taken the spans")
+    agent.kill()
+    with open(spool, "r+b") as file:
+        file.write(os.urandom(100))
+    fill(disk / "filler")
+
+    agent = deployment.start_agent("--console", "--spool", str(spool))
+    assert agent.wait() == 2
+    (damaged,) = disk.glob("spool.db.damaged-*[0-9]")
+    said = agent.stderr.splitlines()[-1]
+    assert said.startswith(f"kaspan agent: agent.spool.path: {spool}")
+    assert "make room" in said
+    assert f"kaspan agent spool recover {damaged}" in said
+    assert "Traceback" not in agent.stderr
+
+    (disk / "filler").unlink()
+    agent = deployment.start_agent("--console", "--spool", str(spool))
+    wait_until(lambda: "reads rings" in agent.stderr, "the agent has started")
+    recover = ("agent", "spool", "recover", "--spool", str(spool), str(damaged))
+    assert f"{SENT} spans" in deployment.start("recover", KASPAN, *recover).finish()
+    wait_until(lambda: agent.stdout.count(f"send {topic}") == SENT, f"{SENT} spans are printed")
+    assert agent.terminate() == 0, agent.stderr
 
 
 def test_agent_that_starts_on_a_full_disk_delivers_what_its_spool_holds(
