@@ -264,7 +264,7 @@ class Spool:
 
     def has_untried(self, after_id: int) -> bool:
         """Whether there is a batch after a row that no sender has put back."""
-        # A batch that was put back is for one sender. typeof() does not read the column, which lies behind the body.
+        # A batch that was put back is for one sender. typeof() does not read the column behind the body.
         statement = "select 1 from batches where id > ? and typeof(sender) = 'null' limit 1"
         found = self.database.run(lambda connection: connection.execute(statement, (after_id,)).fetchone())
         return found is not None
