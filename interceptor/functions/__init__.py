@@ -1,1 +1,1 @@
-"""Functions that the application names or hands records to, as spans."""
+"""Spans of functions: those that the settings name, `@traced` ones, and those that are given a record."""

@@ -1,7 +1,7 @@
-"""Functions of the application as spans: the wrappers of those that are named, and the same as code.
+"""Make calls of functions spans: `traced`, `process`, `next_span`, and wrappers for named functions.
 
-Loaded by applications that import it themselves, traced or not. So nothing of OpenTelemetry is imported
-here, and until tracing is switched on a wrapper asks one question and calls the function.
+Applications import this module whether they are traced or not. So it does not import OpenTelemetry, and
+while the process is not traced a wrapper only calls its function.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from kaspan.interceptor.functions.site import TracedFunction
+from kaspan.interceptor.functions.traced_function import TracedFunction
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-# Of a code object's flags; the module inspect, which names them, takes 5 ms to import.
+# Flags of a code object. The module inspect names them, but takes 5 ms to import.
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80 | 0x100, 0x200
 
-_MARK = "_kaspan_site"
+_MARK = "_kaspan_traced_function"
 
 _CACHED = type(functools.lru_cache(lambda: None))
 _COMPILED = "cython_function_or_method"
@@ -33,7 +33,7 @@ _ALREADY_BOUND = (BuiltinFunctionType, MethodType)
 
 
 class _Process:
-    """What this process does with calls: nothing before tracing is switched on."""
+    """How this process traces calls: not at all before tracing is switched on."""
 
     calls: FunctionSpans | None = None
 
@@ -42,13 +42,15 @@ _process = _Process()
 
 
 def follow_calls(calls: FunctionSpans | None) -> None:
-    """Make spans of calls from now on; None to stop."""
+    """Make spans of calls from now on; stop with None."""
     _process.calls = calls
 
 
-def _begin(site: TracedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> FunctionSpan | None:
+def _begin(
+    traced_function: TracedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> FunctionSpan | None:
     calls = _process.calls
-    return None if calls is None else calls.begin(site, args, kwargs)
+    return None if calls is None else calls.begin(traced_function, args, kwargs)
 
 
 @overload
@@ -56,12 +58,12 @@ def traced(name: _F) -> _F: ...
 @overload
 def traced(name: str = "") -> Callable[[_F], _F]: ...
 def traced(name: Any = "") -> Any:
-    """Make each call of the decorated function a span called `name`, else after the function.
+    """Make each call of the decorated function a span, named `name` or else after the function.
 
-    A function that is given a record, or a list of records, runs in that record's trace, in whatever thread,
-    pool or event loop; any other one in the current span's. It keeps its signature, result and errors, and is
-    sync, async, a generator or an async generator as before. In a process that is not traced nothing happens.
-    What is not called as a function is, such as a class or a property, stays as it is, with a warning.
+    If an argument is a record or a list of records, the span is in that record's trace, in any thread, pool
+    or event loop; else it is a child of the current span. The function keeps its signature, result and
+    exceptions, and stays sync, async, a generator or an async generator. In a process that is not traced it
+    runs as it is. A class, a property and the like are returned as they are, with a warning.
     """
     if not isinstance(name, str):
         return traced("")(name)
@@ -83,9 +85,9 @@ def traced(name: Any = "") -> Any:
 class process:  # noqa: N801 (used like a function)
     """Run the block `with process(record) as span:` in the record's context, as a span of its own.
 
-    The span is called `name`, else `process <topic>`, and has no kind: the record has its CONSUMER span
-    already. A list of records is taken as a batch. An exception marks the span and goes on. In a process that
-    is not traced the block runs as it is, and `span` takes everything and does nothing.
+    The span is named `name` or else `process <topic>`, and has no kind: the CONSUMER span is another one.
+    `record` may be a list of records, a batch. An exception marks the span, and is raised. In a process that
+    is not traced the block runs as it is, and `span` does nothing.
     """
 
     def __init__(self, record: object, name: str = "") -> None:
@@ -96,8 +98,8 @@ class process:  # noqa: N801 (used like a function)
     def __enter__(self) -> Span:
         calls = _process.calls
         if calls is not None:
-            site = TracedFunction(self._name or calls.name_of(self._record))
-            self._call = calls.begin(site, (self._record,), {})
+            traced_function = TracedFunction(self._name or calls.name_of(self._record))
+            self._call = calls.begin(traced_function, (self._record,), {})
             if self._call is not None:
                 self._call.enter()
         from opentelemetry.trace import INVALID_SPAN, get_current_span
@@ -116,10 +118,10 @@ class process:  # noqa: N801 (used like a function)
 
 
 def next_span(record: object, name: str = "") -> Span:
-    """Start a span under the record's, called `name`, else `process <topic>`; its `end()` reports it.
+    """Start a child of the record's span, named `name` or else `process <topic>`. Its `end()` reports it.
 
-    It is not made current: for that there is OpenTelemetry's `trace.use_span(span, end_on_exit=True)`, and
-    `process` above. In a process that is not traced it does nothing.
+    It does not become the current span: use OpenTelemetry's `trace.use_span(span, end_on_exit=True)`, or
+    `process`, for that. In a process that is not traced the span does nothing.
     """
     calls = _process.calls
     if calls is not None:
@@ -130,16 +132,17 @@ def next_span(record: object, name: str = "") -> Span:
 
 
 def is_wrapped(function: Any) -> bool:
-    """Whether the calls of this function are spans already."""
+    """Whether the function is wrapped already."""
     return _MARK in getattr(getattr(function, "__func__", function), "__dict__", ())
 
 
 def is_function(found: Any, in_class: bool = False) -> bool:
-    """Whether a function can take the place of what was found, with nothing else to be seen than its spans.
+    """Whether a wrapper function can replace an object with no other effect than spans.
 
-    Other descriptors (property, cached_property, partialmethod, singledispatchmethod, a decorator's own) do
-    more than to be called, and objects that can be called have a type and are pickled by what is in them.
-    `in_class` is for what stands in a class's dict, where a function is given the instance first.
+    Not other descriptors (property, cached_property, partialmethod, singledispatchmethod, those of
+    decorators): they do more than being called. Not callable objects: their type is seen, and they are
+    pickled with their attributes. `in_class`: the object is an attribute of a class, where a function gets
+    the instance.
     """
     if isinstance(found, (staticmethod, classmethod)):
         exact = type(found).__module__ in ("builtins", "abc")
@@ -147,9 +150,11 @@ def is_function(found: Any, in_class: bool = False) -> bool:
     if type(found) in (FunctionType, MethodDescriptorType, _CACHED) or type(found).__name__ == _COMPILED:
         return True
     if type(found) in _ALREADY_BOUND:
-        # object.__new__ and the like, by which Python knows that a class has none of its own.
+        # Not object.__new__ and the like: Python compares them to see whether a class has its own.
         return not (in_class and found.__name__.startswith("__"))
-    return not in_class and isinstance(found, FunctionType)  # a decorator's proxy, which says that it is one
+    return not in_class and isinstance(
+        found, FunctionType
+    )  # a decorator's proxy, whose __class__ is that of a function
 
 
 def _is_callable_object(found: Any) -> bool:
@@ -161,37 +166,37 @@ def _warn_of(found: Any) -> None:
     from kaspan.interceptor.failures import log
 
     log.warning(
-        "kaspan: @traced is put on a %s, which is not called as a function is; it is not traced (put @traced "
-        "under the decorator that makes it, next to the function)",
+        "kaspan: @traced is put on a %s, which is not a function; it is not traced (put @traced below the "
+        "decorator that makes it, directly above the function)",
         "class" if isinstance(found, type) else type(found).__name__,
     )
 
 
-def in_place_of(found: Any, traced: Any) -> Any:
-    """What has to stand in a class's dict, so that it is given the instance only if what was found was."""
+def as_attribute(found: Any, traced: Any) -> Any:
+    """Return the attribute for a class: a static method if the object that it replaces gets no instance."""
     return staticmethod(traced) if type(found) in _ALREADY_BOUND else traced
 
 
-def wrap(function: Any, site: TracedFunction) -> Any:
-    """Make what replaces a function, static method or class method; itself if it is wrapped already."""
+def wrap(function: Any, traced_function: TracedFunction) -> Any:
+    """Wrap a function, static method or class method; return it as it is if it is wrapped already."""
     if is_wrapped(function):
         return function
     if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(wrap(function.__func__, site))
+        return type(function)(wrap(function.__func__, traced_function))
     flags = _flags(function)
     if flags & _ASYNC_GENERATOR:
-        made = _async_generator(function, site)
+        made = _async_generator(function, traced_function)
     elif flags & _COROUTINE:
-        made = _coroutine(function, site)
+        made = _coroutine(function, traced_function)
     elif flags & _GENERATOR:
-        made = _generator(function, site)
+        made = _generator(function, traced_function)
     else:
-        made = _function(function, site)
-    # What the object can do beside being called, such as cache_clear() of functools.lru_cache.
+        made = _function(function, traced_function)
+    # The function's other attributes, such as cache_clear() of functools.lru_cache.
     for name in dir(function):
         if not name.startswith("__") and not hasattr(made, name):
             setattr(made, name, getattr(function, name))
-    setattr(made, _MARK, site)
+    setattr(made, _MARK, traced_function)
     return made
 
 
@@ -203,10 +208,10 @@ def _flags(function: Any) -> int:
     return flags
 
 
-def _function(function: Any, site: TracedFunction) -> Any:
+def _function(function: Any, traced_function: TracedFunction) -> Any:
     @functools.wraps(function)
     def traced_call(*args: Any, **kwargs: Any) -> Any:
-        call = _begin(site, args, kwargs)
+        call = _begin(traced_function, args, kwargs)
         if call is None:
             return function(*args, **kwargs)
         call.enter()
@@ -222,10 +227,10 @@ def _function(function: Any, site: TracedFunction) -> Any:
     return traced_call
 
 
-def _coroutine(function: Any, site: TracedFunction) -> Any:
+def _coroutine(function: Any, traced_function: TracedFunction) -> Any:
     @functools.wraps(function)
     async def traced_call(*args: Any, **kwargs: Any) -> Any:
-        call = _begin(site, args, kwargs)
+        call = _begin(traced_function, args, kwargs)
         if call is None:
             return await function(*args, **kwargs)
         call.enter()
@@ -241,17 +246,17 @@ def _coroutine(function: Any, site: TracedFunction) -> Any:
     return traced_call
 
 
-def _generator(function: Any, site: TracedFunction) -> Any:
+def _generator(function: Any, traced_function: TracedFunction) -> Any:
     @functools.wraps(function)
     def traced_call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        call = _begin(site, args, kwargs)
+        call = _begin(traced_function, args, kwargs)
         if call is None:
             return (yield from function(*args, **kwargs))
         steps = function(*args, **kwargs)
         step, argument = steps.send, None
         try:
             while True:
-                # Current only while the generator runs, and not its caller.
+                # Current only while the generator runs, not while its caller does.
                 call.enter()
                 try:
                     value = step(argument)
@@ -266,7 +271,7 @@ def _generator(function: Any, site: TracedFunction) -> Any:
                     finally:
                         call.leave()
                     raise
-                except BaseException as thrown:  # noqa: BLE001 (it is the generator's, not ours)
+                except BaseException as thrown:  # noqa: BLE001 (it is thrown into the generator)
                     step, argument = steps.throw, thrown
         except StopIteration as end:
             return end.value
@@ -279,10 +284,10 @@ def _generator(function: Any, site: TracedFunction) -> Any:
     return traced_call
 
 
-def _async_generator(function: Any, site: TracedFunction) -> Any:
+def _async_generator(function: Any, traced_function: TracedFunction) -> Any:
     @functools.wraps(function)
     async def traced_call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        call = _begin(site, args, kwargs)
+        call = _begin(traced_function, args, kwargs)
         steps = function(*args, **kwargs)
         step, argument = steps.asend, None
         try:
@@ -299,7 +304,7 @@ def _async_generator(function: Any, site: TracedFunction) -> Any:
                 except GeneratorExit:
                     await steps.aclose()
                     raise
-                except BaseException as thrown:  # noqa: BLE001 (it is the generator's, not ours)
+                except BaseException as thrown:  # noqa: BLE001 (it is thrown into the generator)
                     step, argument = steps.athrow, thrown
         except StopAsyncIteration:
             return

@@ -1,4 +1,4 @@
-"""Putting a traced function in the place of one, wherever its module and others have it."""
+"""Replace a function by its traced wrapper, in its module and wherever it was imported or stored."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from collections.abc import Iterable
 from types import CellType, FrameType, FunctionType, ModuleType
 from typing import Any
 
-from kaspan.interceptor.functions.decorators import in_place_of, is_function, wrap
-from kaspan.interceptor.functions.site import TracedFunction
+from kaspan.interceptor.functions.decorators import as_attribute, is_function, wrap
+from kaspan.interceptor.functions.traced_function import TracedFunction
 
 _MAX_NAMES = 10
 
 
 class FunctionError(Exception):
-    """A function cannot be traced; the message says what was found in its place."""
+    """A function cannot be traced. The message says what was found under its name."""
 
 
 class Replaced:
-    """A function, and the traced one that is in its place."""
+    """A function, and the wrapper that has replaced it."""
 
     def __init__(self, plain: Any, traced: Any, is_own: bool = False) -> None:
         self.plain = plain
         self.traced = traced
         self.is_own = is_own
-        """Whether it is a function of the module in which it was named, not one that was imported there."""
+        """Whether the function is defined in the module that the setting names, not imported there."""
 
 
-def replace(module: Any, path: str, site: TracedFunction) -> Replaced | None:
-    """Put a traced function in the place of the one at `path` in a module, such as `Orders.handle`.
+def replace(module: Any, path: str, traced_function: TracedFunction) -> Replaced | None:
+    """Replace the function at `path` in a module, such as `Orders.handle`, by its traced wrapper.
 
-    Returns what was replaced, None if it is traced already. Raises FunctionError if there is none, or
-    something else.
+    Returns None if it is traced already. Raises FunctionError if the path leads to no function.
     """
     owner = module
     *outer, last = path.split(".")
@@ -45,30 +44,30 @@ def replace(module: Any, path: str, site: TracedFunction) -> Replaced | None:
     in_class = isinstance(owner, type)
     if not is_function(function, in_class):
         raise FunctionError(f"{last} in {_described(owner)} is {_kind(function)}, {_advice(function)}")
-    traced = wrap(function, site)
+    traced = wrap(function, traced_function)
     if traced is function:
         return None
     was_found_by_name = _is_found_by_name(function)
     try:
-        setattr(owner, last, in_place_of(function, traced) if in_class else traced)
+        setattr(owner, last, as_attribute(function, traced) if in_class else traced)
     except (AttributeError, TypeError) as error:
         raise FunctionError(f"{_described(owner)} does not let it be replaced: {error}") from error
     replaced = Replaced(function, traced, getattr(function, "__module__", None) == module.__name__)
     if owner is module:
         _replace_in(vars(module), [replaced])
-        # In a child of multiprocessing that was not forked, those of the program's functions are others.
+        # In a spawned child of multiprocessing, the program's functions have another module's globals.
         its_own = getattr(function, "__globals__", {})
         if its_own.get("__name__") == module.__name__:
             _replace_in(its_own, [replaced])
     if was_found_by_name and not _is_found_by_name(traced):
-        # Another module's, or another class's: pickled under the name of that, it would not be what is there.
+        # From another module or class: pickle would look it up there, and find another function.
         traced = getattr(traced, "__func__", traced)
         traced.__module__, traced.__qualname__ = module.__name__, path
     return replaced
 
 
 def _is_found_by_name(function: Any) -> bool:
-    """Whether pickle, which keeps of a function where it is, finds this one there."""
+    """Whether pickle, which stores a function as module and name, finds this one."""
     function = getattr(function, "__func__", function)
     found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
     for name in getattr(function, "__qualname__", "").split("."):
@@ -77,22 +76,22 @@ def _is_found_by_name(function: Any) -> bool:
 
 
 def replace_in_others(all_replaced: Iterable[Replaced]) -> None:
-    """Replace functions in all modules that have got them by an import, or have put them into a table.
+    """Replace functions in all modules that have imported them or stored them in a list or dict.
 
-    Not what another module had before, such as Python itself: there it is not the named one.
+    Only functions that their named module defines: an imported one, such as Python's own, stays in others.
     """
     own = [one for one in all_replaced if one.is_own]
     for name, module in list(sys.modules.items()):
         if own and isinstance(module, ModuleType) and name.partition(".")[0] not in sys.stdlib_module_names:
-            # Not vars(module), with which a module that is lazy would be loaded.
+            # Not vars(module): that would load a lazy module.
             _replace_in(object.__getattribute__(module, "__dict__"), own)
 
 
 def _replace_in(names: dict[str, Any], all_replaced: Iterable[Replaced]) -> None:
-    """Replace functions where a module has put them: other names, tables of handlers.
+    """Replace functions under other names of a module, and in its lists and dicts.
 
-    Left there, one would run untraced, and could not be pickled, since its name leads to another. The names
-    of another module, such as those of Python itself, are not the module's.
+    There the original would run untraced, and could not be pickled, since its name leads to the wrapper. A
+    dict that is the namespace of another module stays as it is.
     """
     by_id = {id(one.plain): one.traced for one in all_replaced}
     for name, value in list(names.items()):
@@ -107,12 +106,12 @@ def _replace_in(names: dict[str, Any], all_replaced: Iterable[Replaced]) -> None
 
 
 def holders_of(replaced: Replaced) -> list[str]:
-    """Say what still has the function as it was: `a list`, `a cell`. Looks through all objects if something
-    has.
+    """Describe what still refers to the original function, such as `a list`. Searches all objects if there
+    is something.
     """
     if type(replaced.plain) is not FunctionType:
         return []
-    if _references(replaced) <= _references(_nobody_elses()):
+    if _references(replaced) <= _references(_unreferenced()):
         return []
     ours = {
         id(replaced),
@@ -125,7 +124,7 @@ def holders_of(replaced: Replaced) -> list[str]:
     return sorted({"a lambda or another function" if type(one) is CellType else _kind(one) for one in found})
 
 
-def _nobody_elses() -> Replaced:
+def _unreferenced() -> Replaced:
     def function() -> None: ...
 
     return Replaced(function, wrap(function, TracedFunction("")))
@@ -136,7 +135,7 @@ def _references(replaced: Replaced) -> int:
 
 
 def _found(owner: Any, name: str) -> Any:
-    """Find what stands under a name, as it stands there: a static method is not called a function."""
+    """Return the attribute of a module or class, without the effect of descriptors in a class."""
     try:
         if isinstance(owner, type):
             return inspect.getattr_static(owner, name)
@@ -164,13 +163,13 @@ def _kind(value: Any) -> str:
 
 
 def _advice(value: Any) -> str:
-    """Say why something is refused, and what can be done where there is a function in it."""
+    """Say why an object is refused, and what to do if it contains a function."""
     if isinstance(value, functools.partial):
         return f"not a function; name the one in it, {_full_name(value.func)}"
     if isinstance(value, (staticmethod, classmethod)) or (
         hasattr(type(value), "__get__") and not isinstance(value, type)
     ):
-        return "which does more than to be called (put @traced under the decorator that makes it)"
+        return "which does more than being called (put @traced below the decorator that makes it)"
     return "not a function"
 
 

@@ -1,4 +1,4 @@
-"""Spans of the application's own functions, each in the trace of the record that the function was given."""
+"""Spans of the application's functions, each in the trace of the record that the function gets."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kaspan.interceptor.tracing.zipkin_json import annotations_part, parent_part
 from kaspan.wire.context import TraceContext
 
 if TYPE_CHECKING:
-    from kaspan.interceptor.functions.site import TracedFunction
+    from kaspan.interceptor.functions.traced_function import TracedFunction
 
 MAX_OTHER_TRACES = 10
-"""Zipkin knows no links between traces: a batch names so many traces beside its own in a tag."""
+"""How many other traces a batch names in a tag: Zipkin has no links between traces."""
 
 _BATCH_SIZE = "messaging.batch.message_count"
 _OTHER_TRACES = "kafka.batch.trace_ids"
 
 
 def is_record(value: Any) -> bool:
-    """Whether a value is a record of a traced consumer. Calls nothing of the value's own."""
+    """Whether a value is a record of a traced consumer. Runs none of the application's code."""
     return issubclass(type(value), tuple) and hasattr(type(value), "kaspan_span")
 
 
 def records_in(value: Any) -> list[list[Any]]:
-    """The records in a list, or in a dict of lists as poll() returns it; nothing for every other value.
+    """Return the lists of records in a value: itself, or those in a dict as poll() returns it; else none.
 
-    What poll() returned is looked at without taking a record out of it, which would count as its processing.
+    Does not use the loop or index of a RecordList, which would open the records' spans.
     """
     if issubclass(type(value), dict):
         lists = dict.values(value)
@@ -51,37 +51,37 @@ def _plain_iter(records: Any) -> Iterator[Any]:
 
 
 def first_of(lists: list[list[Any]]) -> Any:
-    """The first of the records that `records_in` found, of which there is one."""
+    """Return the first record of what `records_in` has returned, which must not be empty."""
     return next(_plain_iter(lists[0]))
 
 
 class FunctionSpans:
-    """Makes the spans of calls, for one process's tracing. Nothing here raises."""
+    """Makes the spans of calls. Nothing here raises."""
 
     def __init__(self, tracing: Tracing) -> None:
         self.tracing = tracing
         self._endpoint = b'"localEndpoint":{"serviceName":' + quote(tracing.service) + b"}"
 
     def begin(
-        self, site: TracedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, traced_function: TracedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> FunctionSpan | None:
-        """Start the span of a call with these arguments; None if the call makes no difference."""
-        site.is_called = True
+        """Start the span of a call with these arguments; None if the call gets no span."""
+        traced_function.is_called = True
         try:
             record, batch, inputs = self._subject((*args, *kwargs.values()))
             if record is not None:
-                return self._of_record(site, record, batch, inputs)
+                return self._of_record(traced_function, record, batch, inputs)
             current = self.tracing.scope.current_span()
             if current is not None and not _is_recorded(current):
                 return None
-            return FunctionSpan(self, site, self._child(self.tracing.current(), None, current))
+            return FunctionSpan(self, traced_function, self._child(self.tracing.current(), None, current))
         except Exception as error:  # noqa: BLE001
             record_failure("tracing a call", error)
             return None
 
-    def next_span(self, record: object, site: TracedFunction) -> Span:
+    def next_span(self, record: object, traced_function: TracedFunction) -> Span:
         """Start a span that ends when its `end()` is called."""
-        call = self.begin(site, (record,), {})
+        call = self.begin(traced_function, (record,), {})
         if call is None:
             current = self.tracing.scope.current_span() or INVALID_SPAN
             return NonRecordingSpan(current.get_span_context())
@@ -89,16 +89,16 @@ class FunctionSpans:
 
     @staticmethod
     def name_of(record: Any) -> str:
-        """What a record's processing is called that nobody gave a name."""
+        """Return the default name of a span for a record or batch."""
         lists = records_in(record)
         first = first_of(lists) if lists else record
         return f"process {first.topic}" if is_record(first) else "process"
 
     def _subject(self, values: Iterable[Any]) -> tuple[Any, list[list[Any]], list[list[Any]]]:
-        """The record that a call is about, the batch that it is the first of, if it is, and all records that
-        the call was given, in lists.
+        """Return the record that a call is about, the batch that starts with it, if any, and all records
+        among the arguments, in lists.
 
-        Of several, as in a join, it is the one that is being worked on, else the first.
+        Of several records, as in a join, it is the one in work, else the first.
         """
         inputs: list[list[Any]] = []
         found: tuple[Any, list[list[Any]]] | None = None
@@ -121,23 +121,25 @@ class FunctionSpans:
         return *(found or (None, [])), inputs
 
     def _of_record(
-        self, site: TracedFunction, record: Any, batch: list[list[Any]], inputs: list[list[Any]]
+        self, traced_function: TracedFunction, record: Any, batch: list[list[Any]], inputs: list[list[Any]]
     ) -> FunctionSpan | None:
         tracing = self.tracing
         current = tracing.scope.current_span()
         if record.topic in tracing.excluded_topics:
             if isinstance(current, ForwardedSpan) or not record.headers:
                 return None
-            return FunctionSpan(self, site, ForwardedSpan(tracing.propagation.extract, record.headers))
+            return FunctionSpan(
+                self, traced_function, ForwardedSpan(tracing.propagation.extract, record.headers)
+            )
         span = record.kaspan_span
-        parent = _context(span) if span is not None else self._sender(record)
+        parent = _context(span) if span is not None else self._sender_context(record)
         if current is not None and (parent is None or _belongs(current, span, parent[0])):
             if not _is_recorded(current):
                 return None
             parent = tracing.current() or parent
         child = self._child(parent, record, span if span is not None else current)
         child.record = span
-        call = FunctionSpan(self, site, child)
+        call = FunctionSpan(self, traced_function, child)
         if child.sampled and (batch or len(inputs) > 1):
             if batch:
                 call.tags[_BATCH_SIZE] = str(sum(map(len, batch)))
@@ -146,36 +148,36 @@ class FunctionSpans:
                 call.tags[_OTHER_TRACES] = ",".join(others)
         return call
 
-    def _child(self, parent: TraceContext | None, record: Any, beside: Any) -> RecordSpan:
-        """Make a span under `parent`; it goes on with the trace state of `beside`."""
+    def _child(self, parent: TraceContext | None, record: Any, other: Any) -> RecordSpan:
+        """Make a span under `parent` that has the trace state of `other`."""
         if record is None:
             span = self.tracing.child_of(parent, None, "")
         else:
             span = self.tracing.child_of(parent, "receive", record.topic)
-        span.carry_state(beside)
+        span.carry_state(other)
         return span
 
-    def _sender(self, record: Any) -> TraceContext | None:
-        """Who sent a record that has no span, as when it came from another process."""
+    def _sender_context(self, record: Any) -> TraceContext | None:
+        """Return the sender's context of a record without a span, such as one from another process."""
         return self.tracing.propagation.extract(record.headers) if record.headers else None
 
-    def _other_traces(self, own: bytes, batch: list[list[Any]]) -> list[str]:
+    def _other_traces(self, trace_id: bytes, batch: list[list[Any]]) -> list[str]:
         others: dict[bytes, None] = {}
         for records in batch:
             for record in _plain_iter(records):
                 if not is_record(record):
                     continue
                 span = record.kaspan_span
-                trace_id = span.trace_id if span is not None else (self._sender(record) or (None,))[0]
-                if trace_id is not None and trace_id != own:
-                    others[trace_id] = None
+                other = span.trace_id if span is not None else (self._sender_context(record) or (None,))[0]
+                if other is not None and other != trace_id:
+                    others[other] = None
                     if len(others) == MAX_OTHER_TRACES:
                         return [one.decode() for one in others]
         return [one.decode() for one in others]
 
     def report(self, call: FunctionSpan, span: RecordSpan, duration_us: int) -> None:
-        """Put a call's span into the ring."""
-        name, tags = call.site.literals or self._literals(call.site)
+        """Report the span of a call."""
+        name, tags = call.traced_function.literals or self._literals(call.traced_function)
         extras = span.extras
         annotations = b""
         if extras is not None:
@@ -184,8 +186,12 @@ class FunctionSpans:
             if extras.annotations:
                 annotations = annotations_part(extras.annotations)
         if call.tags or (extras is not None and extras.tags):
-            own = {"code.function.name": call.site.code_name} if call.site.code_name else {}
-            merged = {**own, **call.tags, **(extras.tags if extras is not None else {})}
+            function_tags = (
+                {"code.function.name": call.traced_function.code_name}
+                if call.traced_function.code_name
+                else {}
+            )
+            merged = {**function_tags, **call.tags, **(extras.tags if extras is not None else {})}
             tags = b",".join([quote(key) + b":" + quote(value) for key, value in merged.items()])
         self.tracing.reporter.report(
             b'{"traceId":"%b","id":"%b"%b,"name":%b,"timestamp":%d,"duration":%d,%b%b,"tags":{%b}}'
@@ -203,27 +209,44 @@ class FunctionSpans:
         )
 
     @staticmethod
-    def _literals(site: TracedFunction) -> tuple[bytes, bytes]:
-        tags = b'"code.function.name":' + quote(site.code_name) if site.code_name else b""
-        site.literals = quote(site.name), tags
-        return site.literals
+    def _literals(traced_function: TracedFunction) -> tuple[bytes, bytes]:
+        tags = (
+            b'"code.function.name":' + quote(traced_function.code_name) if traced_function.code_name else b""
+        )
+        traced_function.literals = quote(traced_function.name), tags
+        return traced_function.literals
 
 
 class FunctionSpan:
-    """One call of a function and its open span; entered and left as often as the function runs."""
+    """One call of a function and its open span. A generator enters and leaves it at each step."""
 
-    __slots__ = ("_before", "_calls", "_during", "_started_ns", "site", "span", "tags", "timestamp_ns")
+    __slots__ = (
+        "_before",
+        "_calls",
+        "_during",
+        "_started_ns",
+        "span",
+        "tags",
+        "timestamp_ns",
+        "traced_function",
+    )
 
-    def __init__(self, calls: FunctionSpans, site: TracedFunction, span: RecordSpan | ForwardedSpan) -> None:
+    def __init__(
+        self, calls: FunctionSpans, traced_function: TracedFunction, span: RecordSpan | ForwardedSpan
+    ) -> None:
         self._calls = calls
-        self.site = site
+        self.traced_function = traced_function
         self.span = span
         self.tags: dict[str, str] = {}
         self._during: Any = None
         self.timestamp_ns = time_ns()
         self._started_ns = perf_counter_ns()
         if isinstance(span, RecordSpan):
-            span.title, span.service, span.timestamp_ns = site.name, calls.tracing.service, self.timestamp_ns
+            span.title, span.service, span.timestamp_ns = (
+                traced_function.name,
+                calls.tracing.service,
+                self.timestamp_ns,
+            )
 
     def enter(self) -> None:
         """Make the span current. Never raises."""
@@ -233,7 +256,7 @@ class FunctionSpan:
             record_failure("entering a call's span", error)
 
     def leave(self) -> None:
-        """Make current again what was. Never raises."""
+        """Make the outer span current again. Never raises."""
         try:
             if self._during is not None:
                 self._calls.tracing.scope.leave(self._before, self._during, self.span)
@@ -242,7 +265,7 @@ class FunctionSpan:
             record_failure("leaving a call's span", error)
 
     def fail(self, error: BaseException) -> None:
-        """Mark the span as failed, unless the application has done so itself. Never raises."""
+        """Mark the span as failed, unless the application has done that. Never raises."""
         try:
             if isinstance(self.span, RecordSpan):
                 self.span.fail(error)
@@ -250,7 +273,7 @@ class FunctionSpan:
             record_failure("recording a call's error", failure)
 
     def end(self, ended_us: int | None = None) -> None:
-        """Report the span, ended now or at `ended_us` since the epoch. Never raises."""
+        """Report the span. It ends now or at `ended_us` (us since the epoch). Never raises."""
         span = self.span
         if not isinstance(span, RecordSpan) or span.ended:
             return
@@ -268,7 +291,7 @@ class FunctionSpan:
 
 
 class OpenSpan(RecordSpan):
-    """A span that the application ends itself."""
+    """A span of `next_span`, which the application ends."""
 
     def __init__(self, call: FunctionSpan) -> None:
         inner: Any = call.span
@@ -279,7 +302,7 @@ class OpenSpan(RecordSpan):
         self._call = call
 
     def end(self, end_time: int | None = None) -> None:
-        """Report the span, ended now or at `end_time` in nanoseconds since the epoch; once."""
+        """Report the span, once. It ends now or at `end_time` (ns since the epoch)."""
         self._call.end(None if end_time is None else end_time // 1000)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
@@ -293,7 +316,7 @@ def _context(span: RecordSpan) -> TraceContext:
 
 
 def _belongs(current: Span, record_span: RecordSpan | None, trace_id: bytes | None) -> bool:
-    """Whether the current span is the record's or one under it, so that the call nests in it."""
+    """Whether the current span is the record's span or in its trace, so that the call is its child."""
     if record_span is not None and isinstance(current, RecordSpan):
         return current is record_span or current.record is record_span
     found = current.get_span_context().trace_id
@@ -301,7 +324,7 @@ def _belongs(current: Span, record_span: RecordSpan | None, trace_id: bytes | No
 
 
 def _is_recorded(span: Span) -> bool:
-    """Whether what is done in a span's scope is recorded; OpenTelemetry's invalid span stands for none."""
+    """Whether spans under this one are recorded. OpenTelemetry's invalid span means: no current span."""
     if isinstance(span, RecordSpan):
         return span.sampled
     context = span.get_span_context()

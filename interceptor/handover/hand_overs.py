@@ -22,8 +22,8 @@ from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import record_failure
 from kaspan.interceptor.functions import decorators
 from kaspan.interceptor.functions.decorators import is_wrapped
-from kaspan.interceptor.functions.site import TracedFunction
 from kaspan.interceptor.functions.spans import FunctionSpan, FunctionSpans, is_record, records_in
+from kaspan.interceptor.functions.traced_function import TracedFunction
 from kaspan.interceptor.handover import arguments
 from kaspan.interceptor.handover.arguments import MAX_VALUES, may_hold
 from kaspan.interceptor.kafka.record_list import RecordList
@@ -34,7 +34,7 @@ _MAX_DEPTH = 4
 _IS_HEAP_TYPE = 1 << 9
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque, type)
 _VARARGS, _VARKEYWORDS = 0x04, 0x08  # of a code object's flags
-_MAX_SITES = 1000
+_MAX_FUNCTIONS = 1000
 _OF_OPENTELEMETRY = "opentelemetry.instrumentation.threading"
 _PLACEHOLDER = getattr(functools, "Placeholder", object())  # among partial's arguments, from Python 3.14 on
 
@@ -86,7 +86,7 @@ class HandOvers:
         self.calls = calls
         self._awaited: weakref.WeakSet[CoroutineType[Any, Any, Any]] = weakref.WeakSet()
         """Coroutines whose span is that of a task which awaits them, such as that of `asyncio.wait_for`."""
-        self._sites: dict[tuple[str, str], TracedFunction] = {}
+        self._traced_functions: dict[tuple[str, str], TracedFunction] = {}
 
     def records_of(self, value: Any) -> tuple[Any, ...]:
         """The records that a value is or holds; of a list of records, which is a batch, the list."""
@@ -178,19 +178,21 @@ class HandOvers:
                     self._awaited.add(value)
                     return call
             elif is_one(types, value) and self.records_of(value):
-                site = self.site(frame.f_globals.get("__name__") or "", coroutine.__qualname__)
-                return self.calls.begin(site, self._records_among(values), {})
+                traced_function = self.traced_function(
+                    frame.f_globals.get("__name__") or "", coroutine.__qualname__
+                )
+                return self.calls.begin(traced_function, self._records_among(values), {})
         return None
 
-    def site(self, module: str, qualified: str) -> TracedFunction:
+    def traced_function(self, module: str, qualified: str) -> TracedFunction:
         """The place in the application that spans are named after."""
-        site = self._sites.get((module, qualified))
-        if site is None:
-            if len(self._sites) >= _MAX_SITES:
-                self._sites.clear()
-            site = TracedFunction(qualified.rpartition("<locals>.")[2], f"{module}.{qualified}")
-            self._sites[module, qualified] = site
-        return site
+        traced_function = self._traced_functions.get((module, qualified))
+        if traced_function is None:
+            if len(self._traced_functions) >= _MAX_FUNCTIONS:
+                self._traced_functions.clear()
+            traced_function = TracedFunction(qualified.rpartition("<locals>.")[2], f"{module}.{qualified}")
+            self._traced_functions[module, qualified] = traced_function
+        return traced_function
 
 
 class HandedOver:
@@ -227,7 +229,9 @@ class HandedOver:
             qualified = getattr(named, "__qualname__", None) or type(named).__qualname__
             module = getattr(named, "__module__", None) or ""
             hand_overs = self._hand_overs
-            return hand_overs.calls.begin(hand_overs.site(module, str(qualified)), self._records, {})
+            return hand_overs.calls.begin(
+                hand_overs.traced_function(module, str(qualified)), self._records, {}
+            )
         except Exception as error:  # noqa: BLE001
             record_failure("tracing a call that was handed over", error)
             return None

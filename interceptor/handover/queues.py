@@ -100,9 +100,9 @@ def take(hand_overs: HandOvers, queue: Any, item: Any) -> None:
             return
         code = frame.f_code
         name = getattr(code, "co_qualname", code.co_name)  # from Python 3.11 on
-        site = hand_overs.site(frame.f_globals.get("__name__") or "", name)
+        traced_function = hand_overs.traced_function(frame.f_globals.get("__name__") or "", name)
         end_taken()
-        call = hand_overs.calls.begin(site, records, {})
+        call = hand_overs.calls.begin(traced_function, records, {})
         if call is None:
             return
         taken = Taken(call, queue)

@@ -1,4 +1,4 @@
-"""Errors that a loop's body catches and logs, on the span of the record in work (`errors_from_logs`)."""
+"""Mark the span of the record in work when the application logs an exception (`errors_from_logs`)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PATCHED = "_kaspan_patched"
 
 
 def follow_logs(tracing: Tracing, logger_class: Any = logging.Logger) -> None:
-    """Have every exception that is logged at level ERROR or above mark the span of the record in work.
+    """Patch `Logger.handle` to mark the span for each exception that is logged at level ERROR or above.
 
-    In `handle`, through which each log record goes once, whatever handlers there are: a handler of kaspan's
-    would keep `logging.basicConfig` from doing anything. Doing so again does nothing.
+    Each log record goes through `handle` once. A handler would not do: with one, `logging.basicConfig` does
+    nothing. Calling it again does nothing.
     """
     plain = logger_class.handle
     if hasattr(plain, _PATCHED):

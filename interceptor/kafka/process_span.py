@@ -1,4 +1,4 @@
-"""CONSUMER spans: one for each delivered record, open and current while the application works on it."""
+"""CONSUMER spans: one for each record, open and current while the application works on it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,10 @@ _TIMES = b',"kafka.queue_time_ms":"%d","kafka.lag":"%d"'
 
 
 class ProcessTemplates:
-    """The JSON of the spans of one topic and partition in one consumer, but for what differs each time.
+    """Templates of the JSON of the spans of one topic and partition in one consumer.
 
-    `ordinary` is for the record that nearly all are like: with a parent, its sender's timestamp and a known
-    lag, and nothing added by the application. It is filled in at once, where `general`, for all others, is
-    put together from parts, at twice the cost.
+    `ordinary` is for most records: those with a parent, a timestamp and a known lag, to whose span the
+    application adds nothing. `general`, for all others, is filled in from parts, which takes twice as long.
     """
 
     __slots__ = ("general", "names", "ordinary")
@@ -68,11 +67,11 @@ class ConsumerSpans:
         self.reporter = tracing.reporter
         self.record_class = record_class
         self.field_positions = tuple(record_class._fields.index(name) for name in _FIELDS)
-        """Where in a record what is looked at is, since that differs between versions of kafka-python."""
+        """The positions of _FIELDS in a record: they differ between versions of kafka-python."""
         self.excluded_topics = tracing.excluded_topics
         self.get_context = tracing.scope.get
         self.set_context = tracing.scope.set
-        # Not the consumer: what lives as long as a list of records must not keep a consumer alive.
+        # Not the consumer: a list of records refers to this, and must not keep the consumer alive.
         self.subscription = consumer._subscription
         tags = {
             "messaging.consumer.group.name": consumer.config.get("group_id"),
@@ -81,10 +80,10 @@ class ConsumerSpans:
         self._tags = [(key, str(value)) for key, value in tags.items() if value]
         self.templates: dict[tuple[str, int], ProcessTemplates] = {}
         self._refused: dict[tuple[str, int], int] = {}
-        """Partitions and offsets of the last record in each that a deserializer refused."""
+        """By partition: the offset of the last record that a deserializer refused."""
 
     def needs_span(self, record: Any) -> bool:
-        """Whether the record came from kafka-python just now, without a span yet, and should have one."""
+        """Whether this is a record of kafka-python, of a traced topic, that has no span yet."""
         return (
             type(record) is self.record_class
             and record.kaspan_span is None
@@ -92,11 +91,10 @@ class ConsumerSpans:
         )
 
     def start(self, record: Any) -> tuple[RecordSpan, bool]:
-        """Make the span of a record that has none, and let the record carry it.
+        """Make the span of a record and attach it to the record.
 
-        The parent is who sent the record; only where its headers do not say, the span in scope. Returns the
-        span that the record carries, and whether it is the caller's to report: not if another thread was
-        faster.
+        The parent is the sender's span; without one in the headers, the current span. Returns the record's
+        span, and whether the caller must report it: not if another thread has attached one first.
         """
         tracing = self.tracing
         headers = record.headers
@@ -107,20 +105,20 @@ class ConsumerSpans:
             span.set_attributes(dict(tracing.captured_headers.tags(headers)))
         if parent is not None and len(headers) > 1:
             span.headers = headers
-        carried: RecordSpan = record.__dict__.setdefault("kaspan_span", span)
-        return carried, carried is span
+        attached: RecordSpan = record.__dict__.setdefault("kaspan_span", span)
+        return attached, attached is span
 
     def forward(self, record: Any) -> ForwardedSpan | None:
-        """Make what is current while a record of an excluded topic is worked on; None if nothing need be."""
+        """Return the sender's span, to be current for a record of an excluded topic; None without headers."""
         return ForwardedSpan(self.tracing.propagation.extract, record.headers) if record.headers else None
 
     def report_polled(self, record: Any) -> None:
-        """Record that poll() returned a record whose processing cannot be seen. Never raises."""
+        """Report a record that poll() returned and that no loop works on. Never raises."""
         try:
             span, must_report = self.start(record)
             if must_report:
                 self.report("poll", record, span, time_ns() // 1000, 1)
-        except BaseException as error:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+        except BaseException as error:  # noqa: BLE001 (an interrupted step is repeated)
             finish("recording a polled record", error, self._report_polled_again, record)
 
     def _report_polled_again(self, record: Any) -> None:
@@ -129,7 +127,7 @@ class ConsumerSpans:
             self.report("poll", record, span, time_ns() // 1000, 1)
 
     def fetch(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Ask kafka-python for records, and record what it fails at."""
+        """Call a method of kafka-python that returns records, and report a record that it refuses."""
         try:
             return original(*args, **kwargs)
         except Exception as error:
@@ -137,10 +135,9 @@ class ConsumerSpans:
             raise
 
     def report_refused(self, error: Exception) -> None:
-        """Record that a record was not handed out since its deserializer raised, if that is what `error` is.
+        """Report the record that a deserializer refused, if `error` came from one. Never raises.
 
-        kafka-python tries the same record again each time it is asked: only the first time is recorded.
-        Raises nothing of its own.
+        kafka-python tries the same record at each call; only the first time is reported.
         """
         try:
             record = refused_record(error, self.record_class)
@@ -155,7 +152,7 @@ class ConsumerSpans:
             span, _ = self.start(record)
             try:
                 span.fail(error)
-            finally:  # the application's exception may raise when it is made text
+            finally:  # str(error) of an application's exception may raise
                 self.report("poll", record, span, time_ns() // 1000, 1)
         except Exception as failure:  # noqa: BLE001
             record_failure("recording a record that its deserializer refused", failure)
@@ -163,7 +160,7 @@ class ConsumerSpans:
     def report(
         self, operation: str, record: Any, span: RecordSpan, timestamp_us: int, duration_us: int
     ) -> None:
-        """End the span of a record; nothing is written for one that is not sampled."""
+        """End the span of a record, and write it if it is sampled."""
         if span.sampled:
             self._write(operation, record, span, timestamp_us, duration_us)
         span.ended = True
@@ -174,11 +171,11 @@ class ConsumerSpans:
         place = (record.topic, record.partition)
         templates = self.templates.get(place) or self._templates_of(*place)
         parent_id, offset, sent_ms = span.parent_id, record.offset, record.timestamp
-        # kafka-python's TopicPartition is a tuple, so this finds it in the dict without making one.
+        # A plain tuple finds kafka-python's TopicPartition in the dict: that is a tuple too.
         assigned = self.subscription.assignment.get(place)
         highwater = None if assigned is None else assigned.highwater
         lag = -1 if highwater is None else highwater - offset - 1
-        # Without a timestamp, or by another clock in the future, there is no queue time to tell.
+        # Unknown without a timestamp, or if the sender's clock is ahead.
         queued_ms = timestamp_us // 1000 - sent_ms if sent_ms is not None and sent_ms > 0 else -1
         if (
             lag >= 0

@@ -22,7 +22,7 @@ OrdinarySends = compiled and compiled.OrdinarySends
 Sends = compiled and compiled.Sends
 
 _STATE = "_kaspan"
-_PATCHED = "_kaspan_patched"  # not `__wrapped__`, which other agents' patches have as well
+_PATCHED = "_kaspan_patched"  # not `__wrapped__`: patches of other agents have that too
 _MAX_TOPICS = 10_000
 _HEADERS_SINCE = (0, 11)
 
@@ -56,10 +56,10 @@ class ProducerState:
         self._client_id = producer.config.get("client_id")
         self._templates: dict[str, SendTemplates] = {}
         self._templates_without_context: dict[str, SendTemplates] = {}
-        """Those of the topics into whose records nothing is injected: what is compiled does not know them."""
+        """Of topics whose records get no context. Compiled code does not know these."""
         is_compiled = OrdinarySends is not None and self._is_ordinary
         self.ordinary = OrdinarySends(tracing, self._templates) if is_compiled else None
-        """Does what `begin` does for the ordinary sends, if it was compiled."""
+        """Does what `begin` does, for ordinary sends, if kaspan is compiled."""
         remember(self)
         if tracing.on_client is not None:
             tracing.on_client()
@@ -86,16 +86,16 @@ class ProducerState:
     def begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], in_python.SendSpan | None, bool]:
-        """Open a send's span and put its context into the arguments, into `kwargs` in place.
+        """Open a send's span and inject its context into the arguments; changes `kwargs` in place.
 
-        Returns the positional arguments to call with, None in the span's place if it is not sampled, and
-        whether the headers are a list of ours.
+        Returns the positional arguments to call with, the span or None if it is not sampled, and whether the
+        headers are a list that this has made.
         """
         given = len(args)
         topic = args[0] if given else kwargs.get("topic")
         headers = args[_HEADERS] if given > _HEADERS else kwargs.get("headers")
         if not isinstance(topic, str) or not (headers is None or isinstance(headers, list)):
-            return args, None, False  # kafka-python refuses these, in words that the caller knows
+            return args, None, False  # kafka-python raises its own error
         tracing = self.tracing
         parent = tracing.current() if self._get_context() else None
         if tracing.excluded_topics.known.get(topic) is not False and topic in tracing.excluded_topics:
@@ -117,7 +117,7 @@ class ProducerState:
             )
             is_ordinary = self._is_ordinary and templates.injects_context
             if is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
-                # What _inject does for nearly everybody, without three calls.
+                # What _inject does for most sends, without its three calls.
                 kwargs["headers"] = [("b3", SAMPLED_TEMPLATE % (span.trace_id, span.span_id))]
                 return args, send_span, True
         if not templates.injects_context:
@@ -132,7 +132,7 @@ class ProducerState:
         kwargs: dict[str, Any],
         send_span: in_python.SendSpan | None,
     ) -> Any:
-        """Call `send` once more without the context in the headers, which are a list of ours."""
+        """Call `send` again without the context in the headers, a list that `begin` has made."""
         headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]
         headers[:] = self.tracing.propagation.without_context(headers)
         try:
@@ -156,7 +156,7 @@ class ProducerState:
 
 
 def _most_references(held: Mapping[str, object]) -> int:
-    # A list, since other threads may still send to new topics.
+    # Of a copy: other threads may send to new topics meanwhile.
     return max((getrefcount(one) for one in list(held.values())), default=0)
 
 
@@ -166,13 +166,13 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
     if getattr(original, _PATCHED, None) is True:  # a mock has every attribute
         return
     locked_futures = hasattr(future_class(), "_lock")
-    # One lock for both callbacks instead of two, where kafka-python has a way for that.
-    follow = getattr(future_class, "_add_cb_eb", None) or _both(future_class)
+    # Takes the future's lock once for both callbacks, in versions that have this method.
+    follow = getattr(future_class, "_add_cb_eb", None) or _follow_both(future_class)
 
     @functools.wraps(original)
     def traced_send(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            # Not in its __dict__: who looks into that makes one, and all other attributes are slower.
+            # By getattr: `self.__dict__` would create that dict, and make its attributes slower.
             state = getattr(self, _STATE, None)
             if type(state) is not ProducerState:
                 state = ProducerState(self, tracing)
@@ -193,7 +193,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             # kafka-python 2 returns a future that has failed, where 3 raises.
             too_large = injected and getattr(future, "is_done", False) and _is_too_large(future.exception)
         if too_large:
-            # Perhaps it is only so by our header: without it, kafka-python has the last word.
+            # Perhaps only kaspan's header makes it too large. Without it, kafka-python decides.
             future = state.send_without_context(original, self, args, kwargs, send_span)
         if send_span is None:
             return future
@@ -215,7 +215,7 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
             return send(self, args, kwargs)
 
     setattr(patched, _PATCHED, True)
-    producer_class._kaspan = None  # type: ignore[attr-defined]  # so that nobody's __getattr__ is asked
+    producer_class._kaspan = None  # type: ignore[attr-defined]  # so that a subclass's __getattr__ is not called
     producer_class.send = patched  # type: ignore[attr-defined]
 
 
@@ -223,7 +223,7 @@ def _is_too_large(error: BaseException) -> bool:
     return type(error).__name__ == "MessageSizeTooLargeError"
 
 
-def _both(future_class: Any) -> Any:
+def _follow_both(future_class: Any) -> Any:
     add_callback, add_errback = future_class.add_callback, future_class.add_errback
 
     def follow(future: Any, acknowledged: Any, failed: Any) -> None:

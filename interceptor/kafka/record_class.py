@@ -1,4 +1,4 @@
-"""The record that can carry its span: kafka-python's own with a place more."""
+"""A subclass of kafka-python's ConsumerRecord with one more attribute: its span."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ if TYPE_CHECKING:
 
 
 def with_span_attribute(record_class: type) -> type:
-    """Make the subclass of kafka-python's ConsumerRecord whose instances can carry their span.
+    """Make a subclass of kafka-python's ConsumerRecord with the attribute `kaspan_span`.
 
-    An instance equals the plain record and prints as it does. It has the plain one's name, so that it
-    pickles to a plain record where kaspan is not, and without its span everywhere. Of a class that can
-    already, it is the class itself.
+    Its records equal plain ones, print like them, and have the class's name, so that they pickle as plain
+    records; the span is never pickled. Returns the class itself if it already has the attribute.
     """
     if hasattr(record_class, "kaspan_span"):
         return record_class

@@ -26,11 +26,11 @@ def end_list(records: RecordList) -> None:
 
 
 class RecordList(list[Any]):
-    """The records of one partition from one poll; a span is open for each while it is looped over.
+    """The records of one partition from one poll. A loop over the list opens a span for each record.
 
-    A record taken in another way (by index, by popping, or replaced) gets its span, of no length, when it is
-    taken; those never taken get theirs when the list goes away, is emptied, or the consumer polls again while
-    no loop is at it.
+    A record that is taken in another way (by index, popped, replaced) gets a span without a duration at that
+    moment. A record that is never taken gets it when the list is freed or emptied, or when the consumer polls
+    again and no loop is under way.
     """
 
     __slots__ = ("__weakref__", "consumer_spans", "loops", "owner")
@@ -38,7 +38,7 @@ class RecordList(list[Any]):
     consumer_spans: ConsumerSpans
     loops: tuple[weakref.ref[record_scope.ListLoop], ...]
     owner: object
-    """What must live as long as the list does."""
+    """An object that must live as long as the list."""
 
     @classmethod
     def of(cls, records: list[Any], consumer_spans: ConsumerSpans) -> RecordList:
@@ -55,12 +55,12 @@ class RecordList(list[Any]):
         return loop
 
     def is_looped_over(self) -> bool:
-        """Whether a loop is at it that has not come to its end."""
+        """Whether a loop over the list is under way."""
         loops = [loop() for loop in self.loops]
         return any(loop is not None and loop.__length_hint__() for loop in loops)
 
     def end(self) -> None:
-        """End the record that a loop is at, and give all others their spans."""
+        """End the record of each loop, and give all others their spans."""
         for reference in self.loops:
             loop = reference()
             if loop is not None:
@@ -100,7 +100,7 @@ class RecordList(list[Any]):
         self._report_polled(removed)
 
     def _at(self, index: Any) -> list[Any]:
-        """The records at an index or in a slice; none for one that list itself is about to refuse."""
+        """The records at an index or in a slice; empty if the list will raise for it."""
         try:
             found = super().__getitem__(index)
         except (IndexError, TypeError):
@@ -113,11 +113,11 @@ class RecordList(list[Any]):
                 self.consumer_spans.report_polled(record)
 
     def settle(self) -> None:
-        """Give every record that was never looked at its span."""
+        """Give every record without a span its span."""
         try:
             if hasattr(self, "consumer_spans"):  # `of` may have been interrupted
                 self._report_polled(super().__iter__())
-        except BaseException as error:  # noqa: BLE001 (those after an interruption have their spans as well)
+        except BaseException as error:  # noqa: BLE001 (an interrupted step is repeated)
             finish("recording what poll() returned", error, self.settle)
 
     __del__ = accelerated(end_list)

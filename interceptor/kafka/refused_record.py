@@ -1,4 +1,4 @@
-"""The record that a deserializer refused: read from where kafka-python was when the exception came."""
+"""The record that a deserializer refused, read from kafka-python's frames in the traceback."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _UNPACK = ("_unpack_records", "_unpack_message_set")
 
 
 def refused_record(error: BaseException, record_class: Any) -> Any:
-    """The record whose deserializer raised `error`, with key and value as they came.
+    """Return the record whose deserializer raised `error`, with key and value as bytes.
 
-    None if that is not where `error` came from.
+    None if `error` did not come from a deserializer.
     """
     traceback = error.__traceback__
     while traceback is not None:
         frame, traceback = traceback.tb_frame, traceback.tb_next
-        # What else raises there, as for a wrong checksum, is not about the record that `record` is then.
+        # Other errors there, such as a wrong checksum, are not about the record in `record`.
         if (
             traceback is not None
             and traceback.tb_frame.f_code.co_name == "_deserialize"

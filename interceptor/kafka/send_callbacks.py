@@ -1,4 +1,4 @@
-"""Callbacks of a send: what they send belongs to the trace of the send whose answer they are called with."""
+"""Run the callbacks of a send in its span, so that records which they send are in its trace."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATCHED = "_kaspan_patched"
 
 
 def follow_callbacks(future_class: type, tracing: Tracing) -> None:
-    """Patch `add_callback` and `add_errback` of what send() returns, kafka-python's FutureRecordMetadata.
+    """Patch `add_callback` and `add_errback` of FutureRecordMetadata, which send() returns.
 
     Calling it again does nothing.
     """
@@ -35,7 +35,7 @@ def _within_span(original: Callable[..., Any], tracing: Tracing) -> Callable[...
     @functools.wraps(original)
     def add(self: Any, f: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            # Where the answer is there already, the callback is called here and now, in the caller's scope.
+            # If the answer is there already, the callback is called now, in the caller's scope.
             span = None if self.is_done else _span_of(self, tracing)
             if span is not None:
                 f = Callback(f, span, tracing)
@@ -48,11 +48,11 @@ def _within_span(original: Callable[..., Any], tracing: Tracing) -> Callable[...
 
 
 def _span_of(future: Any, tracing: Tracing) -> RecordSpan | None:
-    """The span of the send, to be a parent; None if the send is none of ours."""
+    """Return the span of the send, to be a parent; None if kaspan does not trace the send."""
     callbacks = future._callbacks
     if callbacks is None:
-        return None  # the answer has come this moment
-    # The first is ours: it was added before send() returned.
+        return None  # the answer has just come
+    # The first callback is kaspan's: it was added before send() returned.
     send_span = next(iter(callbacks), None)
     topic = future._produce_future.topic_partition.topic
     if isinstance(send_span, SendSpan):
@@ -65,17 +65,17 @@ def _span_of(future: Any, tracing: Tracing) -> RecordSpan | None:
     elif topic in tracing.excluded_topics:
         return None
     else:
-        # Not sampled. Outside of its trace, only that is known of it.
+        # Not sampled. Outside of its trace, nothing else is known of it.
         around = tracing.current()
         is_within = around is not None and around[2] is False
         span = tracing.child_of(around if is_within else _NOT_SAMPLED, "send", topic)
     span.title, span.service = f"send {topic}", tracing.service
-    span.ended = True  # nothing can be added to it: our own callback, which reports it, is called first
+    span.ended = True  # accepts no tags: kaspan's own callback, which reports it, is called first
     return span
 
 
 class Callback:
-    """A callback of the application's that runs in the scope of its send's span."""
+    """A callback of the application that runs in the scope of its send's span."""
 
     __slots__ = ("_function", "_scope", "_span")
 
@@ -83,7 +83,7 @@ class Callback:
         self._function, self._span, self._scope = function, span, tracing.scope
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call it, with the span current meanwhile. Raises what it raises."""
+        """Call the callback while the span is current. Raises what it raises."""
         try:
             before, during = self._scope.enter(self._span)
         except Exception as error:  # noqa: BLE001

@@ -24,11 +24,11 @@ _PLACE = b',"messaging.destination.partition.id":"%d","messaging.kafka.offset":"
 
 
 class SendTemplates:
-    """The spans of the sends to one topic by one producer: their JSON but for what differs each time.
+    """Templates of the JSON of the spans of one producer's sends to one topic.
 
-    `ordinary` is for the record that nearly all are like, acknowledged with its offset: filled in at once,
-    where `general`, for all others, is put together from parts. It is None where the broker does not answer
-    with the offset (acks=0). `injects_context` says whether the context is injected into the topic's records.
+    `ordinary` is for most sends, which are acknowledged with an offset; None with acks=0, where the broker
+    tells no offset. `general`, for all others, is filled in from parts. `injects_context` says whether the
+    topic's records get a context.
     """
 
     __slots__ = ("general", "injects_context", "is_acknowledged", "name", "ordinary", "reporter")
@@ -53,12 +53,12 @@ class SendTemplates:
         self.ordinary = ordinary if is_acknowledged else None
 
     def end(self, send_span: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
-        """Report a span whatever became of its record; None and None when nobody knows. Never raises."""
+        """Report a span. `metadata` and `error` are None if no answer will come. Never raises."""
         if send_span.started_ns < self.reporter.process_start_ns:
             return
         try:
             self._write(send_span, metadata, error, ended_ns)
-        except BaseException as failure:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+        except BaseException as failure:  # noqa: BLE001 (an interrupted step is repeated)
             finish("recording a send", failure, self._write, send_span, metadata, error, ended_ns)
 
     def _write(self, send_span: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
@@ -96,9 +96,9 @@ class SendTemplates:
 
 
 class SendSpan:
-    """The open span of one send: its future calls it with the record's metadata, or with the error.
+    """The open span of one send. Its future calls it with the record's metadata, or with the error.
 
-    When the future goes away without either, the producer gave the record up: the span ends as a timeout.
+    If the future is freed without either, the producer has given the record up: the span ends as a timeout.
     `templates` is None once the span has ended.
     """
 
@@ -132,7 +132,7 @@ class SendSpan:
         self.key = key
         self.is_tombstone = is_tombstone
         self.enqueued_ns = 0
-        """When send() returned to its caller, on the performance counter."""
+        """When send() returned to its caller, by the performance counter."""
         self.timestamp_ns = time_ns()
         self.started_ns = perf_counter_ns()
         self.templates: SendTemplates | None = (
@@ -179,12 +179,12 @@ class SendSpan:
             record_failure("recording a send", failure)
 
     def settle(self, future: Any) -> None:
-        """End the span if the future is done: before 2.2 its callbacks, unlocked, can miss that moment."""
+        """End the span if the future is done. Before 2.2 a future has no lock, and may miss a callback."""
         if future.is_done:
             self(future.value if future.exception is None else future.exception)
 
     def give_up(self) -> None:
-        """End the span, if it is open, as that of a send to which no answer will come. Never raises."""
+        """End the span, if it is open, as a timeout: no answer will come. Never raises."""
         templates, self.templates = self.templates, None
         if templates is not None:
             templates.end(self, None, None, perf_counter_ns())
@@ -198,5 +198,5 @@ class SendSpan:
 
 
 def open_sends() -> list[SendSpan]:
-    """Find every open span of a send in this process."""
+    """Find the open spans of all sends in this process."""
     return [found for found in gc.get_objects() if type(found) is SendSpan and found.templates is not None]

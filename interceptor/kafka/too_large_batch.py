@@ -1,4 +1,4 @@
-"""A batch that the broker refuses as too large, perhaps by our header only, is sent once more without it."""
+"""Send a batch again without kaspan's header if the broker refuses it as too large."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NO_LIMIT = 2**31 - 1
 
 
 def retry_without_context(sender_class: type, formats: Any, tracing: Tracing) -> None:
-    """Patch `_can_retry` of kafka-python's Sender, which decides over a batch that the broker has refused.
+    """Patch `_can_retry` of kafka-python's Sender, which it calls for a batch that the broker has refused.
 
-    `formats` is kafka.record.default_records. What is sent again goes where kafka-python's own retries go: at
-    the front of its partition, with the same sequence numbers. Calling it again does nothing.
+    `formats` is kafka.record.default_records. The batch goes where kafka-python's own retries go: to the
+    front of its partition, with the same sequence numbers. Calling it again does nothing.
     """
     original = sender_class._can_retry  # type: ignore[attr-defined]
     if getattr(original, _PATCHED, None) is True:
@@ -41,7 +41,7 @@ def retry_without_context(sender_class: type, formats: Any, tracing: Tracing) ->
 
 
 def _is_open(sender: Any, batch: Any) -> bool:
-    """Whether the batch may still be sent, as kafka-python looks at it before its own retries."""
+    """Whether the batch may still be sent: the conditions of kafka-python's own retries."""
     if getattr(batch, "final_state", None) is not None:
         return False
     timeout_ms = getattr(sender._accumulator, "delivery_timeout_ms", None)
@@ -52,10 +52,10 @@ def _is_open(sender: Any, batch: Any) -> bool:
 
 
 def _strip(batch: Any, formats: Any, tracing: Tracing) -> bool:
-    """Take the context out of every record of the batch; False if there is none of ours in it."""
+    """Remove the context from every record of the batch. False if no record has one of kaspan's."""
     topic = batch.topic_partition.topic
     if topic in tracing.excluded_topics or topic in tracing.propagation.excluded_topics:
-        return False  # what looks like a context is the application's own
+        return False  # headers that look like a context are the application's
     buffer = batch.records.buffer()
     read = formats.DefaultRecordBatch(bytes(buffer))
     if read.magic < _HEADERS_SINCE_MAGIC:

@@ -219,7 +219,7 @@ def test_misspelt_function_is_one_warning(name: Any, caplog: Any, call: str, sai
     assert module.handle(7) == 7
     assert [(record.name, record.levelno) for record in caplog.records] == [("kaspan", logging.WARNING)]
     assert caplog.messages == [
-        f"kaspan: interceptor.functions[1].call is {call}, and {said.format(file=module.__file__)}"
+        f"kaspan: interceptor.functions[1].call is {call}, but {said.format(file=module.__file__)}"
     ]
 
 
@@ -240,7 +240,7 @@ def test_misspelt_module_is_one_warning(name: Any, caplog: Any, call: str, missi
     named.settle()
 
     assert caplog.messages == [
-        f"kaspan: interceptor.functions[0].call is {call}, and there is no module {missing} here"
+        f"kaspan: interceptor.functions[0].call is {call}, but module {missing} is not found"
     ]
 
 
@@ -343,9 +343,9 @@ def test_misspelt_function_of_the_program_is_one_warning(programs: ProgramRunner
 
     assert (done.returncode, done.stdout) == (0, "7\n")
     assert done.stderr.splitlines() == [
-        "kaspan: interceptor.functions[0].call is worker:pars, and module __main__ "
+        "kaspan: interceptor.functions[0].call is worker:pars, but module __main__ "
         f"({programs.directory}/modules/worker.py) has no pars; did you mean parse?; it is not traced",
-        "kaspan: interceptor.functions[1].call is wroker:parse, and there is no module wroker here",
+        "kaspan: interceptor.functions[1].call is wroker:parse, but module wroker is not found",
     ]
 
 
@@ -463,7 +463,7 @@ def test_function_that_was_imported_before_kafka_is_traced(programs: ProgramRunn
     )
 
     told = (
-        "kaspan: interceptor.functions[0].call is shop.handlers:handle, and a list had got it before kafka "
+        "kaspan: interceptor.functions[0].call is shop.handlers:handle, but a list got it before kafka "
         "was imported; calls from there are not traced (put @traced of kaspan.interceptor on the function)\n"
     )
     assert outcome(done) == (0, "", told if is_held else "")
@@ -480,7 +480,7 @@ def test_named_function_that_is_never_called_is_told_of(programs: ProgramRunner)
         KASPAN_INTERCEPTOR__FUNCTIONS='[{call: "shop.handlers:handle"}, {call: "shop.handlers:Orders.add"}]',
     )
 
-    said = "kaspan: never called in this process, or not by its name, so that it has no span: "
+    said = "kaspan: these functions have no span, since they were never called by their names: "
     assert outcome(done) == (0, "", said + "shop.handlers:Orders.add\n")
 
 

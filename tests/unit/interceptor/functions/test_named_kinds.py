@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[str, Callable[[Any], Any], Any, str]] = {
         "Crate.total",
         lambda goods: goods.Crate().total,
         7,
-        "a cached_property, which does more than to be called (put @traced under the decorator",
+        "a cached_property, which does more than being called (put @traced below the decorator",
     ),
     "partial method": ("Crate.doubled", lambda goods: goods.Crate().doubled(2), 28, "a partialmethod, which"),
     "partial": (
@@ -205,7 +205,7 @@ def test_what_is_no_function_stays_as_it_is(
     """What does more than to be called, or is more, is left alone, and one warning says so."""
     assert call(goods(path)) == expected
     (message,) = caplog.messages
-    assert message.startswith(f"kaspan: interceptor.functions[0].call is goods:{path}, and ")
+    assert message.startswith(f"kaspan: interceptor.functions[0].call is goods:{path}, but ")
     assert said in message
 
 
@@ -251,4 +251,4 @@ def test_decorator_leaves_alone_what_is_no_function(caplog: Any, kind: str) -> N
     }[kind]
 
     assert traced(found) is traced("named")(found) is found
-    assert f"kaspan: @traced is put on a {kind}, which is not called as a function is" in caplog.messages[0]
+    assert f"kaspan: @traced is put on a {kind}, which is not a function" in caplog.messages[0]

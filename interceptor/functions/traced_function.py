@@ -1,10 +1,10 @@
-"""A place in the application whose calls are spans."""
+"""A function of the application whose calls are spans."""
 
 from __future__ import annotations
 
 
 class TracedFunction:
-    """A place in the application whose calls are spans: the spans' name, and the function's full one."""
+    """A function whose calls are spans: the name of the spans, and the full name of the function."""
 
     __slots__ = ("code_name", "is_called", "literals", "name")
 
@@ -13,4 +13,4 @@ class TracedFunction:
         self.code_name = code_name
         self.is_called = False
         self.literals: tuple[bytes, bytes] | None = None
-        """Name and tags in JSON, once they were needed."""
+        """Name and tags as JSON, made for the first span."""
