@@ -34,7 +34,7 @@ def delivery(settings: schema.Agent) -> Findings:
     return Findings(tuple(_said(status)), tuple(_wrong(status)))
 
 
-def at(address: str, token: str, settings: schema.Agent) -> schema.Agent | None:
+def agent_at(address: str, token: str, settings: schema.Agent) -> schema.Agent | None:
     """Return the settings to ask the agent at `address`, a value of interceptor.agent.
 
     None if Zipkin is there instead of an agent, and for https, where `ask` needs the agent's certificate

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from kaspan.cli.delivery import Findings, at, delivery
+from kaspan.cli.delivery import Findings, agent_at, delivery
 from kaspan.cli.hidden import hidden_hooks
 from kaspan.cli.interpreter import this_python
 from kaspan.cli.rings import Ring, Survey, survey
@@ -66,7 +66,7 @@ def examine(loaded: Loaded) -> Findings:
         more, also = all_rings(loaded)
     else:
         more, also = http_agent(interceptor.agent, interceptor.token)
-        agent = at(interceptor.agent, interceptor.token, loaded.settings.agent)
+        agent = agent_at(interceptor.agent, interceptor.token, loaded.settings.agent)
     if agent is None:
         return Findings((*said, *more), (*wrong, *also))
     asked = delivery(agent)
@@ -126,14 +126,14 @@ def table(rings: Iterable[Ring]) -> list[str]:
 
 def _row(ring: Ring) -> tuple[str, ...]:
     return (
-        ring.said("service"),
-        ring.said("pid"),
+        ring.field("service"),
+        ring.field("pid"),
         "alive" if ring.is_owned else "gone",
         f"{ring.written_spans} spans",
         str(ring.dropped_spans),
         f"{ring.unread_bytes} B",
         str(ring.suppressed_errors),
-        *map(ring.said, ("kaspan", "kafka_python", "python")),
+        *map(ring.field, ("kaspan", "kafka_python", "python")),
     )
 
 
@@ -151,7 +151,7 @@ def judge(path: str, found: Survey, has_agent: bool) -> list[str]:
             "start `kaspan agent`"
         )
     for ring in found.rings:
-        who = f"{ring.said('service')} (pid {ring.said('pid')})"
+        who = f"{ring.field('service')} (pid {ring.field('pid')})"
         if ring.dropped_spans:
             wrong.append(
                 f"{who} has dropped {ring.dropped_spans} spans because its ring was full: the agent did not "
@@ -164,8 +164,8 @@ def judge(path: str, found: Survey, has_agent: bool) -> list[str]:
                 f"kaspan has failed {ring.suppressed_errors} times in {who}: its log has a warning of the "
                 "logger kaspan for the first failure of each kind"
             )
-        if ring.said("kaspan") != VERSION:
-            wrong.append(f"{who} runs kaspan {ring.said('kaspan')}, and this command is {VERSION}")
+        if ring.field("kaspan") != VERSION:
+            wrong.append(f"{who} runs kaspan {ring.field('kaspan')}, and this command is {VERSION}")
     return wrong
 
 

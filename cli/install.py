@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kaspan.cli import record
+from kaspan.cli import pip_record
 from kaspan.cli.path import absolute
 from kaspan.cli.settings import print_errors
 from kaspan.config import ConfigError, load
@@ -107,7 +107,7 @@ def install(variables: Mapping[str, str]) -> Path:
             )
         temporary.write_text(text, "ascii")
         temporary.replace(path)
-        note().touch()
+        usage_marker().touch()
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -115,7 +115,7 @@ def install(variables: Mapping[str, str]) -> Path:
             f"{path} cannot be written: {error.strerror}; run this as the user who owns "
             f"{path.parent}, or install kaspan into a virtual environment of your own"
         ) from error
-    record.add(path)
+    pip_record.add(path)
     return path
 
 
@@ -129,10 +129,10 @@ def was_installed() -> bool:
 
     Raises InstallError if the hook is missing.
     """
-    return note().exists() and not installed()
+    return usage_marker().exists() and not installed()
 
 
-def note() -> Path:
+def usage_marker() -> Path:
     """Return the file that marks that `kaspan install` was used. Raises InstallError if the hook is
     missing.
     """

@@ -25,7 +25,7 @@ class Ring:
     suppressed_errors: int
     process: dict[str, Any]
 
-    def said(self, key: str) -> str:
+    def field(self, key: str) -> str:
         """Return one field of the process's description, fit for one line; ? if it is missing."""
         text = str(self.process.get(key, "?"))[:60]
         return text if text.isprintable() else ascii(text)

@@ -7,8 +7,8 @@ import contextlib
 import sys
 from collections.abc import Sequence
 
-from kaspan.cli import record
-from kaspan.cli.install import InstallError, installed, note
+from kaspan.cli import pip_record
+from kaspan.cli.install import InstallError, installed, usage_marker
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,12 +25,12 @@ def main(arguments: Sequence[str]) -> int:
     for path in paths:
         try:
             path.unlink()
-            record.remove(path)
+            pip_record.remove(path)
         except OSError as error:
             sys.stderr.write(f"kaspan uninstall: {path} cannot be removed: {error.strerror}\n")
             code = 1
         else:
             sys.stdout.write(f"removed {path}\n")
     with contextlib.suppress(InstallError, OSError):
-        note().unlink()
+        usage_marker().unlink()
     return code

@@ -3,6 +3,9 @@
 Every source becomes `yaml_nodes` first and `check` turns nodes into values, so `load` goes through `check`
 once for each source, and `check` goes back to `yaml_nodes` for a variable that holds a list or a map as
 YAML text.
+
+The way of one key, such as interceptor.sampling.rate: text with its line (yaml_nodes), a value of the type in
+schema/interceptor.py (check), `Settings` (here), then `Tracing`, which passes it to its `Sampler`.
 """
 
 from __future__ import annotations

@@ -163,3 +163,9 @@ def test_written_b3_has_ids_and_decision_and_no_parent(sampled: bool, debug: boo
     assert (
         b3.format_single(HIGH + TRACE, SPAN, sampled, debug) == HIGH + TRACE + b"-" + SPAN + b"-" + expected
     )
+
+
+@given(TRACE_IDS, SPAN_IDS)
+def test_template_of_a_sampled_trace_writes_what_format_single_does(trace_id: bytes, span_id: bytes) -> None:
+    """The producer fills in the template itself, and must write the same header."""
+    assert b3.SAMPLED_TEMPLATE % (trace_id, span_id) == b3.format_single(trace_id, span_id, True, False)
