@@ -68,7 +68,7 @@ class Agent:
         self._chain = _chain(settings)
         self._former_chains: list[Chain] = []
         senders = build_senders(settings.senders, settings.batch, os.environ)
-        self._directories = _opened(
+        self._directories = _open_directories(
             settings.ring_dirs, {}, is_listening=bool(settings.listen or settings.socket)
         )
         self.spool = Spool(settings.spool.path, settings.spool.max_bytes)
@@ -132,7 +132,9 @@ class Agent:
         found = changes(self.settings, settings)
         new = found.in_force
         chain = _chain(new) if "agent.processors" in found.applied else self._chain
-        self._directories = _opened(new.ring_dirs, self._directories, is_listening=self.collector is not None)
+        self._directories = _open_directories(
+            new.ring_dirs, self._directories, is_listening=self.collector is not None
+        )
         if chain is not self._chain and self._chain is not None:
             self._former_chains.append(self._chain)
         self.settings, self._chain = new, chain
@@ -219,16 +221,16 @@ def _chain(settings: schema.Agent) -> Chain | None:
     return build_processors(settings.processors, os.environ) if settings.processors else None
 
 
-def _opened(
-    paths: Sequence[str], there: Mapping[str, RingDirectory], is_listening: bool = False
+def _open_directories(
+    paths: Sequence[str], open_already: Mapping[str, RingDirectory], is_listening: bool = False
 ) -> dict[str, RingDirectory]:
     """Open ring directories; those that are open stay. Raises RingDirectoryError, and then opens none.
 
     A directory that another user has created does not stop the others: the receiver logs it, and tries again
     and again. It is an error only if the agent would have nothing else to read.
     """
-    directories = {path: there.get(path) or RingDirectory(path) for path in paths}
-    new = [directory for path, directory in directories.items() if path not in there]
+    directories = {path: open_already.get(path) or RingDirectory(path) for path in paths}
+    new = [directory for path, directory in directories.items() if path not in open_already]
     refused: list[RingDirectoryError] = []
     try:
         for directory in new:

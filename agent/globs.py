@@ -16,13 +16,13 @@ class Globs:
         flags = re.IGNORECASE if ignore_case else 0
         # `translate` writes expressions that cannot backtrack without end.
         self._match = re.compile("|".join(map(translate, globs)), flags).match
-        self._fitting: dict[str, bool] = {}
+        self._results: dict[str, bool] = {}
 
     def matches(self, name: str) -> bool:
         """Whether one of the globs matches the whole name."""
-        fits = self._fitting.get(name)
-        if fits is None:
-            if len(self._fitting) >= _REMEMBERED_NAMES:
-                self._fitting.clear()
-            fits = self._fitting[name] = self._match(name) is not None
-        return fits
+        is_match = self._results.get(name)
+        if is_match is None:
+            if len(self._results) >= _REMEMBERED_NAMES:
+                self._results.clear()
+            is_match = self._results[name] = self._match(name) is not None
+        return is_match

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*STOP_SIGNALS, signal.SIGHUP)
-_SUPERVISION_S = 1.0
+_SUPERVISION_INTERVAL_S = 1.0
 _SHUTDOWN_STEP_S = 0.02
 # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX; source: mallopt(3) and malloc.h of glibc.
 _MALLOC_OPTIONS = ((-1, 32 << 20), (-3, 32 << 20), (-8, 1))
@@ -114,7 +114,7 @@ def _end_at_once(code: int) -> NoReturn:
 
 def _supervise(agent: Agent, load: Callable[[], schema.Agent], manager: ServiceManager) -> None:
     """Handle signals until the agent must stop: it is told to, or a part has failed."""
-    period_s = min(_SUPERVISION_S, (manager.watchdog_s or _SUPERVISION_S) / 3)
+    period_s = min(_SUPERVISION_INTERVAL_S, (manager.watchdog_s or _SUPERVISION_INTERVAL_S) / 3)
     while not agent.has_failed:
         received = _next_signal(_SIGNALS, period_s)
         if received in STOP_SIGNALS:

@@ -24,7 +24,8 @@ class Changes(msgspec.Struct, frozen=True):
 def changes(old: schema.Agent, new: schema.Agent) -> Changes:
     """Compare the settings in force with new ones.
 
-    A token may be replaced by another one. Setting or removing it needs a restart, which warns without one.
+    A token may be replaced by another one. Adding or removing it needs a restart: the agent warns at its
+    start if it listens without one.
     """
     differing = tuple(_differing(old, new, "agent."))
     pending = tuple(

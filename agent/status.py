@@ -130,5 +130,5 @@ def state(problems: Collection[Problem]) -> str:
 
 
 def is_accepting(problems: Collection[Problem]) -> bool:
-    """Whether an agent with these problems accepts spans: it does so while only a sender fails."""
+    """Whether an agent with these problems accepts spans; a failing sender does not prevent that."""
     return not any(problem.reason in _REFUSING for problem in problems)

@@ -94,15 +94,15 @@ class Acceptor:
                 self._is_crowded = True
                 text = "more than %d connections: the longest idle are closed; see agent.max_connections"
                 _log.warning(text, self.limit)
-            self._give_way(connection)
+            self._close_longest_idle(connection)
 
-    def _give_way(self, newest: Connection | None) -> None:
+    def _close_longest_idle(self, newest: Connection | None) -> None:
         self._refusals["connections"] += 1
-        quiet = [other for other in self.connections if not other.is_answering and other is not newest]
-        quietest = min(quiet, key=lambda other: (other.has_delivered, other.since_s), default=newest)
-        if quietest is not None:
-            del self.connections[quietest]  # now, not when it is closed: it must not be chosen again
-            quietest.abort()
+        idle = [other for other in self.connections if not other.is_answering and other is not newest]
+        longest_idle = min(idle, key=lambda other: (other.has_delivered, other.since_s), default=newest)
+        if longest_idle is not None:
+            del self.connections[longest_idle]  # now, not when it is closed: it must not be chosen again
+            longest_idle.abort()
 
     def _wait_for_room(
         self, listener: Listener, connect: Callable[[Listener], Connection], error: OSError
@@ -111,6 +111,6 @@ class Acceptor:
         if not self._has_warned:
             self._has_warned = True
             _log.warning("no connection can be accepted: %s; raise LimitNOFILE (ulimit -n)", error.strerror)
-        self._give_way(None)
+        self._close_longest_idle(None)
         self._loop.remove_reader(listener.socket)
         self._loop.call_later(PAUSE_S, self._listen, listener, connect)

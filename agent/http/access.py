@@ -50,8 +50,8 @@ class Access:
         if request.is_trusted or self.is_preflight(request):
             return None
         if self._authorization:
-            given = request.headers.get("authorization", "").encode("latin-1")
-            if hmac.compare_digest(given, self._authorization):
+            authorization = request.headers.get("authorization", "").encode("latin-1")
+            if hmac.compare_digest(authorization, self._authorization):
                 return None
             reason = "agent.token is set: send it as Authorization: Bearer TOKEN"
             return make_refusal(401, "unauthorized", reason, ("WWW-Authenticate", "Bearer"))

@@ -41,7 +41,7 @@ class Server(Gate, Protocol):
     async def answer(self, request: Request) -> Response:
         """Answer a whole request. Never raises."""
 
-    def refused(self, answer: Response) -> None:
+    def count_refusal(self, answer: Response) -> None:
         """Count an answer that refuses a request."""
 
     def disconnected(self, connection: Connection) -> None:
@@ -123,9 +123,9 @@ class Connection(asyncio.BufferedProtocol):
         self.is_reading = True
         self._reader.feed(memoryview(self._server.buffer)[:size])
         self.is_reading = False
-        self._look()
+        self._react()
 
-    def _look(self) -> None:
+    def _react(self) -> None:
         """React to what was read."""
         if self._answering is not None or self._is_write_paused:
             if self._reader.requests or self._reader.refusal is not None:
@@ -135,9 +135,9 @@ class Connection(asyncio.BufferedProtocol):
         elif self._reader.refusal is not None:
             self._refuse(self._reader.refusal)
         else:
-            self._follow()
+            self._extend_deadline()
 
-    def _follow(self) -> None:
+    def _extend_deadline(self) -> None:
         """Set the deadline for the rest of a request that has begun."""
         seen = (self._reader.began, self._reader.is_in_body)
         if seen == self._seen:
@@ -164,19 +164,19 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.write(answer.encode(self._server.date, keep_alive, request.method == "HEAD"))
         if keep_alive:
             self._wait(IDLE_S)
-            self._go_on()
+            self._resume()
         else:
             self._wait(LINGER_S)
             self._transport.close()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         """Parse what arrived while a request was answered, or while its response was not read."""
         if self._is_write_paused or self._answering is not None or self._transport.is_closing():
             return
         self.is_reading = True
-        self._reader.go_on()
+        self._reader.resume()
         self.is_reading = False
-        self._look()
+        self._react()
         if self._answering is None:
             self._transport.resume_reading()
 
@@ -185,11 +185,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:  # noqa: D102 (asyncio's own)
         self._is_write_paused = False
-        self._go_on()
+        self._resume()
 
     def _refuse(self, answer: Response) -> None:
         """Refuse the request, and parse no more."""
-        self._server.refused(answer)
+        self._server.count_refusal(answer)
         self._reader.end()
         self._is_lingering = True
         self._wait(LINGER_S)

@@ -135,7 +135,7 @@ def _open_unix(path: str) -> Listener:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listening.bind(path)
-            # Before `listen`: nobody can connect until then, so nobody connects with the umask's mode.
+            # Nobody can connect until it listens, so nobody connects while it has the umask's mode.
             os.chmod(path, _SOCKET_MODE)
             listening.listen(_BACKLOG)
         except OSError:

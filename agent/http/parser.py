@@ -98,7 +98,7 @@ class RequestReader:
         end = bytes(data[position : position + _PIECE_BYTES]).find(_HEAD_END)
         return _PIECE_BYTES if end < 0 else end + len(_HEAD_END)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Parse what was kept."""
         if self._unread:
             self.feed(b"")

@@ -25,7 +25,7 @@ DRAIN_S = 2.0
 """How long a stopping server waits for requests that have begun."""
 HELD_BODIES = 2
 """The budget for request bodies, in bodies of the largest size; beyond it requests get 429."""
-CROWD_S = 5.0
+SLOW_BODY_S = 5.0
 """How long a body may take to arrive while other bodies do not fit."""
 _READ_BYTES = 64 * 1024
 
@@ -176,8 +176,8 @@ class HttpServer:
         return None
 
     def _make_room(self, size: int) -> None:
-        """Time out bodies that have been arriving for more than CROWD_S, oldest first, until `size` fits."""
-        late_s = self.loop.time() - CROWD_S
+        """Time out bodies that have been arriving for over SLOW_BODY_S, oldest first, until `size` fits."""
+        late_s = self.loop.time() - SLOW_BODY_S
         on_their_way = [
             connection
             for connection in self._acceptor.connections
@@ -188,7 +188,7 @@ class HttpServer:
                 return
             connection.time_out()
 
-    def refused(self, answer: Response) -> None:
+    def count_refusal(self, answer: Response) -> None:
         """Count an answer that refuses a request."""
         self.refusals[answer.refusal] += 1
 
@@ -202,7 +202,7 @@ class HttpServer:
             else:
                 answer = await self._handle(methods[request.method][0], request)
         if answer.refusal:
-            self.refused(answer)
+            self.count_refusal(answer)
         return self._access.with_cors_headers(request, answer)
 
     async def _handle(self, handler: Handler, request: Request) -> Response:

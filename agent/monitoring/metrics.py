@@ -96,8 +96,8 @@ def render(status: Status) -> str:
     return "".join(line + "\n" for family in families for line in family)
 
 
-def _family(name: str, kind: str, said: str, samples: Mapping[_Labels, float]) -> list[str]:
-    lines = [f"# HELP {name} {said}", f"# TYPE {name} {kind}"]
+def _family(name: str, kind: str, help_text: str, samples: Mapping[_Labels, float]) -> list[str]:
+    lines = [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
     return lines + [_sample(name, labels, value) for labels, value in samples.items()]
 
 
@@ -106,13 +106,13 @@ def _sample(name: str, labels: _Labels, value: float) -> str:
     return f"{name}{{{shown}}} {value!r}" if shown else f"{name} {value!r}"
 
 
-def _one(name: str, kind: str, said: str, value: float) -> list[str]:
-    return _family(PREFIX + name, kind, said, {(): value})
+def _one(name: str, kind: str, help_text: str, value: float) -> list[str]:
+    return _family(PREFIX + name, kind, help_text, {(): value})
 
 
-def _by(name: str, kind: str, said: str, label: str, values: Mapping[str, float]) -> list[str]:
+def _by(name: str, kind: str, help_text: str, label: str, values: Mapping[str, float]) -> list[str]:
     samples: dict[_Labels, float] = {((label, text),): value for text, value in values.items()}
-    return _family(PREFIX + name, kind, said, samples)
+    return _family(PREFIX + name, kind, help_text, samples)
 
 
 def _agent(status: Status) -> Iterator[list[str]]:
@@ -124,34 +124,34 @@ def _agent(status: Status) -> Iterator[list[str]]:
 
 
 def _receivers(receivers: ReceiverStatus) -> Iterator[list[str]]:
-    said = "Spans that are stored in the spool, or that a processor dropped."
-    yield _by("receiver_accepted_spans_total", _COUNTER, said, "receiver", receivers.accepted_spans)
-    said = "HTTP requests that the agent refused; each answer says why."
+    help_text = "Spans that are stored in the spool, or that a processor dropped."
+    yield _by("receiver_accepted_spans_total", _COUNTER, help_text, "receiver", receivers.accepted_spans)
+    help_text = "HTTP requests that the agent refused; each answer says why."
     refused = {reason.replace(" ", "_"): count for reason, count in receivers.refused_requests.items()}
-    yield _by("receiver_refused_requests_total", _COUNTER, said, "reason", refused)
-    for name, kind, said, value in _BY_SERVICE:
+    yield _by("receiver_refused_requests_total", _COUNTER, help_text, "reason", refused)
+    for name, kind, help_text, value in _BY_SERVICE:
         yield _by(
-            name, kind, said, "service", {service.name: value(service) for service in receivers.services}
+            name, kind, help_text, "service", {service.name: value(service) for service in receivers.services}
         )
-    said = "Bytes of spans that were lost in damaged rings."
-    yield _one("ring_lost_bytes_total", _COUNTER, said, receivers.lost_ring_bytes)
-    said = "Files in ring directories that are not valid rings."
-    yield _one("ring_rejected_total", _COUNTER, said, receivers.rejected_rings)
+    help_text = "Bytes of spans that were lost in damaged rings."
+    yield _one("ring_lost_bytes_total", _COUNTER, help_text, receivers.lost_ring_bytes)
+    help_text = "Files in ring directories that are not valid rings."
+    yield _one("ring_rejected_total", _COUNTER, help_text, receivers.rejected_rings)
 
 
 def _drops(status: Status) -> Iterator[list[str]]:
-    said = "Accepted spans that were dropped undelivered."
-    yield _by("dropped_spans_total", _COUNTER, said, "reason", status.dropped_spans)
-    said = "Spans that a processor failed on and passed on unchanged."
-    yield _by("processor_failed_spans_total", _COUNTER, said, "processor", status.failed_spans)
+    help_text = "Accepted spans that were dropped undelivered."
+    yield _by("dropped_spans_total", _COUNTER, help_text, "reason", status.dropped_spans)
+    help_text = "Spans that a processor failed on and passed on unchanged."
+    yield _by("processor_failed_spans_total", _COUNTER, help_text, "processor", status.failed_spans)
 
 
 def _spool(spool: SpoolStatus) -> Iterator[list[str]]:
     yield _one("spool_spans", _GAUGE, "Spans that wait on disk.", spool.spans)
     yield _one("spool_bytes", _GAUGE, "Bytes of spans that wait on disk.", spool.bytes)
     yield _one("spool_capacity_bytes", _GAUGE, "agent.spool.max_bytes.", spool.max_bytes)
-    said = "How long the oldest span has waited; 0 when no span waits."
-    yield _one("spool_oldest_age_seconds", _GAUGE, said, spool.oldest_age_s or 0)
+    help_text = "How long the oldest span has waited; 0 when no span waits."
+    yield _one("spool_oldest_age_seconds", _GAUGE, help_text, spool.oldest_age_s or 0)
     yield _one("spool_damaged_total", _COUNTER, "Damaged spools that were moved aside.", spool.damages)
     yield _one(
         "dead_letter_spans", _GAUGE, "Spans that a target refused, kept as dead letters.", spool.dead_spans
@@ -160,21 +160,21 @@ def _spool(spool: SpoolStatus) -> Iterator[list[str]]:
 
 
 def _senders(senders: list[SenderStatus]) -> Iterator[list[str]]:
-    for name, kind, said, value in _BY_SENDER:
-        yield _by(name, kind, said, "sender", {sender.name: value(sender) for sender in senders})
+    for name, kind, help_text, value in _BY_SENDER:
+        yield _by(name, kind, help_text, "sender", {sender.name: value(sender) for sender in senders})
     failures: dict[_Labels, float] = {
         (("sender", sender.name), ("reason", reason)): count
         for sender in senders
         for reason, count in sender.failures.items()
     }
-    said = "Attempts that failed or were refused, by HTTP status or error. No span is lost by these."
-    yield _family(f"{PREFIX}sender_failed_sends_total", _COUNTER, said, failures)
-    for name, said, histogram in _HISTOGRAMS:
-        yield _histograms(PREFIX + name, said, {sender.name: histogram(sender) for sender in senders})
+    help_text = "Attempts that failed or were refused, by HTTP status or error. No span is lost by these."
+    yield _family(f"{PREFIX}sender_failed_sends_total", _COUNTER, help_text, failures)
+    for name, help_text, histogram in _HISTOGRAMS:
+        yield _histograms(PREFIX + name, help_text, {sender.name: histogram(sender) for sender in senders})
 
 
-def _histograms(name: str, said: str, by_sender: Mapping[str, Histogram]) -> list[str]:
-    lines = [f"# HELP {name} {said}", f"# TYPE {name} histogram"]
+def _histograms(name: str, help_text: str, by_sender: Mapping[str, Histogram]) -> list[str]:
+    lines = [f"# HELP {name} {help_text}", f"# TYPE {name} histogram"]
     for sender, histogram in by_sender.items():
         labels = (("sender", sender),)
         total = 0

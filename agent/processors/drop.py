@@ -26,13 +26,13 @@ class Drop(Processor):
     def process(self, span: Span) -> Verdict:
         """Drop the span if it matches."""
         local = span.local_endpoint
-        fits = (
-            _fits(self._services, local.service_name if local else None)
-            and _fits(self._topics, topic_of(span.tags))
-            and _fits(self._names, span.name)
+        is_match = (
+            _matches(self._services, local.service_name if local else None)
+            and _matches(self._topics, topic_of(span.tags))
+            and _matches(self._names, span.name)
         )
-        return Verdict.DROPPED if fits else Verdict.KEPT
+        return Verdict.DROPPED if is_match else Verdict.KEPT
 
 
-def _fits(globs: Globs | None, text: str | None) -> bool:
+def _matches(globs: Globs | None, text: str | None) -> bool:
     return globs is None or (text is not None and globs.matches(text))

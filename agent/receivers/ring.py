@@ -121,7 +121,7 @@ class RingReceiver:
         while self._adjustments:
             self._adjust(self._adjustments.popleft(), now_s)
         complete = last or now_s >= self._next_scan_s
-        self._rings.find(complete)
+        self._rings.find_new(complete)
         if complete:
             self._next_scan_s = now_s + SCAN_S
         # While others wait for a descriptor, every ring is read at once, so that it can be closed.
@@ -149,13 +149,13 @@ class RingReceiver:
         due = [watched for watched in leaving if self._is_due(watched, True, now_s)]
         while due and self._store(due, now_s):
             pass
-        self._rings.move(new.directories)
+        self._rings.use_directories(new.directories)
         self._chain = new.chain
         self._batch_bytes, self._flush_interval_s = new.batch_bytes, new.flush_interval_s
         self._next_flush_s = self._next_scan_s = now_s
 
     def _is_due(self, watched: WatchedRing, flush: bool, now_s: float) -> bool:
-        if not self._rings.look(watched, now_s):
+        if not self._rings.poll(watched, now_s):
             return False
         ring = watched.ring
         unread = ring.unread_bytes
@@ -181,7 +181,7 @@ class RingReceiver:
             if pending.moved:
                 self._commit(pending, now_s)
         except (SpoolFull, MemoryError) as error:
-            self._leave(due, pending, error, now_s)
+            self._roll_back(due, pending, error, now_s)
             return False
         if self._is_full and is_all:
             self._is_full = False
@@ -210,7 +210,7 @@ class RingReceiver:
             unread, limit = watched.ring.unread_bytes, min(self._batch_bytes, self._commit_bytes)
             payloads, lost = watched.ring.read(-(-unread // -(-unread // limit)), now_s)
         except (RingError, OSError) as error:
-            self._rings.fail(watched, error)
+            self._rings.reject(watched, error)
             return None
         if lost is not None:
             self._rings.lost_bytes += watched.ring.position - before
@@ -220,11 +220,11 @@ class RingReceiver:
             return None
         # A payload such as `{...}]` would end the JSON list; Zipkin ignores what follows that.
         if not (_OPENING.issuperset(map(_first, payloads)) and _CLOSING.issuperset(map(_last, payloads))):
-            payloads = self._objects(watched, payloads)
+            payloads = self._only_objects(watched, payloads)
         watched.counters.read(len(payloads))
         return payloads if self._chain is None else self._chain.process(payloads, self._tally)
 
-    def _objects(self, watched: WatchedRing, payloads: list[bytes]) -> list[bytes]:
+    def _only_objects(self, watched: WatchedRing, payloads: list[bytes]) -> list[bytes]:
         """Return the payloads that look like JSON objects, and count the others as lost."""
         objects = [payload for payload in payloads if payload[:1] == b"{" and payload[-1:] == b"}"]
         self._rings.lost_bytes += sum(map(len, payloads)) - sum(map(len, objects))
@@ -253,14 +253,16 @@ class RingReceiver:
             watched.stored_s = now_s
         self._rings.stored(positions)
 
-    def _leave(self, due: Sequence[WatchedRing], rows: _PendingRows, error: Exception, now_s: float) -> None:
+    def _roll_back(
+        self, due: Sequence[WatchedRing], rows: _PendingRows, error: Exception, now_s: float
+    ) -> None:
         """Reset rings to their stored positions, since what was read could not be stored."""
         if not self._is_full:
             self._is_full = True
             _log.warning("rings are left unread: %s", str(error) or "there is too little memory")
         for watched in due:
             watched.ring.position = self._rings.positions.get(watched.path, watched.ring.position)
-            watched.counters.left()
+            watched.counters.rolled_back()
         self._tally = Tally()
         self._commit_bytes = max(1, min(rows.bytes, self._commit_bytes) // 2)
         self._retry_s = now_s + SCAN_S

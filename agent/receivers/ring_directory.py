@@ -23,7 +23,7 @@ TEMPORARY_AGE_S = 60.0
 class RingDirectoryError(Exception):
     """A directory may not be read; the message names the setting, the directory, the rule and what to do.
 
-    `is_of_another_user`: the directory belongs to another user than the agent's, who may be right.
+    `is_of_another_user`: another user owns the path, so it is unknown who has made the mistake.
     """
 
     def __init__(self, message: str, is_of_another_user: bool = False) -> None:

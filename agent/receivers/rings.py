@@ -64,25 +64,25 @@ class Rings:
         self._bad: dict[str, int] = {}
         self._changed_ns: dict[str, int] = {}
         self._refused: dict[str, str] = {}
-        self._forget([path for path in self.positions if not os.path.exists(path)])
+        self._delete_positions([path for path in self.positions if not os.path.exists(path)])
 
     def problems(self) -> list[str]:
         """Return a message for each directory that is not read, with the reason. Any thread may call it."""
         return list(self._refused.values())
 
-    def find(self, complete: bool) -> None:
+    def find_new(self, complete: bool) -> None:
         """Open new rings: in directories that have changed, or in all of them if `complete`."""
         self._take_turns()
         self.is_short = False
         for directory in self._directories:
             if complete or directory.changed_ns() != self._changed_ns.get(directory.path):
-                self._look_into(directory)
+                self._scan(directory)
         self._open_waiting()
         if complete:
             for watched in self.open.values():
                 watched.is_gone = watched.is_gone or not is_locked(watched.ring.descriptor)
 
-    def _look_into(self, directory: RingDirectory) -> None:
+    def _scan(self, directory: RingDirectory) -> None:
         """Find new rings in a directory, unless it breaks a rule."""
         try:
             if directory.open():
@@ -92,12 +92,12 @@ class Rings:
                         directory.path,
                         name,
                     )
-                self._list(directory)
+                self._queue_new(directory)
         except RingDirectoryError as error:
             self._refuse(directory, str(error))
         except OSError as error:
             if is_shortage(error):
-                self._found_short()
+                self._note_shortage()
             else:
                 text = f"agent.ring_dirs: {directory.path} cannot be listed: {error.strerror}"
                 self._refuse(directory, text)
@@ -109,7 +109,7 @@ class Rings:
             _log.warning("%s", text)
         self._refused[directory.path] = text
 
-    def _list(self, directory: RingDirectory) -> None:
+    def _queue_new(self, directory: RingDirectory) -> None:
         """Queue new files in a directory for opening. Invalid files are logged once and left alone."""
         changed_ns = directory.changed_ns()
         paths = {f"{directory.path}/{name}": None for name in directory.ring_names()}
@@ -129,11 +129,11 @@ class Rings:
         while self._waiting:
             path, directory = next(iter(self._waiting.items()))
             if len(self.open) >= limit or not self._open_ring(directory, path):
-                self._found_short()
+                self._note_shortage()
                 return
             del self._waiting[path]
 
-    def _found_short(self) -> None:
+    def _note_shortage(self) -> None:
         self.is_short = True
         if not self._has_warned:
             self._has_warned = True
@@ -170,19 +170,19 @@ class Rings:
                 os.close(descriptor)
             if is_shortage(error):
                 return False
-            self._drop(path)
+            self._forget_waiting(path)
             if not isinstance(error, FileNotFoundError):
                 self._warn_bad(path, inode, str(error))
             return True
-        self._watch(ring, directory, path, inode)
+        self._add(ring, directory, path, inode)
         return True
 
-    def _watch(self, ring: RingFile, directory: RingDirectory, path: str, inode: int) -> None:
+    def _add(self, ring: RingFile, directory: RingDirectory, path: str, inode: int) -> None:
         watched = self.watched.get(path)
         if watched is not None and watched.inode == inode:
             watched.ring = ring
         else:
-            self._drop(path)
+            self._forget_waiting(path)
             watched = WatchedRing(ring, directory, path, inode, self.services.counters_of(ring))
         ring.resume(self.positions.get(path, 0))
         self.positions[path] = ring.position
@@ -190,7 +190,7 @@ class Rings:
         self.watched[path] = self.open[path] = watched
         _log.debug("reads ring %s of %s", path, ring.service)
 
-    def _drop(self, path: str) -> None:
+    def _forget_waiting(self, path: str) -> None:
         """Forget a waiting ring that was removed or replaced."""
         watched = self.watched.get(path)
         if watched is not None:
@@ -199,15 +199,15 @@ class Rings:
             text = "ring %(ring)s of %(service)s was removed or replaced while it waited for its turn"
             _log.warning(text, fields, extra=fields)
             self._close(watched)
-            self._forget([path])
+            self._delete_positions([path])
 
-    def look(self, watched: WatchedRing, now_s: float) -> bool:
+    def poll(self, watched: WatchedRing, now_s: float) -> bool:
         """Poll a ring's writer; False if the file is not a valid ring any more, and was rejected."""
         ring = watched.ring
         try:
             ring.poll()
         except (RingError, OSError) as error:
-            self.fail(watched, error)
+            self.reject(watched, error)
             return False
         watched.counters.polled(ring)
         if ring.dropped_spans > watched.reported_drops and now_s >= watched.next_report_s:
@@ -235,7 +235,7 @@ class Rings:
                 try:
                     watched.ring.publish()
                 except OSError as error:
-                    self.fail(watched, error)
+                    self.reject(watched, error)
 
     def remove_finished(self) -> None:
         """Remove rings that are empty and whose owner is gone; the owner is checked first."""
@@ -253,13 +253,13 @@ class Rings:
                 )
             self._close(watched)
             _log.debug("removed ring %s of %s: its process is gone", watched.path, watched.ring.service)
-        self._forget([watched.path for watched in removed])
+        self._delete_positions([watched.path for watched in removed])
 
     def outside(self, directories: Sequence[RingDirectory]) -> list[WatchedRing]:
         """Return the open rings that are in none of these directories."""
         return [watched for watched in self.open.values() if watched.directory not in directories]
 
-    def move(self, directories: Sequence[RingDirectory]) -> None:
+    def use_directories(self, directories: Sequence[RingDirectory]) -> None:
         """Use these directories, which are open. Files in directories that are left out stay."""
         for watched in list(self.watched.values()):
             if watched.directory not in directories:
@@ -271,7 +271,7 @@ class Rings:
                 directory.close()
         self._directories = directories
 
-    def fail(self, watched: WatchedRing, error: Exception) -> None:
+    def reject(self, watched: WatchedRing, error: Exception) -> None:
         """Reject an invalid ring: its unread spans are lost. A shortage of memory rejects nothing."""
         if is_shortage(error):
             return
@@ -290,7 +290,7 @@ class Rings:
             self.rejected_rings += 1
             _log.warning("%s is not read: %s", path, problem, extra={"ring": path, "problem": problem})
 
-    def _forget(self, paths: Sequence[str]) -> None:
+    def _delete_positions(self, paths: Sequence[str]) -> None:
         """Delete the positions of removed rings, in one transaction."""
         for path in paths:
             self.positions.pop(path, None)

@@ -38,7 +38,7 @@ class RingCounters:
         self._service.accepted_spans += self._read_spans
         self._read_spans = 0
 
-    def left(self) -> None:
+    def rolled_back(self) -> None:
         """Forget the spans that were read: they stay in the ring."""
         self._read_spans = 0
 

@@ -28,11 +28,11 @@ def build(
             continue
         key = f"agent.senders[{index}]"
         before = len(errors)
-        shown = with_secrets(entry, key, environ, errors)
+        expanded = with_secrets(entry, key, environ, errors)
         if len(errors) > before:
             continue
         try:
-            sender = make(shown, batch)
+            sender = make(expanded, batch)
         except SettingError as error:
             errors.append(f"{key}.{error.key} {error.problem}" if error.key else f"{key} {error.problem}")
             continue
@@ -71,12 +71,12 @@ def _make_installed(settings: msgspec.Struct) -> Sender:
     try:
         # mypy sees the constructor of Sender, without arguments; Sender's docstring has the contract.
         sender: Sender = InstalledSenders().sender(name)(settings)  # type: ignore[call-arg]
-        given = sender.name
+        sender_name = sender.name
     except SettingError:
         raise
     except Exception as error:
         raise SettingError("", f"({name}) cannot be made: {type(error).__name__}: {error}") from error
-    if not isinstance(given, str) or not given:
+    if not isinstance(sender_name, str) or not sender_name:
         raise SettingError(
             "", f"({name}) has an empty name; the rule is a text, always the same for the same target"
         )

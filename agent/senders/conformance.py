@@ -117,7 +117,7 @@ class SenderConformance(ABC):
         raise AssertionError("a key that does not exist was taken")
 
     def test_name_is_the_same_for_the_same_target_and_shows_no_secret(self) -> None:
-        """The name is the key of the cursor, and stands in logs."""
+        """The name is the key of the cursor, and logs show it."""
         with self.made() as sender:
             name = sender.name
         with self.made() as sender:

@@ -60,11 +60,11 @@ def _check_header(name: str, value: str, others: dict[str, str]) -> None:
 def _authorization(settings: ZipkinSender) -> str:
     user, password = settings.username, settings.password
     in_url = urlsplit(settings.url).netloc.rpartition("@")[0]
-    given = [
+    sources = [
         name for name, value in (("username", user), ("token", settings.token), ("url", in_url)) if value
     ]
-    if len(given) > 1:
-        raise SettingError("", f"has credentials in {' and in '.join(given)}; the rule is one of them")
+    if len(sources) > 1:
+        raise SettingError("", f"has credentials in {' and in '.join(sources)}; the rule is one of them")
     if password and not user:
         raise SettingError("password", "comes without username; the rule is both or none")
     if in_url:

@@ -47,12 +47,12 @@ class KafkaSender(Sender):
         self._max_message_bytes = settings.max_message_bytes
         self._timeout_s = settings.timeout_s
         self._connect = connect or import_producer()
-        given = _passed_on(settings)
+        passed_on = _passed_on(settings)
         known = getattr(self._connect, "DEFAULT_CONFIG", {})
-        for name in given:
+        for name in passed_on:
             if name not in known:
                 raise SettingError(name, "is not known to the kafka-python that is installed; update it")
-        self._config = {k: v for k, v in _config(settings).items() if k in known} | given
+        self._config = {k: v for k, v in _config(settings).items() if k in known} | passed_on
         self._secrets = Secrets((settings.sasl_plain_password, settings.ssl_password))
         self._producer: Any = None
 
@@ -127,8 +127,10 @@ def as_list(spans: bytes) -> bytes:
 
 def _passed_on(settings: Settings) -> dict[str, Any]:
     """Return the settings that are passed on to kafka-python, by its names."""
-    given = msgspec.structs.asdict(settings)
-    return {name: value for name, value in given.items() if name.startswith(_PASSED_ON) and value is not None}
+    values = msgspec.structs.asdict(settings)
+    return {
+        name: value for name, value in values.items() if name.startswith(_PASSED_ON) and value is not None
+    }
 
 
 def _config(settings: Settings) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Secrets:
 
 
 def with_secrets(value: Any, key: str, environ: Mapping[str, str], errors: list[str]) -> Any:
-    """Return settings whose secrets have references to variables replaced; a key's name tells a secret.
+    """Return settings with variables expanded in their secrets; a key's name tells that it is a secret.
 
     Wrong references are added to `errors`, a line each, without values.
     """

@@ -51,28 +51,28 @@ class ZipkinSender(Sender):
         scheme, address, self._path = target(settings.url)
         self.name = f"zipkin {scheme}://{address}{_without_query(self._path)}"
         tls = tls_of(settings)
-        given = headers_of(settings)
+        headers = headers_of(settings)
         self._connection = (
             http.client.HTTPSConnection(address, timeout=settings.timeout_s, context=tls)
             if tls
             else http.client.HTTPConnection(address, timeout=settings.timeout_s)
         )
         self._timeout_s = settings.timeout_s
-        overridden = {name.lower() for name in given}
-        self._headers = {k: v for k, v in _HEADERS.items() if k.lower() not in overridden} | given
+        overridden = {name.lower() for name in headers}
+        self._headers = {k: v for k, v in _HEADERS.items() if k.lower() not in overridden} | headers
         # Masks abc of `Basic abc` and `Bearer abc`, too.
-        shown_to_it = [text for value in given.values() for text in (value, value.rpartition(" ")[2])]
-        self._secrets = Secrets((settings.password, settings.token, *shown_to_it))
+        credentials = [text for value in headers.values() for text in (value, value.rpartition(" ")[2])]
+        self._secrets = Secrets((settings.password, settings.token, *credentials))
         self._is_proto3 = settings.format == "proto3"
         self._is_gzip = not _is_loopback(settings.url) if settings.gzip is None else settings.gzip
         self._wall_clock_s = wall_clock_s
 
     def send(self, spans: bytes, last_id: int) -> Outcome:  # noqa: ARG002 (part of the interface)
         """Post one list and judge the answer. Connecting, sending and receiving have the timeout each."""
-        body, headers = self._written(spans)
+        body, headers = self._encode_body(spans)
         headers["Content-Length"] = str(sum(map(len, body)))
         try:
-            connected = self._connected()
+            connected = self._connect()
             connected.allow(self._timeout_s)
             self._connection.request("POST", self._path, body, headers)
             connected.allow(self._timeout_s)
@@ -85,7 +85,7 @@ class ZipkinSender(Sender):
             return Failed(self._secrets.masked(_described(error)))
         return self._judge(answer, text)
 
-    def _written(self, spans: bytes) -> tuple[tuple[bytes, ...], dict[str, str]]:
+    def _encode_body(self, spans: bytes) -> tuple[tuple[bytes, ...], dict[str, str]]:
         """Encode a list in the configured format; return the body in pieces, and the headers."""
         encoded = encode(spans) if self._is_proto3 else None
         headers = self._headers.copy()
@@ -132,7 +132,7 @@ class ZipkinSender(Sender):
         except (ValueError, OverflowError):
             return 0.0
 
-    def _connected(self) -> DeadlineSocket:
+    def _connect(self) -> DeadlineSocket:
         """Return the kept connection, or a new one.
 
         If a kept connection has something to read, the server has closed it: no answer is pending.

@@ -129,7 +129,7 @@ class ControlSocket:
             os.unlink(self._path)
         with _address(self._path) as address:
             self._listening.bind(address)
-        # Before `chmod`: nobody can connect until it listens, so nobody connects with the umask's mode.
+        # Nobody can connect until it listens, so nobody connects while it has the umask's mode.
         os.chmod(self._path, 0o600)
         self._listening.listen(8)
         self._is_open = True

@@ -304,8 +304,7 @@ class Database:
         self._aside = aside = self._move_aside()
         _log.error(
             "spool %s is damaged (%s): moved to %s, and a new one is started",
-            # As text: a log handler that keeps the exception would keep its traceback, and so this file,
-            # open.
+            # As text: by its traceback, an exception that a log handler keeps would keep this file open.
             *(self.path, str(error), aside),
             extra={"spool": self.path, "moved_to": aside},
         )

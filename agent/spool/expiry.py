@@ -17,7 +17,7 @@ from kaspan.agent.spool.dead_letters import DeadLetters, Selection
 from kaspan.agent.spool.spool import EXPIRED, Spool
 from kaspan.agent.spool.transaction import Transaction
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 """How often the agent checks that the file is still there, and whether to look for old rows."""
 
 _Result = TypeVar("_Result")
@@ -49,7 +49,7 @@ class Expiry:
 
         `max_age_s` is called each time; it returns the limit in seconds, or None for no limit.
         """
-        while not self._stopping.wait(LOOK_S):
+        while not self._stopping.wait(CHECK_S):
             with suppress(SpoolFull):  # the next writer reports it
                 self._spool.keep_files()
             self.check(max_age_s())

@@ -61,7 +61,7 @@ def feed(reader: RequestReader, *segments: bytes) -> list[Request]:
                 incoming.reservation.release()
                 taken.append(incoming.request)
                 if not reader.requests:
-                    reader.go_on()
+                    reader.resume()
     return taken
 
 

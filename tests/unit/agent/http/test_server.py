@@ -432,7 +432,7 @@ def test_refused_body_costs_others_nothing(serve: Serve, behind: str) -> None:
 
 def test_body_that_is_late_gives_way(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that begin large bodies and do not end them keep nobody out for as long as they may take."""
-    monkeypatch.setattr(server, "CROWD_S", 0.0)
+    monkeypatch.setattr(server, "SLOW_BODY_S", 0.0)
     served = serve(max_body_bytes=100_000)
     late = [served.client() for _ in range(2)]
     for client in late:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kaspan.agent.agent import _opened as opened
+from kaspan.agent.agent import _open_directories as opened
 from kaspan.agent.receivers.ring_directory import (
     TEMPORARY_AGE_S,
     RingDirectory,
