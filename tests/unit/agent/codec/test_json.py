@@ -1,4 +1,4 @@
-"""kaspan.agent.codec.json_strict and .reader: a JSON body is taken where Zipkin takes it, as it came."""
+"""kaspan.agent.codec.json_strict and json_lenient: a JSON body is accepted where Zipkin accepts it."""
 
 from __future__ import annotations
 

@@ -463,7 +463,7 @@ def test_refusals_are_said_once_in_a_while(bench: Bench, caplog: pytest.LogCaptu
 
 
 @given(st.sets(st.integers(0, 99)), st.randoms(use_true_random=False))
-def test_witness_is_found_wherever_it_lies(bad: set[int], rng: random.Random) -> None:
+def test_span_that_the_target_accepts_is_found_wherever_it_lies(bad: set[int], rng: random.Random) -> None:
     """However many are refused, one that is taken is tried sooner or later, and no good span is given up."""
     good = sorted(set(range(100)) - bad)
     judge = refusing(*map(span, bad))

@@ -141,7 +141,7 @@ def test_gzip_is_off_on_the_loopback_unless_it_is_asked_for(zipkin_stub: ZipkinS
 def test_gzip_is_on_over_a_network(url: str, gzip: bool | None, expected: bool) -> None:
     """The host decides where the settings do not."""
     sender = ZipkinSender(Settings(url=url, gzip=gzip))
-    assert ("Content-Encoding" in sender._written(SPANS)[1]) is expected
+    assert ("Content-Encoding" in sender._encode_body(SPANS)[1]) is expected
 
 
 @pytest.mark.parametrize("gzip", [False, True])

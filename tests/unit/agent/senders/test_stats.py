@@ -73,7 +73,7 @@ def test_duration_is_of_attempts_that_were_answered() -> None:
     assert stats.send_s.sum == pytest.approx(0.3)
 
 
-def test_buried_spans_were_not_sent() -> None:
+def test_dead_letters_were_not_sent() -> None:
     """Of a message with a dead letter and one that found no room, the others were sent."""
     stats = SenderStats()
     stats.dead_lettered(kept=1, dropped=1)
