@@ -192,7 +192,7 @@ class Agent:
         )
         by_http = self.collector.accepted_spans if self.collector else 0
         _log.info(
-            "stopped: accepted %d spans, sent %s, %d left in the spool",
+            "stopped: %d spans accepted, sent %s, %d left in the spool",
             self._receiver.accepted_spans + by_http,
             sent,
             self.spool.totals.spans,

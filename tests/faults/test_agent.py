@@ -88,7 +88,7 @@ def test_sigterm_takes_and_delivers_what_there_is(deployment: Deployment, zipkin
     written = application.end()
     assert agent.terminate() == 0
     assert missing(zipkin_stub, written) == set()
-    assert f"stopped: {len(written)} spans taken" in agent.stderr
+    assert f"stopped: {len(written)} spans accepted" in agent.stderr
     assert "0 left in the spool" in agent.stderr
 
 
@@ -137,7 +137,7 @@ def test_signal_during_the_start_is_heeded_when_it_is_done(
         wait_until(lambda: "SIGHUP: " in agent.stderr or agent.process.poll() is not None, "the reload")
         agent.process.terminate()
     assert agent.wait() == 0
-    assert "1 spans taken" in agent.stderr
+    assert "1 spans accepted" in agent.stderr
     assert "0 left in the spool" in agent.stderr
     writer.die()
 

@@ -244,7 +244,7 @@ def test_reload_takes_over_what_it_can_and_says_the_rest(operated: Operated, tmp
     assert [sent["tags"]["host"] for sent in arrived] == ["h1", "h1"]
     assert agent.terminate() == 0
     last = json.loads(agent.stderr.splitlines()[-1])
-    assert last["message"].startswith("stopped: 2 spans taken")
+    assert last["message"].startswith("stopped: 2 spans accepted")
     writer.die()
 
 
@@ -435,7 +435,7 @@ def test_status_of_something_else_is_3(operated: Operated) -> None:
     operated.write(socket="", listen=operated.zipkin_stub.url.removeprefix("http://"))
     status = operated.status()
     assert status.process.returncode == 3
-    assert "is no kaspan agent" in status.stderr
+    assert "is not a kaspan agent" in status.stderr
 
 
 def test_status_does_not_drive_the_terminal(operated: Operated) -> None:
