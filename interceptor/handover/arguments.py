@@ -1,4 +1,4 @@
-"""Whether there may be a record among some arguments: mostly not, which is quickly said."""
+"""Whether a record may be among some arguments. Mostly none is, and that answer is fast."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from types import CoroutineType, FunctionType
 from typing import Any
 
 MAX_VALUES = 16
-"""So many entries of a list, tuple or dict that is an argument are looked at."""
+"""How many entries of an argument are looked at, if it is a list, tuple or dict."""
 
 
 def may_be_given(types: set[type], function: Any, args: Any, kwargs: Any) -> bool:
-    """Whether one of `types` may be in what `function(*args, **kwargs)` is given; mostly not, which is
-    quickly said.
-    """
-    if type(args) is tuple or type(args) is list:  # a Thread takes everything that can be looped over
+    """Whether `function(*args, **kwargs)` may get an object of one of `types`."""
+    if type(args) is tuple or type(args) is list:  # a Thread accepts any iterable
         for value in args:
             if is_one(types, value) and may_hold(types, value):
                 return True
@@ -29,19 +27,19 @@ def may_be_given(types: set[type], function: Any, args: Any, kwargs: Any) -> boo
         return type(function) is functools.partial
     if args:
         return type(function) is functools.partial
-    # A lambda has it from where it was made.
+    # Without arguments, a lambda may have it in its closure or defaults.
     is_closed = type(function) is FunctionType and function.__closure__ is function.__defaults__ is None
     return not is_closed
 
 
 def is_one(types: set[type], value: Any) -> bool:
-    """Whether a value is of one of `types`. Calls nothing of the application's, as a metaclass's hash is."""
+    """Whether a value is of one of `types`. Does not call the application's code: metaclasses may hash."""
     kind = type(value)
     return type(kind) is type and kind in types
 
 
 def may_hold(types: set[type], value: Any) -> bool:
-    """Whether a value of one of `types` is what is looked for, or holds it."""
+    """Whether a value of one of `types` is a record, or a container of an object of one of `types`."""
     kind = type(value)
     if kind is dict:
         value = value.values()
@@ -51,8 +49,8 @@ def may_hold(types: set[type], value: Any) -> bool:
 
 
 def refers_to(types: set[type], referring: Any) -> bool:
-    """Whether something refers to an object of one of `types`, as a coroutine does to its arguments."""
-    # Not a coroutine's frame, which would be made for that, and costs more.
+    """Whether an object refers to one of `types`, as a coroutine refers to its arguments."""
+    # Not by a coroutine's frame: that would be made for it, which takes longer.
     found = gc.get_referents(referring) if sys.version_info >= (3, 11) else _locals(referring)
     return any(is_one(types, value) for value in found)
 

@@ -1,7 +1,8 @@
-"""The places where applications hand something to another thread, task or green thread, patched.
+"""Patch the places where applications hand work to another thread, task or green thread.
 
-Of executors and threads it is the side that is given the work: what the application passes there, and what a
-debugger sees waiting, stays as it is. Each patch asks one question, and goes on as before.
+In executors and threads the patch is where the work begins, so what the application passes, and what a
+debugger sees in a queue, stays as it is. Without a record among the arguments, each patch only calls the
+original.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _PATCHED = "_kaspan_patched"
 
 
 class _Process:
-    """What this process does at the points: nothing before there is a consumer."""
+    """How this process follows records: not at all before its first consumer."""
 
     hand_overs: HandOvers | None = None
     is_patched = False
@@ -44,7 +45,7 @@ process = _Process()
 
 
 def follow_records(tracing: Tracing, record_class: type, imports: Imports) -> None:
-    """Follow the records of this class wherever the application hands them; patch what is not patched yet."""
+    """Follow the records of this class wherever they are handed over. Patches the places the first time."""
     found = process.hand_overs
     if found is None or found.calls.tracing is not tracing:
         found = HandOvers(FunctionSpans(tracing))
@@ -52,20 +53,20 @@ def follow_records(tracing: Tracing, record_class: type, imports: Imports) -> No
     follow_class(record_class)
     if not process.is_patched:
         process.is_patched = True
-        for name in (*_PATCHES, *_BY_OTHERS):
+        for name in (*_PATCHES, *_PATCHED_ELSEWHERE):
             imports.after(name, _patch)
 
 
 def follow_no_records() -> None:
-    """Let all patched places do what they did."""
+    """Follow no records any more: all patched places only call the original."""
     process.hand_overs = None
     follow_no_class()
 
 
 def handed_over(function: Any, args: Any, kwargs: Any, span: RecordSpan | None = None) -> Handed | None:
-    """What to call in the place of `function(*args, **kwargs)`; None if it is given no record. Never raises.
+    """Return what to call instead of `function(*args, **kwargs)`; None if it gets no record. Never raises.
 
-    With a record's `span` it is looked for more thoroughly.
+    With the `span` of a record, that record is also looked for in attributes of the arguments.
     """
     hand_overs = process.hand_overs
     if hand_overs is None or function is None:
@@ -75,43 +76,43 @@ def handed_over(function: Any, args: Any, kwargs: Any, span: RecordSpan | None =
             return hand_overs.follow_within(span, function, args, kwargs)
         return hand_overs.follow(function, args, kwargs)
     except Exception as error:  # noqa: BLE001
-        record_failure("looking for a record that is handed over", error)
+        record_failure("looking for a record among arguments", error)
         return None
 
 
 def replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put what `make` makes of a method or function in its place, once; not in a class that is compiled."""
-    plain = getattr(owner, name)
-    if not hasattr(plain, _PATCHED):
-        made = functools.wraps(plain)(make(plain))
+    """Replace a method or function, once, by what `make` returns for it. Not in a compiled class."""
+    original = getattr(owner, name)
+    if not hasattr(original, _PATCHED):
+        made = functools.wraps(original)(make(original))
         setattr(made, _PATCHED, True)
-        with contextlib.suppress(TypeError):  # as of gevent's queues
+        with contextlib.suppress(TypeError):  # gevent's queues are compiled
             setattr(owner, name, made)
 
 
 def _patch_executors(module: Any) -> None:
-    def make(plain_run: Any) -> Any:
+    def make(original_run: Any) -> Any:
         def run(self: Any) -> Any:
             if may_be_given(types, self.fn, self.args, self.kwargs):
                 handed = handed_over(self.fn, self.args, self.kwargs)
                 if handed is not None:
                     self.fn, self.args, self.kwargs = handed
             try:
-                return plain_run(self)
+                return original_run(self)
             finally:
-                self = None  # as plain_run does: an exception would refer to itself, by this frame
+                self = None  # as the original does: else an exception refers to itself, by this frame
 
         return run
 
-    def make_of_context(plain_run: Any) -> Any:
+    def make_of_context(original_run: Any) -> Any:
         def run(self: Any, context: Any) -> Any:
-            # Not in a pool of interpreters, to which all is pickled.
+            # Not in a pool of interpreters, which pickles the task.
             if type(context).__module__ == module.__name__ and may_be_given(types, *self.task):
                 self.task = handed_over(*self.task) or self.task
             try:
-                return plain_run(self, context)
+                return original_run(self, context)
             finally:
-                self = None  # as in the other one
+                self = None  # as in the run() above
 
         return run
 
@@ -119,33 +120,33 @@ def _patch_executors(module: Any) -> None:
     make_of = {("future", "fn", "args", "kwargs"): make, ("future", "task"): make_of_context}
     known = make_of.get(init.co_varnames[1 : init.co_argcount])
     if known is None:
-        raise TypeError("this version's executors are not known")
+        raise TypeError("kaspan does not know the executors of this version")
     replace(module._WorkItem, "run", known)
 
 
 def _patch_threads(module: Any) -> None:
-    def make(plain_run: Any) -> Any:
+    def make(original_run: Any) -> Any:
         def run(self: Any) -> None:
             if may_be_given(types, self._target, self._args, self._kwargs):
                 handed = handed_over(self._target, self._args, self._kwargs)
                 if handed is not None:
-                    self._target, self._args, self._kwargs = handed  # plain_run deletes them
-            plain_run(self)
+                    self._target, self._args, self._kwargs = handed  # the original deletes them
+            original_run(self)
 
         return run
 
-    def make_of_timer(plain_run: Any) -> Any:
+    def make_of_timer(original_run: Any) -> Any:
         def run(self: Any) -> None:
             handed = handed_over(self.function, self.args, self.kwargs)
             if handed is None:
-                plain_run(self)
+                original_run(self)
                 return
-            plain = self.function, self.args, self.kwargs
+            original = self.function, self.args, self.kwargs
             self.function, self.args, self.kwargs = handed
             try:
-                plain_run(self)
+                original_run(self)
             finally:
-                self.function, self.args, self.kwargs = plain
+                self.function, self.args, self.kwargs = original
 
         return run
 
@@ -154,10 +155,10 @@ def _patch_threads(module: Any) -> None:
 
 
 def _patch_queues(module: Any) -> None:
-    def make(plain_get: Any) -> Any:
+    def make(original_get: Any) -> Any:
         def get(self: Any, block: Any = True, timeout: Any = None) -> Any:
             end_taken(self)
-            item = plain_get(self, block, timeout)
+            item = original_get(self, block, timeout)
             if is_one(types, item) and process.hand_overs is not None:
                 take(process.hand_overs, self, item)
             return item
@@ -168,12 +169,12 @@ def _patch_queues(module: Any) -> None:
     replace(module.Queue, "task_done", make_task_done)
 
 
-def make_task_done(plain: Any) -> Any:
-    """Make a queue's task_done() that ends the span of what the caller took."""
+def make_task_done(original: Any) -> Any:
+    """Make a task_done() that ends the span of the record that the caller took from the queue."""
 
     def task_done(self: Any) -> Any:
         end_taken(self)
-        return plain(self)
+        return original(self)
 
     return task_done
 
@@ -182,7 +183,7 @@ def _patch(module: Any) -> None:
     name = module.__name__
     patch: Any = _PATCHES.get(name)
     if patch is None:
-        patch = getattr(import_module(_BY_OTHERS[name]), f"patch_{name.replace('.', '_')}")
+        patch = getattr(import_module(_PATCHED_ELSEWHERE[name]), f"patch_{name.replace('.', '_')}")
     patch(module)
 
 
@@ -191,7 +192,7 @@ _PATCHES: dict[str, Callable[[Any], None]] = {
     "threading": _patch_threads,
     "queue": _patch_queues,
 }
-_BY_OTHERS = {
+_PATCHED_ELSEWHERE = {
     "asyncio.base_events": "kaspan.interceptor.handover.tasks",
     "asyncio.queues": "kaspan.interceptor.handover.tasks",
     "uvloop": "kaspan.interceptor.handover.tasks",
@@ -201,4 +202,4 @@ _BY_OTHERS = {
     "gevent": "kaspan.interceptor.handover.green_threads",
     "gevent.pool": "kaspan.interceptor.handover.green_threads",
 }
-"""Loaded where the application has these."""
+"""Loaded once the application imports these modules."""

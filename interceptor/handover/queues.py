@@ -1,4 +1,4 @@
-"""Records that are taken out of a queue: what the taker does with one, until it takes the next, is a span."""
+"""Spans of the work on records that were taken out of a queue, until the taker takes the next."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from kaspan.interceptor.functions.spans import FunctionSpan, first_of, records_i
 from kaspan.interceptor.handover.hand_overs import HandOvers, open_calls
 
 _QUEUES = ("queue", "asyncio.queues", "asyncio.tasks", "asyncio.timeouts")
-"""Modules that stand between a queue and who takes from it."""
+"""Modules whose frames are between a queue's method and the function that takes from the queue."""
 
 _MAX_FRAMES = 8
 
 
 class Taken:
-    """The span of what is done with a record that was taken from a queue, current where it was taken.
+    """The span of the work on a record that was taken from a queue, current in the taker's thread or task.
 
-    It ends when the taker asks that queue for the next one or says `task_done()`, takes a record from another
-    queue, when nothing holds the record any more, or when the thread or task is gone: whatever comes first.
-    Not when something else is taken from another queue, such as a connection from its pool.
+    It ends when the taker asks that queue for the next record, calls `task_done()`, or takes a record from
+    another queue; when the record is freed; or when the thread or task ends: at the first of these. It does
+    not end when the taker takes something else from another queue, such as a connection from a pool.
     """
 
     __slots__ = ("_call", "_queue", "_taker")
@@ -36,9 +36,9 @@ class Taken:
         open_calls.add(call)
         call.enter()
 
-    def is_callers(self, queue: Any) -> bool:
-        """Whether the caller took it, and does not only have a copy of the taker's context; if a queue is
-        named, whether from there.
+    def was_taken_by_caller(self, queue: Any) -> bool:
+        """Whether the caller took the record, and from `queue` if that is not None. A task with a copy of the
+        taker's context did not.
         """
         return self._taker == _taker() and (queue is None or self._queue() is queue)
 
@@ -57,7 +57,7 @@ class Taken:
 
 
 class _Holder:
-    """Ends the span when what refers to this is gone: the record, or the taker's context."""
+    """Ends the span when its owner is freed: the record, or the taker's context."""
 
     __slots__ = ("taken",)
 
@@ -75,14 +75,14 @@ _holder: ContextVar[_Holder | None] = ContextVar("kaspan_taken", default=None)
 
 
 def end_taken(queue: Any = None) -> None:
-    """End what the caller took last, if it did; only if it was from `queue`, where one is named. Never
-    raises.
+    """End the span of the record that the caller took last; if `queue` is not None, only if it was taken
+    from there. Never raises.
     """
     holder = _holder.get()
     if holder is None:
         return
     try:
-        if holder.taken.is_callers(queue):
+        if holder.taken.was_taken_by_caller(queue):
             holder.taken.end()
             _holder.set(None)
     except Exception as error:  # noqa: BLE001
@@ -90,9 +90,7 @@ def end_taken(queue: Any = None) -> None:
 
 
 def take(hand_overs: HandOvers, queue: Any, item: Any) -> None:
-    """Begin the span of who has just taken an item from a queue, if the item is or holds a record. Never
-    raises.
-    """
+    """Begin the span for an item that was taken from a queue, if it is or holds a record. Never raises."""
     try:
         records = hand_overs.records_of(item)
         frame = _taking_frame() if records else None
@@ -109,15 +107,15 @@ def take(hand_overs: HandOvers, queue: Any, item: Any) -> None:
         lists = records_in(records[0])
         _end_with(first_of(lists) if lists else records[0], taken)
         _holder.set(_Holder(taken))
-    except BaseException as error:  # noqa: BLE001 (what was taken out of the queue must arrive)
+    except BaseException as error:  # noqa: BLE001 (the item must reach the application)
         pass_on("tracing a record from a queue", error)
 
 
 def _end_with(record: Any, taken: Taken) -> None:
-    """Have a span end with its record, which cannot be referred to weakly, since it is a tuple; but what it
-    has goes when it goes. Several may work on it at once.
+    """End a span when its record is freed. A tuple has no weak references, but its attributes are freed with
+    it. Several takers may work on the record at once.
     """
-    # Each step is one that no other thread can come into: two may take it at the same moment.
+    # Only atomic steps: two threads may take the record at the same moment.
     holders = record.__dict__.setdefault("kaspan_taken", {})
     for key, holder in list(holders.items()):
         if holder.taken.has_ended:
@@ -126,14 +124,14 @@ def _end_with(record: Any, taken: Taken) -> None:
 
 
 def _taking_frame() -> FrameType | None:
-    """The frame of the function that takes from a queue; None if it cannot be known."""
+    """Return the frame of the function that takes from a queue; None if it is not known."""
     coroutine = _task().get_coro() if _task() is not None else None
-    frame: FrameType | None = sys._getframe(3)  # past take() and the patched method
+    frame: FrameType | None = sys._getframe(3)  # skips take() and the patched method
     for _ in range(_MAX_FRAMES):
         if frame is None or frame.f_globals.get("__name__") not in _QUEUES:
             break
         if frame is getattr(coroutine, "cr_frame", None):
-            return None  # a task that does nothing but wait for the queue
+            return None  # a task that only waits for the queue
         frame = frame.f_back
     is_asyncios = frame is not None and str(frame.f_globals.get("__name__")).startswith("asyncio.")
     return None if is_asyncios else frame
@@ -145,7 +143,7 @@ def _task() -> Any:
 
 
 def _taker() -> int:
-    """The task, green thread or thread that is running."""
+    """Return an id of the running task, green thread or thread."""
     task = _task()
     if task is not None:
         return id(task)
