@@ -191,6 +191,9 @@ ONCE = with_members("")[1:-1]
         b'{"traceId":"1","id":"0000000000000000","id":"1"}',
         b'{"traceId":"1","id":"1","parentId":"G", "parentId" : "1"}',
         b'{"\\u0074raceId":"X","traceId":"1","id":"1"}',
+        b'{"traceId":"1","id":"12345678901234567","id":"1"}',
+        b'{"traceId":"1","id":[],"id":"1"}',
+        b'{"traceId":"1","id":null,"id":"1"}',
     ],
 )
 def test_first_of_an_id_given_twice_is_looked_at_too(twice: bytes) -> None:
