@@ -92,7 +92,7 @@ class RingDirectory:
 
     def _check(self, status: os.stat_result) -> None:
         if stat.S_ISLNK(status.st_mode):
-            what = "is a symbolic link, which others could point elsewhere; name the directory itself"
+            what = "is a symlink, which others could point elsewhere; name the directory itself"
             raise self._refusal(what, status)
         if not stat.S_ISDIR(status.st_mode):
             raise self._refusal("is not a directory", status)

@@ -83,7 +83,7 @@ def test_symlink_is_refused(tmp_path: Path) -> None:
     """A link to a directory is not a directory: whoever owns the link could turn it elsewhere."""
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(RingDirectoryError, match=rf"^agent\.ring_dirs: {tmp_path}/link is a symbolic link"):
+    with pytest.raises(RingDirectoryError, match=rf"^agent\.ring_dirs: {tmp_path}/link is a symlink"):
         RingDirectory(str(tmp_path / "link")).open()
 
 

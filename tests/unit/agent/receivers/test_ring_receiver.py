@@ -324,7 +324,7 @@ def test_directory_that_turns_bad_is_said_once(agent: RingAgent, caplog: pytest.
     for _ in range(3):
         agent.tick(SCAN_S)
     assert len(warnings(caplog)) == 1
-    assert "is a symbolic link" in warnings(caplog)[0]
+    assert "is a symlink" in warnings(caplog)[0]
     agent.path.unlink()
     writer = RingWriter(make(agent.path))
     writer.put(span(1))
