@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -60,6 +60,12 @@ def allowed(type_: Any) -> st.SearchStrategy[Any]:  # noqa: PLR0911 one for each
     return st.one_of(*map(allowed, get_args(base)))
 
 
+@cache
+def allowed_at(key: str) -> st.SearchStrategy[Any]:
+    """Every value that a key may have; made once, since a strategy costs more than what it draws."""
+    return allowed(without_none(types()[key]))
+
+
 def at(value: Any, key: str) -> Any:
     return reduce(getattr, key.split("."), value)
 
@@ -114,7 +120,7 @@ def test_file_gives_back_settings_written_by_a_yaml_library(yaml_file: Path, wan
 @given(data=st.data())
 def test_environment_overrides_file(yaml_file: Path, key: str, data: st.DataObject) -> None:
     """Every key's variable wins over the file, and is named as the value's origin."""
-    said = allowed(without_none(types()[key]))
+    said = allowed_at(key)
     in_file, in_variable = data.draw(said), data.draw(said)
     text = as_variable(in_variable)
     assume(text or key == "interceptor.remote_service")
@@ -128,7 +134,7 @@ def test_environment_overrides_file(yaml_file: Path, key: str, data: st.DataObje
 @given(data=st.data())
 def test_command_line_overrides_environment(key: str, data: st.DataObject) -> None:
     """Every key's value from the command line wins over its variable, as text or as a value."""
-    said = allowed(without_none(types()[key]))
+    said = allowed_at(key)
     in_variable, argument = data.draw(said), data.draw(said)
     environ = {variable(key): as_variable(in_variable)}
     for given_as in (argument, as_variable(argument)):
