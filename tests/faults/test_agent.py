@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
 from support.load import RingApplication
+from support.process import RunningProcess
 from support.ring_writer import RingWriter, span
 from support.waiting import wait_until
 from support.zipkin_stub import ZipkinStub
 
 
-def start_agent(deployment: Deployment, *arguments: str, **variables: str) -> Running:
+def start_agent(deployment: Deployment, *arguments: str, **variables: str) -> RunningProcess:
     """Start an agent on the deployment's rings and wait until it reads them."""
     command = (sys.executable, "-m", "kaspan.cli.main", "agent", *arguments)
     agent = deployment.start("agent", *command, **variables)
@@ -160,7 +161,7 @@ def test_second_signal_ends_at_once(deployment: Deployment, stop: signal.Signals
     writer.die()
 
 
-def stop_again(agent: Running, stop: signal.Signals) -> bool:
+def stop_again(agent: RunningProcess, stop: signal.Signals) -> bool:
     """Ask once more; whether it has ended."""
     if agent.process.poll() is None:
         os.kill(agent.process.pid, stop)
@@ -241,7 +242,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(path)], check=True)
 
 
-def fill(deployment: Deployment, agent: Running, said: str) -> tuple[RingWriter, set[str]]:
+def fill(deployment: Deployment, agent: RunningProcess, said: str) -> tuple[RingWriter, set[str]]:
     """Write spans until the agent says that it cannot take them, and a few more that fit the ring."""
     writer = RingWriter(rings(deployment), data_bytes=1 << 20)
     written: set[str] = set()

@@ -17,8 +17,9 @@ import pytest
 from kaspan.agent.codec.json_lenient import InvalidSpansError
 from kaspan.agent.codec.json_strict import json_batches
 from kaspan.wire import ring as layout
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
 from support.load import RingApplication
+from support.process import RunningProcess
 from support.raw_http import RawHttpClient
 from support.ring_writer import RingWriter, span
 from support.span_bodies import mutated
@@ -95,7 +96,7 @@ def zipkin_stub() -> Iterator[ZipkinStub]:
     zipkin_stub.close()
 
 
-def peak_mb(agent: Running) -> float:
+def peak_mb(agent: RunningProcess) -> float:
     status = Path(f"/proc/{agent.process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from servers.process import free_port
-from support.deployment import KASPAN, Deployment, Running
+from support.deployment import KASPAN, Deployment
 from support.hostile_requests import large_body, segments
 from support.load import LOST_ANSWER, HttpApplication
+from support.process import RunningProcess
 from support.raw_http import RawHttpClient, request
 from support.ring_writer import span
 from support.span_bodies import BODIES, mutated
@@ -43,7 +44,7 @@ class Agent:
             "KASPAN_AGENT__SOCKET": self.socket,
             **variables,
         }
-        self.process: Running = deployment.start_agent("--zipkin", zipkin_stub.url, **variables)
+        self.process: RunningProcess = deployment.start_agent("--zipkin", zipkin_stub.url, **variables)
         wait_until(lambda: "listens on" in self.process.stderr, "the agent's start")
 
     def memory_mb(self, what: str) -> float:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
 from support.full_disk import fill
 from support.load import LOST_ANSWER, HttpApplication
+from support.process import RunningProcess
 from support.raw_http import RawHttpClient, request
 from support.ring_writer import span
 from support.span_bodies import BODIES, mutated
@@ -39,7 +40,7 @@ class Agent:
         self.start()
 
     def start(self) -> None:
-        self.process: Running = self._deployment.start_agent(
+        self.process: RunningProcess = self._deployment.start_agent(
             "--zipkin", self._zipkin_stub.url, **self._variables
         )
         wait_until(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
 from support.load import RingApplication
+from support.process import RunningProcess
 from support.raw_http import RawHttpClient
 from support.ring_writer import RingWriter, span
 from support.slow_disk import slow_disk
@@ -28,7 +29,9 @@ def rings(deployment: Deployment) -> Path:
     return deployment.ring_dir
 
 
-def started(deployment: Deployment, zipkin_stub: ZipkinStub, *before: str, **variables: str) -> Running:
+def started(
+    deployment: Deployment, zipkin_stub: ZipkinStub, *before: str, **variables: str
+) -> RunningProcess:
     """Start an agent, by a command that comes before it, and wait until it works."""
     command = (*before, sys.executable, "-m", "kaspan.cli.main", "agent", "--zipkin", zipkin_stub.url)
     agent = deployment.start("agent", *command, **variables)

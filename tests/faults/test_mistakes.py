@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.deployment import Deployment, Running, python
+from support.deployment import Deployment, python
 from support.mistakes import OF_AGENT, OF_APPLICATION, RING_DIRS, Mistake
+from support.process import RunningProcess
 
 APPLICATION = """
 import sys
@@ -28,7 +29,7 @@ EXPECTED_OUTPUT = "0 0\n0 1\n0 2\n"
 EXPECTED_CODE = 7
 
 
-def run_application(deployment: Deployment, broker: str, **variables: str) -> Running:
+def run_application(deployment: Deployment, broker: str, **variables: str) -> RunningProcess:
     application = deployment.start_traced(
         "shop", *python("-c", APPLICATION, broker, f"topic-{uuid.uuid4().hex}"), **variables
     )
@@ -36,7 +37,7 @@ def run_application(deployment: Deployment, broker: str, **variables: str) -> Ru
     return application
 
 
-def assert_unharmed_and_warned_once(application: Running, said: tuple[str, ...]) -> None:
+def assert_unharmed_and_warned_once(application: RunningProcess, said: tuple[str, ...]) -> None:
     assert application.process.returncode == EXPECTED_CODE, application.stderr
     assert application.stdout == EXPECTED_OUTPUT
     assert application.stderr.count("kaspan:") == 1, application.stderr
@@ -82,7 +83,7 @@ def test_agent_refuses_to_start_when_settings_are_wrong(
     assert not deployment.spool_path.exists()
 
 
-def assert_refused(agent: Running, said: tuple[str, ...]) -> None:
+def assert_refused(agent: RunningProcess, said: tuple[str, ...]) -> None:
     assert agent.stdout == ""
     assert all(line.startswith("kaspan agent: ") for line in agent.stderr.splitlines()), agent.stderr
     for words in said:

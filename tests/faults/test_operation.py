@@ -17,7 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.certificates import CLIENT, CLIENT_KEY, FOLDER, SERVER
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
+from support.process import RunningProcess
 from support.raw_http import RawHttpClient, request
 from support.raw_http import Response as HttpAnswer
 from support.ring_writer import RingWriter, span
@@ -48,14 +49,14 @@ class Operated:
             del deployment.environment[variable]
         self.settings |= {"listen": "", "ring_dirs": [str(self.rings)]}
         deployment.environment["KASPAN_CONFIG"] = str(self.file)
-        self.agent: Running | None = None
+        self.agent: RunningProcess | None = None
 
     def write(self, **settings: Any) -> None:
         """Write the settings file, with these added; JSON is YAML."""
         self.settings |= settings
         self.file.write_text(json.dumps({"agent": self.settings}))
 
-    def start(self, **settings: Any) -> Running:
+    def start(self, **settings: Any) -> RunningProcess:
         """Start the agent with these settings, and wait until it works."""
         self.write(**settings)
         command = (sys.executable, "-m", "kaspan.cli.main", "agent")
@@ -108,7 +109,7 @@ class Operated:
         """Wait until a metric has a value."""
         wait_until(lambda: self.metric(name, **labels) == expected, f"{name} {labels} is {expected}")
 
-    def status(self, *arguments: str) -> Running:
+    def status(self, *arguments: str) -> RunningProcess:
         """Run `kaspan agent status` to its end."""
         command = (sys.executable, "-m", "kaspan.cli.main", "agent", "status", *arguments)
         running = self.deployment.start("status", *command)

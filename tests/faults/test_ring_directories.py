@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
+from support.process import RunningProcess
 from support.raw_http import RawHttpClient
 from support.ring_writer import RingWriter, span
 from support.waiting import wait_until
@@ -19,7 +20,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives director
 NOBODY_UID = 65534
 
 
-def started(deployment: Deployment, zipkin_stub: ZipkinStub, **variables: str) -> Running:
+def started(deployment: Deployment, zipkin_stub: ZipkinStub, **variables: str) -> RunningProcess:
     command = (sys.executable, "-m", "kaspan.cli.main", "agent", "--zipkin", zipkin_stub.url)
     agent = deployment.start("agent", *command, **variables)
     wait_until(lambda: "reads rings in" in agent.stderr or agent.process.poll() is not None, "the start")

@@ -19,8 +19,9 @@ from servers import KafkaServer, ZipkinServer
 from servers.kafka import SASL_PASSWORD, SASL_USER
 from servers.process import free_port
 from support.certificates import CA, server_context
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
 from support.poison import HARMLESS, POISON
+from support.process import RunningProcess
 from support.ring_writer import RingWriter
 from support.ring_writer import span as ring_span
 from support.span_bodies import BODIES, TRACE_ID
@@ -50,7 +51,7 @@ class Agent:
         self.address = f"127.0.0.1:{free_port()}"
         self.running = self._start(senders)
 
-    def _start(self, senders: list[dict[str, object]]) -> Running:
+    def _start(self, senders: list[dict[str, object]]) -> RunningProcess:
         settings = {"KASPAN_AGENT__SENDERS": json.dumps(senders)}
         running = self._deployment.start_agent("--listen", self.address, **settings)
         wait_until(lambda: "listens on" in running.stderr, "the agent listens")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
-import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from support.process import RunningProcess
 from support.waiting import TooLateError, wait_until
 
 READY_DEADLINE_S = 90
@@ -26,15 +25,14 @@ def free_port() -> int:
 
 
 class ServerProcess(ABC):
-    """One server in a process group of its own, so that Ctrl-C ends the tests before their servers.
+    """One server, started and ended as often as a test wants.
 
     `directory` takes its data and its log; port and data stay the same through `kill` and `restart`.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.log_path = directory / "log.txt"
-        self.process: subprocess.Popen[bytes] | None = None
+        self._running: RunningProcess | None = None
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -50,16 +48,7 @@ class ServerProcess(ABC):
 
     def start(self) -> None:
         """Start the server and return at once; `wait_until_ready` waits for it."""
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                cwd=self.directory,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._running = RunningProcess(self.command(), self.environment(), self.directory, "log")
 
     def wait_until_ready(self) -> None:
         """Block until the server answers.
@@ -91,21 +80,14 @@ class ServerProcess(ABC):
 
     def is_running(self) -> bool:
         """Say whether the process is alive, ready or not."""
-        return self.process is not None and self.process.poll() is None
+        return self._running is not None and self._running.is_running()
 
     def log_tail(self) -> str:
-        """Return the last lines that the server wrote."""
-        return self.log_path.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+        """Return the last lines that the server wrote to stdout, and those to stderr."""
+        logs = sorted(self.directory.glob("log.*"))
+        return "\n".join(log.read_bytes()[-TAIL_BYTES:].decode(errors="replace") for log in logs)
 
     def _end(self, how: signal.Signals) -> None:
-        process, self.process = self.process, None
-        if process is None:
-            return
-        # The group may be gone already when the server crashed; its process must be reaped all the same.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        running, self._running = self._running, None
+        if running is not None:
+            running.end_group(how, STOP_TIMEOUT_S)

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.deployment import Deployment, Running
+from support.deployment import Deployment
 from support.load import MakeSpan
+from support.process import RunningProcess
 from support.waiting import wait_until
 
 KILLS = int(os.environ.get("KASPAN_TEST_KILLS", "15"))
@@ -45,7 +46,7 @@ class KilledAgent:
     def start(self, **variables: str) -> None:
         """Start it again, with these variables from now on."""
         self._variables |= variables
-        self.running: Running = self._deployment.start_agent(**self._variables)
+        self.running: RunningProcess = self._deployment.start_agent(**self._variables)
 
     def is_up(self) -> bool:
         assert self.running.process.poll() is None, self.running.stderr

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer, TopicPartition
 
 from servers import KafkaServer
-from support.deployment import Deployment, Running, demo
+from support.deployment import Deployment, demo
+from support.process import RunningProcess
 
 READ_TIMEOUT_MS = 30_000
 
@@ -52,7 +53,7 @@ class OrderFlow:
             ),
         )
 
-    def open(self, deployment: Deployment, traced: bool = True) -> list[Running]:
+    def open(self, deployment: Deployment, traced: bool = True) -> list[RunningProcess]:
         """Start orders, shipping and mailer; each ends by itself after `count` orders."""
         start = deployment.start_traced if traced else deployment.start
         return [start(name, *command) for name, command in zip(self.services, self._commands, strict=True)]

@@ -27,7 +27,8 @@ sys.path.insert(0, str(HERE.parent))
 from kafka import KafkaConsumer, TopicPartition  # noqa: E402
 
 from servers import Servers, fetch_jars  # noqa: E402
-from support.deployment import Deployment, Running  # noqa: E402
+from support.deployment import Deployment  # noqa: E402
+from support.process import RunningProcess  # noqa: E402
 from support.waiting import TooLateError, wait_until  # noqa: E402
 from third_party.programs import PROGRAMS, Program  # noqa: E402
 
@@ -103,7 +104,7 @@ class Trial:
         if traced is not None:
             command = [str(self._python.with_name("kaspan")), "run", "--", *command]
             variables = self._program.environment
-        running: Running = deployment.start("program", *command, **variables)
+        running: RunningProcess = deployment.start("program", *command, **variables)
         code = None
         try:
             code = running.wait(RUN_DEADLINE_S)
