@@ -1,1 +1,1 @@
-"""The command line: `kaspan run | agent | demo | config`."""
+"""The command line: a module for each `kaspan` command, and what commands share."""

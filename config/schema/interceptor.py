@@ -44,8 +44,8 @@ class Sampling(SchemaSection, frozen=True):
 
 
 class Propagation(SchemaSection, frozen=True):
-    """Header formats. Senders write every format of `inject`, but nothing into records of `exclude_topics`.
-    Receivers read the first format of `extract` that parses.
+    """Header formats. Producers write every format of `inject`, but none into records of `exclude_topics`.
+    Consumers read the first format of `extract` that parses.
     """
 
     inject: tuple[Propagator, ...] = ("b3",)

@@ -34,7 +34,7 @@ class Names(NamedTuple):
 class MockCluster:
     """librdkafka's mock cluster: one broker inside this process, on a free port of the loopback interface.
 
-    It keeps records in memory (up to 5 MB for each partition) and makes topics when they are used. The
+    It keeps records in memory (about 5 MB for each partition) and makes topics when they are used. The
     constructor blocks for at most CONNECT_TIMEOUT_S, and raises ClusterError if the cluster does not start.
 
     Source: `test.mock.num.brokers` in librdkafka's CONFIGURATION.md.

@@ -43,7 +43,7 @@ def test_paths_are_relative_to_where_the_command_is_given(
 
 
 def test_home_directory_may_begin_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shells leave ~ as it is in --spool=~/spool.db: no directory of that name is meant."""
+    """~ in --spool=~/spool.db, which shells do not expand, is the home directory."""
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = parse_settings(["--ring-dir=~/rings", "--spool=~/spool.db"])
 
@@ -65,7 +65,7 @@ def test_home_directory_that_nobody_knows_is_refused(capsys: pytest.CaptureFixtu
 def test_agent_goes_on_without_settings_that_are_not_its_own(
     deployment: Deployment,
 ) -> None:
-    """It starts beside a Dockerfile's variable and a mistake of the interceptor's, and its log names both."""
+    """A Dockerfile's variable and a mistake in the interceptor's section are only warnings in its log."""
     foreign = {"KASPAN_VERSION": "1", "KASPAN_INTERCEPTOR__SAMPLING__RATE": "7"}
     agent = deployment.start_agent("--console", **foreign)
     wait_until(lambda: "reads rings in" in agent.stderr, "the agent is ready")
@@ -88,7 +88,7 @@ def test_agent_goes_on_without_settings_that_are_not_its_own(
 def test_agent_that_cannot_start_ends_with_2_and_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
-    """A mistake is said in one line on standard error before anything is begun."""
+    """A mistake is one line on standard error, and nothing is started."""
     monkeypatch.setenv("KASPAN_AGENT__RING_DIRS", f"[{tmp_path}/rings]")
     monkeypatch.setenv("KASPAN_AGENT__SPOOL__PATH", f"{tmp_path}/spool.db")
     command = [sys.executable, "-m", "kaspan.cli.main", "agent", *arguments]

@@ -100,7 +100,7 @@ def test_show_gives_the_span_alone_on_standard_output(bench: Bench) -> None:
 
 
 def test_show_does_not_drive_the_terminal(bench: Bench) -> None:
-    """Bytes that are no text, and control characters, are written as escapes."""
+    """Bytes that are not text, and control characters, are printed as escapes."""
     assert bench.run("show", "4")[1] == "\\xff{\\u001b[31m\n"
 
 
@@ -153,7 +153,7 @@ def test_spool_that_is_not_there_is_an_error(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_agent_that_does_not_answer_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The spool is held, and nobody is at the socket: who holds it is said."""
+    """If a process holds the spool and does not answer at the socket, the message names it."""
     bench = Bench(tmp_path, capsys)
     code, _, err = bench.run("list")
     assert code == 1
@@ -178,7 +178,7 @@ def test_socket_is_its_users_alone_and_goes_with_the_agent(
 def test_file_in_the_place_of_the_socket_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The agent works without, and says so."""
+    """The agent works without it, and logs that."""
     path = tmp_path / "spool.db.control"
     path.write_text("mine")
     bench = Bench(tmp_path, capsys)
@@ -231,7 +231,7 @@ FIND = b'{"type":"Find","selection":{%b},"after_id":%b,"limit":%b}\n'
 def test_request_that_is_none_harms_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], request_: bytes
 ) -> None:
-    """Whatever comes, the next request is answered."""
+    """After any bytes the next request is answered."""
     bench = Bench(tmp_path, capsys)
     bench.start_agent()
     with socket.socket(socket.AF_UNIX) as client:
@@ -249,7 +249,7 @@ def test_request_that_is_none_harms_nothing(
 def test_request_that_fails_is_answered_with_its_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever it is that fails: who asked is told, and the next one is answered."""
+    """After any failure the client gets the error, and the next request is answered."""
     bench = Bench(tmp_path, capsys)
     bench.start_agent()
     with monkeypatch.context() as broken:
@@ -290,7 +290,7 @@ def test_connection_that_cannot_be_taken_is_not_the_end(
 
 
 def test_long_path_has_its_socket_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The system's limit of 107 bytes for a socket's path is no limit for the spool's."""
+    """The system limits a socket's path to 107 bytes; a spool's path may be longer."""
     directory = tmp_path / ("d" * 120)
     directory.mkdir()
     bench = Bench(directory, capsys)
@@ -302,7 +302,7 @@ def test_long_path_has_its_socket_too(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.processes
 def test_running_agent_answers_the_command(tmp_path: Path) -> None:
-    """The whole of it: an agent as a process, listening nowhere, and the command beside it."""
+    """The command works with an agent process that does not listen on any address."""
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("KASPAN_", "OTEL_"))},
         "KASPAN_AGENT__RING_DIRS": f"[{tmp_path}/rings]",

@@ -1,4 +1,4 @@
-"""`kaspan doctor` says what there is and, in words, what is wrong."""
+"""`kaspan doctor` prints what it finds and, in words, what is wrong."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def doctor(programs: ProgramRunner, *flags: str, **variables: str) -> subprocess
 
 
 def wrong(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return what is wrong, and hold the exit code to it."""
+    """Return what is wrong, and check that the exit code fits."""
     assert done.stderr == ""
     _, _, said = done.stdout.partition("\nWhat is wrong:\n")
     lines = [line.removeprefix("- ") for line in said.splitlines()]
@@ -88,7 +88,7 @@ def test_healthy_deployment_has_nothing_wrong(programs: ProgramRunner, reading: 
 
 
 def test_doctor_says_when_nothing_was_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a C compiler all works, but the cost is another, and whoever measures should know."""
+    """Without a C compiler everything works at a higher cost, and the report says so."""
     found = importlib.util.find_spec
     monkeypatch.setattr(
         interpreter, "find_spec", lambda name: None if name.endswith(".compiled") else found(name)
@@ -276,7 +276,7 @@ def test_shared_memory_that_is_short_is_wrong(programs: ProgramRunner, memory: P
 
 
 def test_shared_memory_that_is_read_only_is_wrong(programs: ProgramRunner, memory: Path) -> None:
-    """Nothing can be made there, and it says so."""
+    """No ring can be made there, and the report says so."""
     subprocess.run(["mount", "-o", "remount,ro", str(memory)], check=True)
     (said,) = wrong(doctor(programs))
 
@@ -286,7 +286,7 @@ def test_shared_memory_that_is_read_only_is_wrong(programs: ProgramRunner, memor
 def test_rings_on_disk_are_seen(
     programs: ProgramRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing is set, what lies on disk for want of shared memory is told and judged as well."""
+    """With default settings, rings on disk that did not fit into shared memory are examined too."""
     for name in ("default_ring_dir", "default_fallback_dir"):
         monkeypatch.setattr(schema, name, lambda name=name: str(tmp_path / name))
         (tmp_path / name).mkdir(mode=0o700)
@@ -420,14 +420,14 @@ SILENCE = {
 def test_setting_under_which_no_trace_is_seen_is_wrong(
     programs: ProgramRunner, reading: None, variables: dict[str, str], said: str
 ) -> None:
-    """What silences tracing is named with its value and where it was set."""
+    """A setting that prevents traces is named with its value and its origin."""
     (line,) = wrong(doctor(programs, **variables))
 
     assert line.startswith(said)
 
 
 def test_variable_of_another_program_is_said_and_not_wrong(programs: ProgramRunner, reading: None) -> None:
-    """What a Dockerfile sets for itself is no reason to fail a check."""
+    """A variable that may be a Dockerfile's does not make the exit code 1."""
     done = doctor(programs, KASPAN_VERSION="1", OTEL_PROPAGATORS="jaeger")
 
     assert wrong(done) == []
@@ -453,7 +453,7 @@ HEARD = {
 def test_setting_under_which_some_traces_are_seen_is_not_wrong(
     programs: ProgramRunner, reading: None, variables: dict[str, str]
 ) -> None:
-    """What leaves some traces is somebody's choice."""
+    """A setting that leaves some traces is not reported."""
     assert wrong(doctor(programs, **variables)) == []
 
 
@@ -482,7 +482,7 @@ def ask_doctor(deployment: Deployment, **variables: str) -> subprocess.Completed
 
 
 def test_agent_that_reaches_its_target_is_said(agent: tuple[Deployment, ZipkinStub]) -> None:
-    """It asks the agent, and only then nothing at all is wrong."""
+    """`Nothing is wrong.` is printed only if the agent was asked."""
     deployment, zipkin_stub = agent
     deployment.start("shop", KASPAN, "run", "--", sys.executable, "-c", SEND, PYTHONPATH=TESTS).finish()
     wait_until(lambda: zipkin_stub.stored, "the span is delivered")
@@ -495,7 +495,9 @@ def test_agent_that_reaches_its_target_is_said(agent: tuple[Deployment, ZipkinSt
 
 @pytest.mark.parametrize("by", ["ring", "socket"])
 def test_agent_that_does_not_reach_its_target_is_wrong(agent: tuple[Deployment, ZipkinStub], by: str) -> None:
-    """From the first failure on it says which target is not reached and why, by whatever way spans go."""
+    """From the first failure on the report names the target that is not reached and why, by ring and by
+    HTTP.
+    """
     deployment, zipkin_stub = agent
     zipkin_stub.answer = lambda report: Response(503, "out of order")
     deployment.start("shop", KASPAN, "run", "--", sys.executable, "-c", SEND, PYTHONPATH=TESTS).finish()

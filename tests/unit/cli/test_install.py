@@ -89,7 +89,7 @@ def test_uninstall_leaves_nothing(environment: Environment) -> None:
 
 
 def test_uninstall_of_nothing_is_no_error(environment: Environment) -> None:
-    """Uninstalling twice says so and succeeds."""
+    """To uninstall twice succeeds, and the output says that nothing was installed."""
     assert outcome(environment.kaspan("uninstall")) == (
         0,
         f"`kaspan install` was not used for {environment.prefix}\n",
@@ -175,7 +175,7 @@ def test_hook_is_looked_for_where_pip_puts_data_files(
 
 
 def test_missing_settings_file_is_named_as_it_was_given(environment: Environment) -> None:
-    """Nobody is sent to a variable that was not set."""
+    """A message never names a variable that was not set."""
     done = environment.kaspan("install", "--config", "nowhere.yaml")
 
     assert done.returncode == 2

@@ -62,7 +62,7 @@ def test_output_that_nobody_reads_on_ends_the_command_quietly(
 def test_output_that_cannot_be_written_is_an_error_in_one_line(
     programs: ProgramRunner, arguments: list[str]
 ) -> None:
-    """On a full disk a command says so and fails, so that nobody takes half an answer for all of it."""
+    """On a full disk a command fails with a message: half an output must not look complete."""
     with open("/dev/full", "w") as full:
         done = run_into(programs, full.fileno(), *arguments)
 
@@ -71,7 +71,7 @@ def test_output_that_cannot_be_written_is_an_error_in_one_line(
 
 
 def test_closed_output_is_no_error(programs: ProgramRunner) -> None:
-    """A command whose output somebody has closed does what it does."""
+    """A command whose output is closed still does its work."""
     done = programs.run("sh", "-c", 'exec "$@" >&-', "sh", *MAIN, "config")
 
     assert outcome(done) == (0, "", "")

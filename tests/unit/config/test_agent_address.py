@@ -20,7 +20,7 @@ from kaspan.config import ConfigError, load
     ],
 )
 def test_agent_may_be_the_ring_or_an_address(address: str) -> None:
-    """Every form that the reference names is taken, as it is."""
+    """Every form of address that the reference names is accepted unchanged."""
     assert load(environ={"KASPAN_INTERCEPTOR__AGENT": address}).settings.interceptor.agent == address
 
 

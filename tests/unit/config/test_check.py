@@ -1,4 +1,4 @@
-"""What a value may be, and what is said when it is something else."""
+"""What a value may be, and the message for a value that it may not be."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def refusal_of(tmp_path: Path, text: str) -> str:
 
 @pytest.mark.parametrize("text", ["INFO", "Info", "info", "'INFO'"])
 def test_word_may_be_written_in_any_case(tmp_path: Path, text: str) -> None:
-    """What others call INFO is info; the settings hold it as it stands in the rule."""
+    """INFO is accepted for info; the settings hold the word as the rule writes it."""
     assert settings_of(tmp_path, f"agent: {{log: {{level: {text}}}}}").agent.log.level == "info"
 
 
@@ -56,7 +56,7 @@ def test_number_may_be_written_in_any_way(tmp_path: Path, text: str, rate: float
     "text", ["true", "yes", ".nan", ".inf", "-.inf", "nan", "1e999", "-0.5", "1.01", "1:30", "[1]", "x"]
 )
 def test_rate_is_a_number_from_0_to_1(tmp_path: Path, text: str) -> None:
-    """Booleans, infinities, NaN, text and numbers outside are no rates."""
+    """Booleans, infinities, NaN, text and numbers out of bounds are refused as rates."""
     assert refusal_of(tmp_path, f"interceptor:\n  sampling:\n    rate: {text}").endswith(
         "; the rule is a number from 0 to 1"
     )
@@ -64,7 +64,7 @@ def test_rate_is_a_number_from_0_to_1(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", ["65536.0", "1e6", "true", "65535", "9" * 30, "64KiB", "0x10000"])
 def test_ring_bytes_is_a_whole_number_within_bounds(tmp_path: Path, text: str) -> None:
-    """Fractions, booleans, units and numbers out of bounds are no sizes."""
+    """Fractions, booleans, units and numbers out of bounds are refused as sizes."""
     assert refusal_of(tmp_path, f"interceptor:\n  ring_bytes: {text}") == (
         f"FILE:2: interceptor.ring_bytes is {text}; the rule is a whole number from 65536 to 1073741824"
     )
@@ -192,7 +192,7 @@ def test_installed_sender_has_settings_of_its_own(tmp_path: Path) -> None:
 def test_installed_senders_settings_are_checked_like_any_others(
     tmp_path: Path, text: str, error: str
 ) -> None:
-    """Errors name file, line, key and rule, and an unknown type comes with what is installed."""
+    """Errors name file, line, key and rule; for an unknown type also the installed senders."""
     with pytest.raises(ConfigError) as refused:
         load_senders(tmp_path, text)
     assert refused.value.errors == (f"{tmp_path}/kaspan.yaml:2: {error}",)
@@ -221,7 +221,7 @@ def refused_processor(tmp_path: Path, text: str) -> str:
 
 
 def test_map_with_keys_of_the_user_keeps_them(tmp_path: Path) -> None:
-    """A map whose keys are no settings takes any, in the file's order."""
+    """A map whose keys the user chooses accepts any key, and keeps the file's order."""
     (processor,) = processors_of(tmp_path, "{type: add_tags, tags: {b.c: x, 'a d': '1'}}")
     assert isinstance(processor, AddTags)
     assert list(processor.tags.items()) == [("b.c", "x"), ("a d", "1")]
@@ -263,7 +263,7 @@ def test_key_that_python_reserves_can_be_set(tmp_path: Path) -> None:
 
 
 def test_senders_keep_their_order(tmp_path: Path) -> None:
-    """Senders of different types stand in one list."""
+    """One list holds senders of different types."""
     text = "agent:\n  senders:\n    - type: console\n    - {type: zipkin, url: 'https://z/x'}\n"
     assert settings_of(tmp_path, text).agent.senders == (ConsoleSender(), ZipkinSender(url="https://z/x"))
 
@@ -282,7 +282,7 @@ def test_address_of_zipkin_is_accepted(tmp_path: Path, url: str) -> None:
     "url", ["zipkin:9411", "ftp://zipkin", "http://", "http://:9411", "http://z:port", "http://a b/"]
 )
 def test_what_is_no_address_is_refused(tmp_path: Path, url: str) -> None:
-    """Another scheme, no host or a port that is none would only fail later."""
+    """Another scheme, a missing host or a wrong port is refused: it would only fail later."""
     assert refusal_of(tmp_path, f"agent: {{senders: [{{type: zipkin, url: '{url}'}}]}}").endswith(
         "; the rule is an address such as http://zipkin:9411"
     )
@@ -321,7 +321,7 @@ def test_missing_key_of_a_list_item_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("key", ["password", "client_secret", "Token", "api_token"])
 def test_secrets_are_not_in_errors(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """The value of a key that is named like a secret is *** where it is wrong."""
+    """An error shows *** for the value of a key that is named like a secret."""
     monkeypatch.setattr("kaspan.config.check.type_of", {f"agent.{key}": bool}.get)
     errors = Errors()
     Checker(errors).set(f"agent.{key}", parse("hunter2", str, errors))

@@ -124,7 +124,7 @@ def test_variable_that_can_only_be_a_misspelt_one_is_refused(name: str, meant: s
 )
 @pytest.mark.parametrize("side", [None, "interceptor", "agent"])
 def test_variable_that_can_be_somebody_elses_is_a_warning(name: str, hint: str, side: Side | None) -> None:
-    """What a Dockerfile sets beside kaspan's own stops neither side, and is named with what may be meant."""
+    """An unknown variable that may be a Dockerfile's is a warning to both sides, with a similar name."""
     loaded = load(None, {name: "0.1.0"}, side=side)
 
     assert loaded.settings == Settings()
@@ -141,7 +141,7 @@ def test_variable_that_can_be_somebody_elses_is_a_warning(name: str, hint: str, 
     ],
 )
 def test_variables_of_kubernetes_are_ignored(name: str) -> None:
-    """What Kubernetes sets beside a Service called kaspan or kaspan-agent is no setting and no error."""
+    """Variables that Kubernetes sets for a Service called kaspan or kaspan-agent are ignored."""
     assert load(None, {name: "tcp://10.0.0.1:9412"}).settings == Settings()
 
 
@@ -171,7 +171,7 @@ def test_otel_traces_sampler_sets_the_rate(sampler: str, argument: str, rate: fl
 
 @pytest.mark.parametrize("argument", ["2", "-1", "nan", "many", "\u0661"])
 def test_otel_traces_sampler_argument_out_of_bounds_is_left_aside(argument: str) -> None:
-    """A ratio that is none is a warning that names the argument's variable, as in OpenTelemetry's SDK."""
+    """A wrong ratio is a warning that names the argument's variable, as in OpenTelemetry's SDK."""
     loaded = load(None, {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": argument})
 
     assert loaded.settings == Settings()
@@ -255,7 +255,7 @@ VALUES = st.text() | st.text(st.sampled_from("[]{}:,-'\" \n0a")) | st.sampled_fr
 @settings(deadline=None, max_examples=300)
 @given(environ=st.dictionaries(NAMES.filter(lambda name: name != "KASPAN_CONFIG"), VALUES, max_size=5))
 def test_any_environment_raises_nothing_but_config_errors(environ: dict[str, str]) -> None:
-    """Whatever the variables hold, the answer is settings or errors of one printable line each."""
+    """Any variables give settings, or errors of one printable line each."""
     try:
         errors = load(None, environ).warnings
     except ConfigError as refused:

@@ -17,7 +17,7 @@ JSON = st.recursive(
 
 @given(JSON, st.none() | st.just(2))
 def test_json_stays_the_same_json_and_is_fit_for_a_terminal(value: object, indent: int | None) -> None:
-    """What is piped into another program says the same, and what is looked at drives no terminal."""
+    """A pipe gets the same text, and no output sends control characters to a terminal."""
     text = escaped_json(json.dumps(value, ensure_ascii=False, indent=indent))
     assert text.isprintable()
     assert json.loads(text) == value

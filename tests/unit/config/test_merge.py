@@ -38,7 +38,7 @@ def test_spool_is_where_the_user_keeps_state(
 ) -> None:
     """A path that is not absolute does not count, and who has no home has the system's place."""
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
-    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # nobody is known
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # an unknown user
     monkeypatch.setenv("XDG_STATE_HOME", state)
     if home is None:
         monkeypatch.delenv("HOME", raising=False)
@@ -71,7 +71,7 @@ def test_each_source_wins_over_the_ones_before(path: str) -> None:
 
 
 def test_origin_is_the_line_of_the_key(path: str) -> None:
-    """The origin of a list or nested value is where its key stands; keys beside it stay defaults."""
+    """The origin of a list or nested value is the line of its key; other keys keep their defaults."""
     origins = load(path, {}).origins
     assert origins["agent.batch.max_bytes"] == f"{path}:3"
     assert origins["agent.senders"] == f"{path}:4"
@@ -106,7 +106,7 @@ def test_unreadable_file_does_not_hide_errors_of_variables() -> None:
 
 
 def test_argument_that_is_none_is_not_given() -> None:
-    """The command line can hand over the options that nobody gave."""
+    """The command line may pass options that were not given."""
     assert load(None, {}, {"service": None}).origins["service"] == "default"
 
 

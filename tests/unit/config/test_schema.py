@@ -1,4 +1,4 @@
-"""Whatever the schema allows can be set, in every way: these tests are made from the schema itself."""
+"""Everything that the schema allows can be set in every way: these tests are made from the schema."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_command_line_overrides_environment(key: str, data: st.DataObject) -> No
 
 @pytest.mark.parametrize("key", leaves())
 def test_every_key_refuses_a_wrong_type(yaml_file: Path, key: str) -> None:
-    """A map where a value belongs is an error that names file, line and key, whatever the key."""
+    """A map in the place of a value is an error that names file, line and key, for every key."""
     with pytest.raises(ConfigError) as refused:
         load_yaml(yaml_file, nested(key, {"a": 1}))
     line = key.count(".") + 1

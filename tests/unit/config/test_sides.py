@@ -1,4 +1,4 @@
-"""Who reads the settings: each side is strict about its own, and goes on without what is the other's."""
+"""The sides: each is strict about its own section, and ignores mistakes in the other's."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("side", "text"), LEFT_ASIDE)
 def test_what_is_not_the_sides_own_is_left_aside_with_a_warning(path: Path, side: Side, text: str) -> None:
-    """A newer or wrong setting of the other side, or one that an older interceptor lacks, stops nobody."""
+    """A wrong setting of the other side, or one that is unknown to an interceptor, is only a warning."""
     path.write_text(f"{text}\nservice: orders\n")
     loaded = load(str(path), {}, side=side)
 
@@ -88,7 +88,7 @@ def test_variables_of_the_other_side_are_left_aside_as_well(side: Side, name: st
 
 @pytest.mark.parametrize("name", ["KASPAN_AGENT_TOKEN", "KASPAN_AGENT__NEW", "OTEL_EXPORTER_ZIPKIN_ENDPOINT"])
 def test_agent_refuses_a_variable_of_its_own_that_it_cannot_follow(name: str) -> None:
-    """An agent that listens without the token somebody meant to set would be worse than none."""
+    """An unknown variable of the agent is an error: with a misspelt token it would listen without one."""
     with pytest.raises(ConfigError):
         load(None, {name: "something"}, side="agent")
 

@@ -1,4 +1,4 @@
-"""A file that cannot be taken as it is: each one is refused with the line and what to do."""
+"""Files that cannot be read as YAML: each is refused with the line and what to do."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_empty_file_is_fine(path: Path, content: bytes) -> None:
 
 
 def test_byte_order_mark_is_ignored(path: Path) -> None:
-    """An editor's UTF-8 byte order mark is no part of the first key."""
+    """An editor's UTF-8 byte order mark does not become a part of the first key."""
     path.write_bytes(b"\xef\xbb\xbfservice: orders")
     assert load(str(path), {}).settings.service == "orders"
 
@@ -96,7 +96,7 @@ def test_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_pipe_is_refused_at_once(tmp_path: Path) -> None:
-    """A named pipe that nobody writes to does not hang the application."""
+    """A named pipe without a writer does not block the application."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(ConfigError, match="is a device or a pipe; the rule is a regular file"):
@@ -117,7 +117,7 @@ def test_large_file_is_refused(refusal: Refusal) -> None:
 
 
 def test_other_encoding_is_refused_with_its_line(refusal: Refusal) -> None:
-    """Text that is not UTF-8 is refused where it stops being so."""
+    """Text that is not UTF-8 is refused with the line of the first wrong byte."""
     assert refusal(b"interceptor:\nservice: caf\xe9") == (
         "FILE:2: byte 0xe9 is not UTF-8; save the file as UTF-8"
     )
@@ -201,7 +201,7 @@ def are_readable(path: Path, errors: tuple[str, ...]) -> bool:
     | st.text(st.sampled_from("ab:-? \n\t[]{},&*!|>'\"#%@`~0.5\x85\u2028\ufeff")).map(str.encode)
 )
 def test_any_bytes_raise_nothing_but_config_errors(path: Path, content: bytes) -> None:
-    """Whatever the file's bytes are, the answer is settings or errors of one line each."""
+    """Any bytes in the file give settings, or errors of one line each."""
     assert are_readable(path, errors_of(path, content))
 
 
@@ -215,5 +215,5 @@ TREES: st.SearchStrategy[Any] = st.recursive(
 @settings(deadline=None, max_examples=300)
 @given(tree=st.dictionaries(NAMES, TREES, max_size=3))
 def test_any_yaml_raises_nothing_but_config_errors(path: Path, tree: dict[str, Any]) -> None:
-    """Whatever stands under the schema's names, the answer is settings or errors of one line each."""
+    """Any values of the schema's keys give settings, or errors of one line each."""
     assert are_readable(path, errors_of(path, yaml.safe_dump(tree).encode()))

@@ -33,7 +33,7 @@ def start(name: str, broker: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def run_all(broker: str, prefix: str, orders: list[str], shipped: int) -> dict[str, list[str]]:
-    """Run the three with topics and groups of their own; returns each one's lines, sorted by order."""
+    """Run the three applications with new topics and groups; returns the sorted lines of each."""
     count = orders[orders.index("--count") + 1]
     topics = ["--orders-topic", f"{prefix}orders", "--shipments-topic", f"{prefix}shipments"]
     processes = {
@@ -103,7 +103,7 @@ def test_poison_order_is_refused_by_kafka_python_and_survived(broker: str) -> No
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["shipping", "mailer"])
 def test_consumer_that_gets_fewer_than_it_was_told_of_fails(broker: str, name: str) -> None:
-    """A consumer that was told a count and gets no more records ends with 1 and says how many came."""
+    """A consumer that gets fewer records than --count ends with 1 and says how many came."""
     process = start(name, broker, "--group", f"idle-{name}", "--count", "1", "--idle-timeout-s", "0.1")
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 1

@@ -26,7 +26,7 @@ def run_main(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[
 
 @pytest.fixture
 def closed_port() -> Iterator[int]:
-    """A port that refuses connections: bound, so that nobody else takes it, and not listening."""
+    """A port that refuses connections: bound, so that no other process takes it, and not listening."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -109,7 +109,7 @@ def test_absent_kafka_is_named(
 def test_silent_kafka_is_given_up(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that takes the connection and never speaks Kafka is given up after a bounded time."""
+    """The demo stops waiting for a server that accepts the connection and does not speak Kafka."""
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code, said = run_main(["--kafka", f"127.0.0.1:{silent.getsockname()[1]}"], capsys)
@@ -133,11 +133,11 @@ def test_kafka_that_makes_no_topics_is_named(
 def test_failing_application_ends_the_demo_with_its_stderr(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-    stand_in: Callable[..., str],
+    fake_kaspan: Callable[..., str],
     private_tmp: Path,
 ) -> None:
     """When one of its processes fails the demo ends with 1, shows its stderr and leaves nothing behind."""
-    kaspan = stand_in(run='[ "$name" = mailer ] && { echo out of stamps >&2; exit 3; }; exec "$@"')
+    kaspan = fake_kaspan(run='[ "$name" = mailer ] && { echo out of stamps >&2; exit 3; }; exec "$@"')
     monkeypatch.setattr(demo, "find_kaspan", lambda: kaspan)
     code, said = run_main([], capsys)
     assert code == 1
@@ -147,10 +147,10 @@ def test_failing_application_ends_the_demo_with_its_stderr(
 
 @pytest.mark.processes
 def test_application_that_was_not_traced_fails_the_demo(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stand_in: Callable[..., str]
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fake_kaspan: Callable[..., str]
 ) -> None:
     """When kaspan warns in an application, which runs on, the demo shows the warning and ends with 1."""
-    kaspan = stand_in(
+    kaspan = fake_kaspan(
         agent="trap 'exit 0' TERM; while :; do sleep 0.05; done",
         run='[ "$name" = mailer ] && echo kaspan: this process is not traced >&2; exec "$@"',
     )
@@ -198,7 +198,7 @@ def processes_of(private_tmp: Path) -> list[str]:
             try:
                 environment = (entry / "environ").read_bytes()
             except OSError:
-                continue  # gone, or somebody else's
+                continue  # it has ended, or belongs to another user
             if str(private_tmp).encode() in environment:
                 found.append(entry.name)
     return found

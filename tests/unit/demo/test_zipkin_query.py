@@ -84,7 +84,7 @@ def test_link_is_the_page_of_the_trace_whatever_url_was_given(tail: str) -> None
     [(200, "<html>", "is that Zipkin?"), (200, "{}", "is that Zipkin?"), (404, "", "404"), (500, "", "500")],
 )
 def test_check_refuses_what_is_not_zipkin(zipkin: FakeZipkin, status: int, answer: str, said: str) -> None:
-    """Another server on Zipkin's address is told from Zipkin before the run, and named."""
+    """Another server at Zipkin's address is recognized before the run, and named."""
     zipkin.status, zipkin.answer = status, answer
     with pytest.raises(ZipkinError) as refused:
         ZipkinQuery(zipkin.url).check()
@@ -93,7 +93,7 @@ def test_check_refuses_what_is_not_zipkin(zipkin: FakeZipkin, status: int, answe
 
 
 def test_check_gives_up_on_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that takes the connection and says nothing is given up after a bounded time."""
+    """The demo stops waiting for a server that accepts the connection and does not answer."""
     import socket
 
     monkeypatch.setattr(zipkin_query, "REQUEST_TIMEOUT_S", 0.1)

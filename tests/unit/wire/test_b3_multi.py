@@ -88,7 +88,7 @@ VALUES = (
 
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=8))
 def test_any_headers_never_raise(headers: list[tuple[str, bytes | None]]) -> None:
-    """Whatever stands in them, the answer is a whole context, only a decision, or none."""
+    """Any headers give a whole context, only a decision, or None."""
     found = b3.extract_multi(headers)
 
     if found is not None:
@@ -109,5 +109,5 @@ def test_written_headers_are_read_back(trace_id: bytes, sampled: bool, debug: bo
 
 
 def test_written_debug_stands_for_the_decision() -> None:
-    """Debug implies sampled, and the specification wants the decision left out beside it."""
+    """Debug implies sampled, and the specification leaves the decision out then."""
     assert b3.inject_multi(TRACE, SPAN, True, True) == [*IDS, (b3.FLAGS, b"1")]

@@ -131,7 +131,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=6).map(b"-".join) | st.lists(PIECES, max_size=6).map(b"".join))
 @example(HIGH + TRACE + b"-" + SPAN + b"-1")
 def test_b3_of_any_fields_is_read_as_the_specification_lists_them(value: bytes) -> None:
-    """Whatever fields are joined, the answer is that of reading them one by one."""
+    """Any joined fields give the same as the fields read one by one."""
     assert b3.parse(value) == brave(value)
 
 
@@ -143,7 +143,7 @@ AS_LONG_AS_MOST = st.text("01a-", min_size=50, max_size=50).map(lambda digits: d
 @example(b"1" * 51)
 @example(b"-" * 50 + b"1")
 def test_any_bytes_never_raise(value: bytes) -> None:
-    """No value of a header raises, and what is not B3 is not taken for it."""
+    """No value of a header raises, and only valid B3 is accepted."""
     assert b3.parse(value) == brave(value)
 
 
@@ -159,7 +159,7 @@ def test_written_b3_is_read_back(trace_id: bytes, span_id: bytes, sampled: bool,
     ("sampled", "debug", "expected"), [(True, False, b"1"), (False, False, b"0"), (True, True, b"d")]
 )
 def test_written_b3_has_ids_and_decision_and_no_parent(sampled: bool, debug: bool, expected: bytes) -> None:
-    """A message's b3 is `trace-span-decision`: its receiver always works in a span of its own."""
+    """A message's b3 is `trace-span-decision`: its receiver always makes a new span."""
     assert (
         b3.format_single(HIGH + TRACE, SPAN, sampled, debug) == HIGH + TRACE + b"-" + SPAN + b"-" + expected
     )

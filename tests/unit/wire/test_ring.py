@@ -90,7 +90,7 @@ def test_memory_never_written_is_not_a_frame() -> None:
 
 @given(st.binary(max_size=400), POSITIONS)
 def test_any_bytes_never_raise(data: bytes, start: int) -> None:
-    """Whatever is in a data area, reading ends at a position that is not before its start."""
+    """With any bytes in the data area, reading ends at a position that is not before its start."""
     payloads, position, _ = ring.read_frames(data, start, DATA_BYTES)
 
     assert position >= start
@@ -172,7 +172,7 @@ def test_any_header_is_read_or_refused(raw: bytes) -> None:
 
 
 def test_ring_is_locked_until_its_process_ends(tmp_path: Path) -> None:
-    """The kernel lets go of the lock with the process, in whatever PID namespace."""
+    """The kernel releases the lock when the process ends, in any PID namespace."""
     writer = RingWriter(tmp_path)
     descriptor = os.open(writer.path, os.O_RDONLY)
     assert ring.is_locked(descriptor)

@@ -1,4 +1,4 @@
-"""The typed span is Zipkin's own: what is decoded encodes to the same JSON."""
+"""The typed span has Zipkin's fields: a decoded span encodes to the same JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The `tracestate` header by W3C Trace Context: it goes with its traceparent, whole or not at all."""
+"""The `tracestate` header by W3C Trace Context: kept only with its traceparent, and only if all of it is
+valid.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,7 @@ ALONE: dict[str, list[tuple[str, bytes | None]]] = {
 
 @pytest.mark.parametrize("headers", ALONE.values(), ids=ALONE.keys())
 def test_tracestate_without_its_traceparent_is_not_read(headers: list[tuple[str, bytes | None]]) -> None:
-    """A tracestate counts only beside the traceparent of the same trace."""
+    """A tracestate counts only together with the traceparent of the same trace."""
     assert state_of(headers, TRACE) == b""
 
 
@@ -93,5 +95,5 @@ def test_tracestate_goes_with_a_trace_id_of_64_bits() -> None:
 
 @given(st.lists(st.binary(max_size=64), max_size=3))
 def test_no_tracestate_raises(values: list[bytes]) -> None:
-    """Whatever stands in the header, it is read or left."""
+    """Any value of the header is either read or ignored, and raises nothing."""
     assert isinstance(state_of(headers_of(values), TRACE), bytes)
