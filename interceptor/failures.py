@@ -1,10 +1,10 @@
-"""What happens when something of kaspan's own fails: the application never sees it.
+"""Handle errors in kaspan: the application never sees them.
 
-The first failure of each kind is one warning in the log, the next ones are debug lines; all are counted,
-and the count stands in the ring's header for the agent to report.
+The first failure of each kind is logged as a warning, the next ones as debug lines. All are counted, and the
+agent reads the count from the ring's header.
 
-What is not kaspan's own must reach the application: a signal handler of the application's runs, and raises,
-in whatever Python code the main thread is in at that moment, and that may be kaspan's.
+An exception that is not kaspan's must reach the application: a signal handler of the application may raise
+while the main thread runs kaspan's code.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _failures = _Failures()
 
 
 def record_failure(doing: str, error: BaseException) -> None:
-    """Note that `error` came while kaspan was `doing` something, and go on.
+    """Log and count an error that was raised while kaspan was `doing` something.
 
     Raises `error` if it is the application's (`is_from_outside`), and nothing else.
     """
@@ -54,9 +54,9 @@ def record_failure(doing: str, error: BaseException) -> None:
 
 
 def finish(doing: str, error: BaseException, work: Callable[..., Any], *args: Any) -> None:
-    """As `suppress`, for what must be done whatever comes in between: `error` came from `work(*args)`.
+    """Do what `record_failure` does for an `error` of `work(*args)` that must be done in any case.
 
-    Where it is the application's, the work is done again, from its beginning, before it is raised.
+    If the error is the application's, it calls `work(*args)` again before it raises the error.
     """
     if is_from_outside(error):
         work(*args)
@@ -64,11 +64,11 @@ def finish(doing: str, error: BaseException, work: Callable[..., Any], *args: An
 
 
 def is_from_outside(error: BaseException) -> bool:
-    """Whether an exception that came out of kaspan's code was raised there by the application.
+    """Whether the application raised an exception that came out of kaspan's code.
 
-    That is one of a signal handler's, one that another thread has set (PyThreadState_SetAsyncExc), and
-    whatever is no Exception, such as KeyboardInterrupt and SystemExit. What the application's objects raise
-    when kaspan asks them something is not: without kaspan nobody would have asked.
+    True for an exception of a signal handler, one that another thread has set (PyThreadState_SetAsyncExc),
+    and one that is not an Exception, such as KeyboardInterrupt and SystemExit. False for what the
+    application's objects raise when kaspan calls them: without kaspan they would not have been called.
     """
     if not isinstance(error, Exception) or _PASSED_ON in error.__dict__:
         return True
@@ -79,13 +79,13 @@ def is_from_outside(error: BaseException) -> bool:
             return True
     if frame is None or not _is_ours(frame):
         return False
-    # Raised in kaspan's own code, with none of the application's running: a class that only that one knows.
+    # Raised in a frame of kaspan's: set by another thread, if the class is the application's.
     package = str(type(error).__module__).partition(".")[0]
     return package not in _CALLED_BY_US and package not in sys.stdlib_module_names
 
 
 def _is_signal_handler(frame: FrameType) -> bool:
-    """Whether a frame is that of a function which was called with the frame that called it."""
+    """Whether one of the frame's arguments is the frame that called it, as in a signal handler."""
     interrupted, code = frame.f_back, frame.f_code
     if interrupted is None:
         return False
@@ -105,9 +105,10 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def pass_on(doing: str, error: BaseException) -> None:
-    """As `suppress`, for where raising would lose the exception, as in finalizers, or a record. Never raises.
+    """Do what `record_failure` does, but never raise: raising would lose the error, as in a finalizer, or a
+    record.
 
-    The application's exception is raised in this thread once it is back in the application's code.
+    An exception of the application is raised in this thread when it is back in the application's code.
     """
     if not is_from_outside(error):
         record_failure(doing, error)
@@ -118,15 +119,15 @@ def pass_on(doing: str, error: BaseException) -> None:
     try:
         import _thread
 
-        # By another thread, since in this one it would be raised at once: in kaspan's code.
-        _thread.start_new_thread(_raise_behind, (_thread.get_ident(), frame, raising(error)))
+        # By another thread: set by this one, it would be raised at once, in kaspan's code.
+        _thread.start_new_thread(_raise_after, (_thread.get_ident(), frame, raising(error)))
     except Exception as failure:  # noqa: BLE001
-        log.warning("kaspan: %r came in a finalizer and is lost: %s", error, failure)
+        log.warning("kaspan: %r was raised in a finalizer and is lost: %s", error, failure)
 
 
 def watch_finalizers() -> None:
-    """Pass on what comes as a finalizer of kaspan's begins, before it can: where they are in Python."""
-    plain = sys.unraisablehook
+    """Pass on exceptions that are raised before the code of a finalizer of kaspan's (in Python) begins."""
+    original = sys.unraisablehook
 
     def unraisablehook(unraisable: Any, /) -> None:
         error, finalizer = unraisable.exc_value, unraisable.object
@@ -134,29 +135,29 @@ def watch_finalizers() -> None:
         if is_ours and error is not None and is_from_outside(error):
             pass_on("finalizing", error)
         else:
-            plain(unraisable)
+            original(unraisable)
 
     sys.unraisablehook = unraisablehook
 
 
 class _Unregistered(BaseException):
-    """Keeps an exception class of the application's from noticing that it has a subclass."""
+    """Keeps __init_subclass__ of the application's exception class from being called."""
 
     def __init_subclass__(cls) -> None:
         pass
 
 
 def raising(error: BaseException) -> type[BaseException]:
-    """Make the class of which an instance is always `error` itself, for PyThreadState_SetAsyncExc."""
+    """Make a class whose only instance is `error`: PyThreadState_SetAsyncExc takes a class."""
     error.__dict__[_PASSED_ON] = True
-    error.__traceback__ = None  # its frames hold what the application has let go of, such as a loop
+    error.__traceback__ = None  # its frames refer to what the application has freed, such as a loop
     like = type(error)
     members = {"__new__": lambda *_: error, "__module__": like.__module__, "__qualname__": like.__qualname__}
     return type(like.__name__, (_Unregistered, like), members)
 
 
-def _raise_behind(thread_id: int, frame: FrameType, raising: type[BaseException]) -> None:
-    """Raise in a thread once it has left a frame."""
+def _raise_after(thread_id: int, frame: FrameType, raising: type[BaseException]) -> None:
+    """Raise an exception in a thread once it has left a frame."""
     import ctypes
 
     while _is_in(thread_id, frame):
@@ -172,7 +173,7 @@ def _is_in(thread_id: int, frame: FrameType) -> bool:
 
 
 def tell_suppressed(tell: Callable[[int], None] | None) -> None:
-    """Call `tell` with the number of suppressed failures, now and whenever it grows; None to stop."""
+    """Call `tell` with the number of suppressed failures, now and when it grows; stop with None."""
     _failures.tell = tell
     if tell is not None:
         tell(_failures.suppressed)

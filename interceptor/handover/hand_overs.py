@@ -1,7 +1,7 @@
-"""Records handed to another thread, task or green thread: who is given one works on it in its trace.
+"""Follow records to other threads, tasks and green threads: a call that gets one is a span in its trace.
 
-`handover_points` has the places where that happens, `taken` what comes out of a queue. Here is what both ask:
-whether there is a record among some arguments, and how the call that is given it becomes a span.
+`points` patches the places where applications hand work over, and `queues` follows items of queues. Both use
+this module: it finds records among arguments, and makes spans of the calls that get them.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _OF_OPENTELEMETRY = "opentelemetry.instrumentation.threading"
 _PLACEHOLDER = getattr(functools, "Placeholder", object())  # among partial's arguments, from Python 3.14 on
 
 Handed = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
-"""A function and what it is called with."""
+"""A function and its arguments."""
 
 
 types: set[type] = set()
-"""What a record is, and what it can be found in; empty where nothing is followed."""
+"""The class of records and of their containers; empty if no records are followed."""
 
 types_in_coroutines: set[type] = set()
-"""The same with what stands in a coroutine for an argument."""
+"""The same, with the types by which a coroutine refers to its arguments."""
 
 
 is_one, may_be_given = accelerated(arguments.is_one), accelerated(arguments.may_be_given)
@@ -55,11 +55,11 @@ refers_to = accelerated(arguments.refers_to) if sys.version_info >= (3, 11) else
 
 
 open_calls: set[FunctionSpan] = set()
-"""Whose spans are open: who was handed a record may be at work on it when the process ends."""
+"""Calls with an open span: they may still run when the process ends."""
 
 
 def end_open_calls() -> None:
-    """Report every span that is open now, when the process ends. Never raises."""
+    """Report every open span, when the process ends. Never raises."""
     for call in list(open_calls):
         call.end()
 
@@ -80,20 +80,20 @@ def follow_no_class() -> None:
 
 
 class HandOvers:
-    """Finds records among arguments, and makes spans of the calls that are given them."""
+    """Finds records among arguments, and makes spans of the calls that get them."""
 
     def __init__(self, calls: FunctionSpans) -> None:
         self.calls = calls
         self._awaited: weakref.WeakSet[CoroutineType[Any, Any, Any]] = weakref.WeakSet()
-        """Coroutines whose span is that of a task which awaits them, such as that of `asyncio.wait_for`."""
+        """Coroutines that another task awaits, as in `asyncio.wait_for`: the span is that task's."""
         self._traced_functions: dict[tuple[str, str], TracedFunction] = {}
 
     def records_of(self, value: Any) -> tuple[Any, ...]:
-        """The records that a value is or holds; of a list of records, which is a batch, the list."""
+        """Return the records that a value is or contains; for a batch, a list of records, the list."""
         kind = type(value)
         if is_record(value):
             return (value,)
-        if kind is RecordList:  # whose own loop would be the processing of its records
+        if kind is RecordList:  # its own loop would open the records' spans
             return (value,) if list.__len__(value) else ()
         if kind not in (list, tuple, dict) or not may_hold(types, value):
             return ()
@@ -103,7 +103,7 @@ class HandOvers:
         return tuple(filter(is_record, islice(entries, MAX_VALUES)))
 
     def follow(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Handed | None:
-        """What to call in the place of `function(*args, **kwargs)`; None if it is given no record."""
+        """Return what to call instead of `function(*args, **kwargs)`; None if it gets no record."""
         return self._follow(function, args, kwargs, 0)
 
     def _follow(
@@ -126,18 +126,18 @@ class HandOvers:
         return (HandedOver(self, function, records), args, kwargs) if records else None
 
     def span_in_scope(self) -> RecordSpan | None:
-        """The span of the record in whose loop, or in a function that is given it, the caller is."""
+        """Return the span of the record that the caller works on, in a loop or function; None without one."""
         current = self.calls.tracing.scope.current_span()
         return (current.record or current) if isinstance(current, RecordSpan) else None
 
     def follow_within(
         self, span: RecordSpan, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Handed | None:
-        """Do what `follow` does for a call in the scope of a record's span: there the record may also be in
-        an attribute of an argument, alone or in a tuple, as in the context that nameko hands to its workers.
+        """Do what `follow` does for a call in the scope of a record's span. Looks for that record also in
+        attributes of the arguments, alone or in a list, tuple or dict, as in nameko's worker context.
         """
         for value in (*args, *kwargs.values()):
-            # An object of the application's own, which does not refer to more than it has attributes.
+            # An instance of a Python class refers to its attributes only. Not containers.
             if type(value).__flags__ & _IS_HEAP_TYPE and not issubclass(type(value), _CONTAINERS):
                 record = self._record_within(value, span)
                 if record is not None:
@@ -145,7 +145,7 @@ class HandOvers:
         return None
 
     def _record_within(self, value: Any, span: RecordSpan) -> Any:
-        # Not by its __dict__: some objects make that up, and making it slows all others down.
+        # Not by __dict__: some classes compute it, and creating it slows other objects down.
         left = deque(gc.get_referents(value)[:_MAX_ATTRIBUTES])
         for _ in range(_MAX_ATTRIBUTES):
             if not left:
@@ -162,7 +162,7 @@ class HandOvers:
         return tuple(record for value in values if is_one(types, value) for record in self.records_of(value))
 
     def begin_task(self, coroutine: CoroutineType[Any, Any, Any], depth: int = 0) -> FunctionSpan | None:
-        """Start the span of a coroutine that is about to begin; None if it was not called with a record."""
+        """Start the span of a coroutine that has not begun; None if it was not called with a record."""
         if not refers_to(types_in_coroutines, coroutine):
             return None
         frame = coroutine.cr_frame
@@ -185,7 +185,7 @@ class HandOvers:
         return None
 
     def traced_function(self, module: str, qualified: str) -> TracedFunction:
-        """The place in the application that spans are named after."""
+        """Return the TracedFunction of a function, which has the name of its spans."""
         traced_function = self._traced_functions.get((module, qualified))
         if traced_function is None:
             if len(self._traced_functions) >= _MAX_FUNCTIONS:
@@ -196,7 +196,7 @@ class HandOvers:
 
 
 class HandedOver:
-    """A function that is called with records, in the first one's trace; to who looks at it, the function."""
+    """Wraps a function that gets records: its call is a span in the first record's trace. Looks like it."""
 
     __slots__ = ("__wrapped__", "_hand_overs", "_records")
 
@@ -206,7 +206,7 @@ class HandedOver:
         self._records = records
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function within a span of its own."""
+        """Call the function in a span."""
         function = self.__wrapped__
         call = self._begin(function)
         if call is None:
@@ -252,7 +252,7 @@ def _is_run_of_context(function: Any) -> bool:
 
 
 def _cell_of_opentelemetry(function: Any) -> CellType | None:
-    """Where its instrumentation for threads keeps the application's function, within its own around it."""
+    """Return the cell in which OpenTelemetry's instrumentation of threads keeps the wrapped function."""
     if type(function) is FunctionType and function.__module__ == _OF_OPENTELEMETRY:
         names = function.__code__.co_freevars
         if "original_func" in names and function.__closure__:
@@ -261,7 +261,7 @@ def _cell_of_opentelemetry(function: Any) -> CellType | None:
 
 
 def _rebuilt(function: Any, cell: CellType, inner: Any) -> Any:
-    """The same function around another one, so that our span is within the context that it makes current."""
+    """Copy OpenTelemetry's wrapper around another function, so that kaspan's span is inside its context."""
     cells = tuple(CellType(inner) if one is cell else one for one in function.__closure__)
     made = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
@@ -271,7 +271,7 @@ def _rebuilt(function: Any, cell: CellType, inner: Any) -> Any:
 
 
 def _enclosed(function: Any) -> Iterator[Any]:
-    """What a function without arguments, such as a lambda, has from where it was made."""
+    """Yield what a function, such as a lambda, has in its defaults and closure."""
     if type(function) is FunctionType:
         yield from function.__defaults__ or ()
         yield from map(_contents, function.__closure__ or ())
@@ -290,7 +290,7 @@ def _arguments(code: CodeType, frame: FrameType) -> list[Any]:
     given = frame.f_locals
     found = [given[name] for name in code.co_varnames[:count] if name in given]
     if sys.version_info < (3, 13):
-        given.clear()  # a copy, which would keep the arguments for as long as there is the frame
+        given.clear()  # a copy that would keep the arguments as long as the frame exists
     return found
 
 

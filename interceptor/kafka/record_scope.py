@@ -1,4 +1,4 @@
-"""The record that the application works on now, and the loops that move from one to the next."""
+"""The record that the application works on now, and the loops that go from one record to the next."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class RecordScope:
-    """The one record that the application works on now, and its open span, current in its thread.
+    """The record that the application works on now, with its open span, which is current.
 
-    The span ends when the cursor moves on, is closed, or goes away because the loop did.
+    The span ends when the next record is opened, when the scope is closed, or when it is freed with its loop.
     """
 
     __slots__ = (
@@ -42,10 +42,9 @@ class RecordScope:
         self._asked: Place | None = None
 
     def open(self, record: Any) -> Any:
-        """Make the record's span current; returns the record. Never raises.
+        """Make the record's span current. Returns the record. Never raises.
 
-        A record that has a span already, because it was looked at before, gets no second one: the one it
-        has becomes current again.
+        If the record has a span already, that one becomes current again.
         """
         consumer_spans = self._consumer_spans
         try:
@@ -66,7 +65,7 @@ class RecordScope:
                 self._before, self._during = consumer_spans.tracing.scope.enter(span, True)
                 self._token, span.token = span.token, None
             else:
-                # What Scope.enter does outside of any span, without the call.
+                # What Scope.enter does if no span is current, without the call.
                 self._before = before
                 self._during = during = {SPAN_KEY: span}
                 self._token = consumer_spans.set_context(during)
@@ -76,12 +75,12 @@ class RecordScope:
                 span.timestamp_ns = self._timestamp_ns
             self._started_ns = perf_counter_ns()
             self._span = span
-        except BaseException as error:  # noqa: BLE001 (a record that kafka-python has given must arrive)
+        except BaseException as error:  # noqa: BLE001 (the record must reach the application)
             self._recover(record, error)
         return record
 
     def _recover(self, record: Any, error: BaseException) -> None:
-        """Go on when `open` was interrupted: an exception from outside is raised in the loop's body."""
+        """Finish an interrupted `open`. An exception from outside is raised in the loop's body."""
         if is_from_outside(error):
             span = record.kaspan_span
             if self._consumer_spans.get_context().get(SPAN_KEY) is span is not None:
@@ -92,11 +91,11 @@ class RecordScope:
         pass_on("starting a record's span", error)
 
     def close(self, latest_ns: int = 0) -> None:
-        """End the open span, if there is one, at `latest_ns` at the latest if that is given. Never raises."""
+        """End the open span, if there is one: now, or at `latest_ns` if that is earlier. Never raises."""
         span = self._span
         if span is None:
             return
-        # All that is needed is taken first: from `leave` on, another thread may close or open as well.
+        # Copied first: from `leave` on, another thread may close or open this scope.
         work = (span, self._record, self._before, self._during, self._token, self._must_report)
         started_ns, timestamp_ns = self._started_ns, self._timestamp_ns
         ended_ns = perf_counter_ns()
@@ -105,7 +104,7 @@ class RecordScope:
         try:
             self._span = self._record = self._token = None
             self._end(*work, timestamp_ns, started_ns, ended_ns)
-        except BaseException as error:  # noqa: BLE001 (a span that is interrupted is reported all the same)
+        except BaseException as error:  # noqa: BLE001 (an interrupted step is repeated)
             finish("ending a record's span", error, self._end, *work, timestamp_ns, started_ns, ended_ns)
 
     def _end(
@@ -130,7 +129,7 @@ class RecordScope:
         try:
             span = getattr(self, "_span", None)
             if span is not None:  # __init__ may have been interrupted
-                caller = sys._getframe().f_back  # None: nobody called it, as at the end of the program
+                caller = sys._getframe().f_back  # None: called by Python itself, as at the end of the program
                 if self._must_report and caller is not None and is_unwinding(caller, self._asked):
                     span.fail(None)
                 self.close()
@@ -141,8 +140,8 @@ class RecordScope:
 class NextScope(RecordScope):
     """The record that `next(consumer)` returned last, in work for at most `interval_ns`.
 
-    Without another call nothing says when the work on it is done. Whoever finds its span current asks the
-    scope, by the span's `expiry`, whether its time is over.
+    Only the next call tells that the work on it is done. Code that finds its span current asks the scope, by
+    the span's `expiry`, whether its time is over.
     """
 
     __slots__ = ("_interval_ns", "_limit_ns", "_reference")
@@ -154,32 +153,32 @@ class NextScope(RecordScope):
         self._reference = weakref.ref(self)
 
     def open(self, record: Any) -> Any:
-        """Make the record's span current, until its time is over; returns the record. Never raises."""
+        """Make the record's span current until its time is over. Returns the record. Never raises."""
         self._limit_ns = perf_counter_ns() + self._interval_ns
         super().open(record)
         try:
             if self._span is not None:
                 self._span.expiry = self._reference
-        except BaseException as error:  # noqa: BLE001 (a record that kafka-python has given must arrive)
+        except BaseException as error:  # noqa: BLE001 (the record must reach the application)
             pass_on("bounding a record's span", error)
         return record
 
     def close(self, latest_ns: int = 0) -> None:
-        """End the open span, if there is one, with at most its time. Never raises."""
+        """End the open span, if there is one, at the end of its time at the latest. Never raises."""
         span = self._span
         super().close(latest_ns or self._limit_ns)
         if span is not None:
             span.expiry = None
 
     def expire(self, span: Any) -> None:
-        """End `span` if it is the open one and its time is over; then it counts nowhere any more."""
+        """End `span` if it is the open one and its time is over. After that it is not current anywhere."""
         if self._span is span and perf_counter_ns() >= self._limit_ns:
             super().close(self._limit_ns)
             span.is_left = True
 
 
 class ConsumerLoop(RecordScope):
-    """What `iter(consumer)` returns: the consumer's own records, each with its span while it is worked on."""
+    """The result of `iter(consumer)`: the consumer's records, each with an open span while it is in work."""
 
     __slots__ = ("_consumer", "_next_record", "_next_scope")
 
@@ -190,7 +189,7 @@ class ConsumerLoop(RecordScope):
         self._consumer = consumer
         self._next_record = next_record
         self._next_scope = next_scope
-        """The record that `next(consumer)` returned last, which going on with the loop ends."""
+        """The record that `next(consumer)` returned last: the loop's next step ends it."""
 
     def __iter__(self) -> ConsumerLoop:
         return self
@@ -210,7 +209,7 @@ class ConsumerLoop(RecordScope):
         return self.open(record)
 
     def __getattr__(self, name: str) -> Any:
-        # kafka-python returns the consumer itself here, and somebody may rely on it.
+        # kafka-python's __iter__ returns the consumer itself, and applications may use it.
         return getattr(object.__getattribute__(self, "_consumer"), name)
 
 

@@ -1,4 +1,4 @@
-"""What keeps a finalizer from crashing Python when it changes the context during a garbage collection.
+"""Keep a finalizer from crashing Python when it changes the context during a garbage collection.
 
 Before Python 3.12 a collection begins wherever something is allocated, also inside ContextVar.set(). After it
 set() goes on reading the context's mapping of variables, without a reference to it. So a finalizer that sets
@@ -17,7 +17,7 @@ from typing import Any
 from kaspan.interceptor.accelerate import compiled
 
 KEPT_COLLECTIONS = 100
-"""Several collections may begin in one ContextVar.set(), with other threads' between them."""
+"""How many collections a copy is kept for: several may begin in one ContextVar.set()."""
 
 
 class _Collections:
@@ -42,7 +42,7 @@ def note_collection(phase: str, info: Any) -> None:
 
 
 def keep_context() -> bool:
-    """Whether a collection is under way; if so, the context's variables are kept for a while."""
+    """Whether a collection is under way. If so, keeps a copy of the context for a while."""
     if _collections.is_under_way:
         _collections.kept.append((_collections.count, copy_context()))
     return _collections.is_under_way

@@ -1,7 +1,7 @@
-"""The current span, in OpenTelemetry's own place: its instrumentations nest in ours, and ours in theirs.
+"""The current span, kept in OpenTelemetry's context: its spans are children of kaspan's, and the reverse.
 
-OpenTelemetry keeps its context, a dict, in one ContextVar. Its attach and detach cost five times a direct
-set; they are used when another runtime context is configured (OTEL_PYTHON_CONTEXT).
+OpenTelemetry keeps its context, a dict, in one ContextVar. To set that directly takes a fifth of the time of
+attach() and detach(). These are used if another runtime context is configured (OTEL_PYTHON_CONTEXT).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from kaspan.interceptor.tracing.collection import keep_context
 from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan, has_expired
 
 SPAN_KEY = _SPAN_KEY
-"""Where every instrumentation looks for the current span."""
+"""The key of the current span in a context of OpenTelemetry's."""
 
 _MAX_NESTED = 32
-"""So many spans of ours around another are kept."""
+"""How many of kaspan's spans around another one are kept."""
 
 
 def _context_variable() -> ContextVar[Context] | None:
@@ -34,17 +34,17 @@ def _context_variable() -> ContextVar[Context] | None:
 
 
 class Scope:
-    """Makes spans current and takes them away again, in the calling thread or task."""
+    """Makes spans current in the calling thread or task, and restores what was current before."""
 
     def __init__(self) -> None:
         variable = self.variable = _context_variable()
-        """None if another runtime context keeps it."""
+        """None if another runtime context is configured."""
         self.get: Callable[[], Any] = otel_context.get_current if variable is None else variable.get
-        """The current context, a dict."""
+        """Returns the current context, a dict."""
         self.set: Callable[[Any], Any] = otel_context.attach if variable is None else variable.set
 
     def current_span(self) -> Span | None:
-        """The span in scope, whoever made it; None outside of any."""
+        """Return the current span, kaspan's or OpenTelemetry's; None without one."""
         context = self.get()
         span: Span | None = context.get(SPAN_KEY)
         if isinstance(span, RecordSpan | ForwardedSpan) and is_over(span):
@@ -52,19 +52,19 @@ class Scope:
         return span
 
     def enter(self, span: RecordSpan | ForwardedSpan, keeps_token: bool = False) -> tuple[Any, Any]:
-        """Make `span` current; returns the contexts before and now, which `leave` needs.
+        """Make `span` current. Returns the contexts before and during that, for `leave`.
 
-        The token with which `leave` finds back to where it was entered is `span.token`, if it is wanted: it
-        holds the context, and with it what a thread or task has there, so it is not to be kept for long.
+        With `keeps_token`, `span.token` is the token by which `leave` finds this thread or task again. It
+        refers to the context with all its variables, so the caller must not keep it for long.
         """
         before = self.get()
         if before:
             before = without_left_spans(before)
-            if not _holds(before, span):  # as where a list is looped over in a loop over itself
+            if not _holds(before, span):  # it does in a loop over a list inside a loop over the same list
                 span.outer_context = _lasting(before, span)
             during = {**before, SPAN_KEY: span}
         else:
-            # A plain dict does what everybody does with a Context, at a third of the cost of making one.
+            # A plain dict is read like a Context, and takes a third of the time to make.
             during = {SPAN_KEY: span}
         span.is_left = False
         token = self.set(during)
@@ -73,27 +73,27 @@ class Scope:
         return before, during
 
     def leave(self, before: Any, during: Any, span: RecordSpan | ForwardedSpan, token: Any = None) -> None:
-        """Make current what was before `span`, unless the caller is not in `span`'s scope any more.
+        """Restore the context from before `span`, if the caller is still in the span's scope.
 
-        A finalizer may run in any thread or task, and the application may have attached a context of its own
-        inside: that one stays, only without our span in it.
+        It may not be: a finalizer runs in any thread or task, and the application may have attached its own
+        context inside. That context stays, without kaspan's span.
         """
         if keep_context():
-            span.is_left = True  # who is setting a variable at this moment does not see that we set ours
+            span.is_left = True  # a ContextVar.set() that this interrupts may restore the span
         now = self.get()
         if now is during and self._is_at_home(token):
             if before or token is None or self.variable is None:
                 self.set(without_left_spans(before) if before else before)
             return
-        # Where a task was started in its scope the span stays current: the task goes on with a copy of the
-        # context. Where it was entered it is made to end; if that cannot be, it counts nowhere any more.
+        # A task that was started in the scope goes on with a copy of the context, where the span stays
+        # current. In the thread or task that entered it, it is removed; if that fails, it is marked as left.
         if not self._leave_home(before, during, token):
             span.is_left = True
         if now.get(SPAN_KEY) is span:
             self.set(without_left_spans(before) if now is during else _without(now, before))
 
     def _is_at_home(self, token: Any) -> bool:
-        """Whether the caller is where the token is from, and not in a copy of that context."""
+        """Whether the caller is in the context that the token is from, and not in a copy. Resets it if so."""
         if token is None or self.variable is None:
             return True
         try:
@@ -103,30 +103,30 @@ class Scope:
         return True
 
     def _leave_home(self, before: Any, during: Any, token: Any) -> bool:
-        """Let a context that is not the caller's go back to what was before, if it is there still."""
-        # An asynchronous generator that is given up is closed by a task of the event loop's, with a copy of
-        # the context. Which one a token is from is seen by the garbage collector only.
+        """Restore what was before in the context that the token is from, which is not the caller's."""
+        # A task of the event loop closes an abandoned asynchronous generator, with a copy of the context.
+        # Only the garbage collector knows which context a token is from.
         variable = self.variable
         homes = [] if variable is None else [one for one in gc.get_referents(token) if type(one) is _Context]
         if variable is None or not homes or homes[0].get(variable) is not during:
             return False
         try:
             homes[0].run(variable.set, without_left_spans(before))
-        except RuntimeError:  # it is the caller's caller's
+        except RuntimeError:  # a caller further up runs in it
             return False
         return True
 
 
 def is_over(span: RecordSpan | ForwardedSpan) -> bool:
-    """Whether a span of ours that is found current counts no more: it was left, or its time is over."""
+    """Whether a current span of kaspan's has ended: it was left elsewhere, or its time is over."""
     return span.is_left or (span.expiry is not None and has_expired(span))
 
 
 def without_left_spans(context: Any) -> Any:
-    """The context without a span of ours that was left from elsewhere, as when two loops are interleaved.
+    """Return the context without spans of kaspan's that have ended, as happens when two loops alternate.
 
-    What else the application keeps in the context stays. On the way, no span is left holding another one
-    that was left, or more than a bounded number of others.
+    Other values in the context stay. The spans' own outer contexts are cleaned as well, and their number is
+    limited to _MAX_NESTED.
     """
     chain: list[tuple[Any, Any]] = []
     while isinstance(span := context.get(SPAN_KEY), RecordSpan | ForwardedSpan):
@@ -143,7 +143,7 @@ def without_left_spans(context: Any) -> Any:
 
 
 def _without(context: Any, outer: Any) -> Any:
-    """What else is in a context than its span, with that of `outer`."""
+    """Return a context with the span of `outer` in place of its own."""
     if len(context) == 1:
         return outer
     without = {key: value for key, value in context.items() if key != SPAN_KEY}
@@ -153,7 +153,7 @@ def _without(context: Any, outer: Any) -> Any:
 
 
 def _holds(context: Any, span: object) -> bool:
-    """Whether a span is current in a context, or would be if others were left."""
+    """Whether a span is current in a context, or in one of the outer contexts of that."""
     for _ in range(_MAX_NESTED):
         inner = context.get(SPAN_KEY)
         if inner is span:
@@ -165,9 +165,9 @@ def _holds(context: Any, span: object) -> bool:
 
 
 def _lasting(context: Any, span: RecordSpan | ForwardedSpan) -> Any:
-    """The context around a span, without those of earlier records of its consumer.
+    """Return the context around a span without ended spans of earlier records of the same consumer.
 
-    A task that is started in a loop's body, and reads on, is in the scope of the record before.
+    A task that is started in a loop's body and reads the next records is in the scope of the record before.
     """
     while (
         isinstance(inner := context.get(SPAN_KEY), RecordSpan)
