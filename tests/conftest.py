@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # Not loaded for runs that want no server: `servers` imports kafka-python.
     from servers import KafkaServer, Servers, ZipkinServer
 
-# No test asserts a time, neither its own nor Hypothesis': a busy machine is no fault.
+# No test asserts a time, neither its own nor Hypothesis': a busy machine is not a fault.
 settings.register_profile(
     "untimed",
     deadline=None,

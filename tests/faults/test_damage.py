@@ -100,7 +100,7 @@ DAMAGED = [
 def test_damaged_ring_is_named_and_the_others_are_delivered(
     content: Callable[[], bytes], deployment: Deployment, broker: str
 ) -> None:
-    """A file that is no ring, or a damaged one, is named in the log, and other applications' spans arrive."""
+    """A damaged ring, or a file that is not a ring, is named in the log; other applications' spans arrive."""
     deployment.ring_dir.mkdir(mode=0o700)
     damaged = deployment.ring_dir / f"1-damaged{ring.SUFFIX}"
     damaged.write_bytes(content())

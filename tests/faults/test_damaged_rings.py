@@ -53,7 +53,7 @@ def ring(path: Path, rng: random.Random, first: int) -> tuple[bytearray, set[str
 
 
 def broken(payload: bytes, rng: random.Random) -> bytes:
-    """What a broken writer takes for a span: one that ends the list for whoever reads it, or is cut off."""
+    """What a broken writer puts into a ring as a span: text that ends the JSON list early, or is cut off."""
     return rng.choice(
         (mutated(payload, rng), payload + b"]", payload[: rng.randrange(1, len(payload))], b"[]")
     )

@@ -60,7 +60,7 @@ class Agent:
 
 
 def harass(agent: Agent, rng: random.Random) -> None:
-    """Connect again and again, send what is no decent request, and leave most connections open."""
+    """Connect again and again, send broken requests, and leave most connections open."""
     bodies = [body.content for body in BODIES.values()]
     clients: list[socket.socket] = []
     for _ in range(FUZZED):

@@ -252,7 +252,7 @@ def test_reload_takes_over_what_it_can_and_says_the_rest(operated: Operated, tmp
 def test_rings_of_a_directory_that_is_left_out_are_emptied_and_left_alone(
     operated: Operated, tmp_path: Path
 ) -> None:
-    """What was written until then is taken; the files stay, for whoever reads that directory next."""
+    """What was written until then is taken; the files stay for the next agent that reads the directory."""
     operated.start(batch={"flush_interval_s": 3600})
     writer = RingWriter(operated.rings)
     writer.put(span(1))
@@ -306,7 +306,7 @@ def shown_certificate(port: int) -> str:
 
 
 def test_renewed_certificate_is_shown_after_sighup(operated: Operated, tmp_path: Path) -> None:
-    """Certificates live for weeks, and agents longer; a file that is no certificate changes nothing."""
+    """Certificates live for weeks, and agents longer; a file that is not a certificate changes nothing."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     shutil.copy(SERVER, cert)
     shutil.copy(SERVER_KEY, key)

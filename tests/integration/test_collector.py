@@ -1,4 +1,4 @@
-"""The agent's HTTP beside a real Zipkin's: the same answers, and the same spans stored, whoever reports."""
+"""The agent's HTTP beside a real Zipkin's: the same answers and the same stored spans for every client."""
 
 from __future__ import annotations
 

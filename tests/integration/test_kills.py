@@ -1,4 +1,4 @@
-"""Nothing that was recorded is lost, whoever is killed and whoever is away."""
+"""No recorded span is lost, whichever process is killed or unreachable."""
 
 from __future__ import annotations
 

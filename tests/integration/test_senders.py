@@ -280,7 +280,7 @@ def test_poisoned_spans_cost_no_others_their_way_through_kafka(
         % (first + number, number, timestamp_us, service.encode())
         for number in range(1, 1001)
     ]
-    # What is no object at all does not get past the reader of rings.
+    # The reader of rings lets nothing pass that is not a JSON object.
     poison = [one for one in POISON.values() if one.endswith(b"}")]
     ring = RingWriter(deployment.ring_dir, data_bytes=1 << 20)
     for number, one in enumerate(good):

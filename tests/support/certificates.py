@@ -11,7 +11,7 @@ CLIENT_KEY = FOLDER / "client.key"
 
 
 def server_context(wants_client: bool = False) -> ssl.SSLContext:
-    """Make the context of a server; one that `wants_client` refuses whoever has no certificate."""
+    """Make the context of a server; with `wants_client` it refuses clients without a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(SERVER, FOLDER / "server.key")
     if wants_client:

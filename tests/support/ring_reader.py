@@ -89,6 +89,6 @@ def offsets(spans: list[Span]) -> list[int]:
 
 
 def current() -> tuple[str, str] | None:
-    """Return trace id and span id of OpenTelemetry's current span as they stand in Zipkin; None without."""
+    """Return trace id and span id of OpenTelemetry's current span as Zipkin shows them, or None."""
     context = trace.get_current_span().get_span_context()
     return (f"{context.trace_id:032x}", f"{context.span_id:016x}") if context.is_valid else None

@@ -14,7 +14,7 @@ DATA_BYTES = 64 * 1024
 
 
 def frame(payload: bytes, crc: int | None = None) -> bytes:
-    """Return a payload as it stands in the data area; `crc` in place of the right one."""
+    """Return a payload as the data area holds it; `crc` replaces the right checksum."""
     head = struct.pack("<II", len(payload), crc32(payload) if crc is None else crc)
     return (head + payload).ljust(layout.frame_bytes(len(payload)), b"\0")
 

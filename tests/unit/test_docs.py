@@ -109,7 +109,7 @@ def _environments(example: Any) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("environ", list(environments()))
 def test_examples_of_deployments_are_right_settings(environ: dict[str, str]) -> None:
-    """Whoever copies an example starts an agent or an application that takes it."""
+    """The agent or the application starts with a copied example."""
     assert environ
     load(environ=environ)
 

@@ -28,7 +28,7 @@ def metrics() -> Iterator[Any]:
 
 @pytest.fixture
 def conn(mocker: Any) -> Any:
-    """Stand in for the class of connections to brokers: connected, and knowing two brokers and no topic."""
+    """Replace the class of connections to brokers: connected, knows two brokers and no topic."""
     from kafka.conn import ConnectionStates
     from kafka.future import Future
     from kafka.protocol.metadata import MetadataResponse

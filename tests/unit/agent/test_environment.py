@@ -52,5 +52,5 @@ def test_value_that_is_not_utf8_is_an_error() -> None:
 
 @given(value=st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_value_is_not_expanded_again(value: str) -> None:
-    """What stands in a variable is text, whatever it looks like."""
+    """The value of a variable is text, whatever it looks like."""
     assert expand("${A}", {"A": value}) == value

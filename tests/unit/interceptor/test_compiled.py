@@ -1,4 +1,4 @@
-"""kaspan.interceptor.compiled: the same as the Python code that it stands in for."""
+"""kaspan.interceptor.compiled: it does the same as the Python code that it replaces."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def test_record_that_another_thread_opens_during_a_close_keeps_its_span(implemen
 
 @st.composite
 def b3_values(draw: Callable[..., Any]) -> bytes:
-    """Draw what may stand in a b3 header, most of it right."""
+    """Draw values of a b3 header, most of them valid."""
     whole: bytes = b"-".join(
         [draw(hex_ids) + draw(hex_ids), draw(hex_ids), draw(st.sampled_from([b"1", b"0", b"d"]))]
     )

@@ -37,7 +37,7 @@ def test_first_failure_of_a_kind_is_a_warning_and_the_next_are_debug(fresh: Any)
 
 
 def test_failures_are_told_at_once_and_from_the_start(fresh: Any) -> None:
-    """Whoever asks late is told how many there were, and then of each."""
+    """A listener that registers late is told how many failures there were, and then of each new one."""
     told: list[int] = []
     failures.record_failure("counting", ValueError())
     failures.tell_suppressed(told.append)
@@ -64,7 +64,7 @@ PLACES = {
 def test_whatever_breaks_in_kaspan_the_application_does_what_it_does(
     configured: Any, fresh: Any, monkeypatch: pytest.MonkeyPatch, place: Any
 ) -> None:
-    """A fault of ours anywhere leaves sends and records as they are without kaspan, and is logged."""
+    """A fault anywhere in kaspan leaves sends and records as they are without kaspan, and is logged."""
     application = configured()
     monkeypatch.setattr(*place(application.tracing))
     ids.spare_ids.clear()

@@ -117,7 +117,7 @@ HANDLERS = [raise_in_handler, raise_in_method, raise_below_handler]
 def test_exception_of_a_signal_handler_reaches_the_application(
     configured: Any, interrupt: Any, caplog: pytest.LogCaptureFixture, use: Any, handler: Any
 ) -> None:
-    """It is raised where the application is, whatever kaspan was doing, and is no failure of kaspan's."""
+    """It is raised in the application, whatever kaspan was doing, and is not counted as kaspan's failure."""
     application = configured()
     interrupt(application.tracing, "child_of", handler(TimeoutError("too slow")))
 
@@ -192,7 +192,7 @@ def test_signal_during_a_finalizer_reaches_the_application(
 def test_signal_while_a_span_is_reported_loses_no_span(configured: Any, interrupt: Any) -> None:
     """The span is reported all the same, before the exception goes on to the application."""
     application = configured()
-    records = [application.record(), application.record(1, value=None)]  # a tombstone is no ordinary record
+    records = [application.record(), application.record(1, value=None)]  # a tombstone is not ordinary
     interrupt(application.tracing.reporter, "report", raise_in_handler(Shutdown()))
 
     def work() -> None:

@@ -61,7 +61,7 @@ def test_body_is_passed_on_as_it_came(body: bytes) -> None:
     ],
 )
 def test_what_only_zipkin_can_read_is_passed_on_as_json(body: bytes, passed_on: bytes) -> None:
-    """A body that is no JSON, and that Zipkin takes all the same, becomes JSON that says the same."""
+    """A body that is not valid JSON but that Zipkin accepts becomes JSON with the same content."""
     assert taken(body) == [Batch(1, passed_on[1:-1])]
 
 
@@ -85,7 +85,7 @@ def test_large_body_becomes_rows_of_limited_size(row_bytes: int) -> None:
 
 
 def test_refusal_names_the_span_in_a_body_of_many_rows() -> None:
-    """Whoever sent the body is told which of its spans is wrong, counted from its beginning."""
+    """The answer names the wrong span by its number, counted from the body's beginning."""
     spans = [with_members("")[1:-1]] * 20 + [with_members("", span_id="x")[1:-1]]
     with pytest.raises(InvalidSpansError, match=r"at \$\[20\]\.id$"):
         taken(b"[" + b",".join(spans) + b"]", 300)
@@ -177,7 +177,7 @@ def test_deep_nesting_does_not_raise_anything_else() -> None:
 
 @pytest.mark.parametrize("text", ["1" * 500_000 + "x", "1." + "1" * 500_000 + "x", "1e" + "1" * 500_000])
 def test_number_in_quotes_is_read_in_one_go(text: str) -> None:
-    """Half a million digits that are no number after all are refused without trying every split."""
+    """Half a million digits that turn out not to be a number are refused without trying every split."""
     assert "Expected a long" in str(refusal_of(with_members(f',"timestamp":"{text}"')))
 
 

@@ -154,7 +154,7 @@ def test_large_body_becomes_rows_of_limited_size() -> None:
 
 
 def test_refusal_names_the_span() -> None:
-    """Whoever sent the body is told which of its spans is wrong."""
+    """The answer names the span that is wrong."""
     with pytest.raises(InvalidSpansError, match=r"id is all zeros reading List<Span> from proto3 at span 2"):
         taken(proto_span() * 2 + proto_span(span_id="00" * 8))
 

@@ -112,7 +112,7 @@ def test_bytes_that_are_no_span_are_not_encoded(spans: bytes) -> None:
 def test_addresses_are_read_as_zipkin_reads_them(
     endpoint: dict[str, Any], expected: dict[str, Any] | None
 ) -> None:
-    """Either field may hold either kind; what is no address is left out, as Zipkin does."""
+    """Either field may hold either kind of address; other text is left out, as Zipkin does."""
     encoded = encode(written({"traceId": "1", "id": "2", "localEndpoint": endpoint}))
     assert encoded is not None
     assert read_back(encoded)[0].get("localEndpoint") == expected

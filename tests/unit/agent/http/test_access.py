@@ -82,7 +82,7 @@ def test_other_names_are_refused_with_the_setting(tmp_path: Path, host: str) -> 
 
 
 def test_listen_name_and_allowed_hosts_may_be_asked(tmp_path: Path) -> None:
-    """A name that the settings say is the agent's; a glob stands for many."""
+    """A host name in the settings is accepted as the agent's; a glob allows many."""
     named = access(
         tmp_path, listen="tracing.shop.example:9412", allowed_hosts=("*.lan.example", "Kaspan.example")
     )

@@ -76,7 +76,7 @@ def test_port_in_use_is_named(opened: list[Listener]) -> None:
 
 @pytest.mark.parametrize("address", ["192.0.2.1:9412", "no-such-host.invalid:9412"])
 def test_address_of_another_machine_is_named(address: str) -> None:
-    """What is no address of this machine is an error that names the setting."""
+    """An address that is not this machine's is an error that names the setting."""
     assert refusal_of(listen=address).startswith(f"agent.listen: {address} cannot be ")
 
 
@@ -153,7 +153,7 @@ def test_socket_is_removed_at_the_end(tmp_path: Path) -> None:
 
 
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
-    """What is no socket is not removed to make place for one."""
+    """A file that is not a socket is not removed to make room for one."""
     path = tmp_path / "agent.sock"
     path.write_text("precious")
     assert "exists and is not a socket" in refusal_of(socket=str(path))
@@ -168,7 +168,7 @@ def test_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o775])
 def test_directory_in_which_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
-    """Where others could put their own socket in place of ours, none is made."""
+    """Where other users could replace the agent's socket, none is made."""
     directory = tmp_path / "open"
     directory.mkdir()
     directory.chmod(mode)

@@ -1,4 +1,4 @@
-"""kaspan.agent.receivers: POST /api/v2/spans as Zipkin answers it, within limits, whoever asks."""
+"""kaspan.agent.receivers: POST /api/v2/spans as Zipkin answers it, within limits, for any client."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_broken_spool_ends_the_agent(served: ServedCollector) -> None:
 def test_handler_that_fails_is_500_and_others_are_served(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of ours is logged and answered, and costs one answer."""
+    """A fault inside the agent is logged and answered, and costs one answer."""
     served = serve()
 
     async def fail(_: Request) -> Response:
@@ -533,7 +533,7 @@ def test_strangers_in_any_number_do_not_push_out_a_client(serve: Serve) -> None:
 
 
 def test_handshakes_are_connections_too(serve: Serve, tmp_path: Path) -> None:
-    """Whoever connects to a TLS port and says nothing counts, and gives way to those who do."""
+    """A silent connection to a TLS port counts towards the limit, and is closed before those that send."""
     served, context = serve_tls(serve, tmp_path, max_connections=3)
     silent = [served.client() for _ in range(20)]
     wait_until(lambda: served.server.refusals["connections"] >= 17, "the quietest are cut off")
@@ -594,7 +594,7 @@ def test_head_is_answered_where_there_is_something_to_get(served: ServedCollecto
     [("GET /health", 413), ("HEAD /health", 413), ("PUT /health", 405), ("POST /nowhere", 404)],
 )
 def test_body_is_read_only_where_one_is_taken(serve: Serve, line: str, status: int, rest: str) -> None:
-    """What is for everybody, and what is not there, is no place to fill the room that bodies have."""
+    """Requests to public and unknown paths cannot use up the memory for bodies."""
     served = serve()
 
     async def health(_: Request) -> Response:
@@ -651,7 +651,7 @@ def test_token_is_wanted_where_it_is_set(serve: Serve, given: str) -> None:
 
 
 def test_token_opens_and_the_unix_socket_needs_none(serve: Serve) -> None:
-    """Who bears the token may write, and so may whoever the file's mode lets in."""
+    """A client with the token may write, and by the unix socket any user whom its file's mode lets in."""
     served = serve(token=TOKEN)
     assert served.client().post(SPAN, authorization=f"Bearer {TOKEN}").status == 202
     assert served.client(unix=True).post(SPAN).status == 202

@@ -210,7 +210,7 @@ def test_every_drop_has_a_reason(parts: Parts) -> None:
 
 
 def test_drops_that_must_not_happen_are_shown_before_they_do(parts: Parts) -> None:
-    """A counter that begins at 1 is no increase: an alert would not see the first."""
+    """A counter starts at 0: an alert on its increase would miss the first one if it started at 1."""
     dropped = parts.observer.observe().dropped_spans
     assert dropped == dict.fromkeys(dropped, 0)
     assert {"dead_letters_full", "spool_damaged", "spool_expired", "sender_removed", "unreadable"} == set(

@@ -156,7 +156,7 @@ def test_failure_is_said_once_without_quoting_the_span(
 
 @pytest.mark.parametrize("junk", NO_SPANS)
 def test_what_is_no_span_passes_unless_it_had_to_be_redacted(junk: bytes) -> None:
-    """Without redaction Zipkin refuses what is no span; with it nobody knows what would be stored."""
+    """An item that is not a span: Zipkin refuses it without redaction; with redaction it is dropped here."""
     plain, guarded = chain_of(AddTags(tags={"a": "b"})), chain_of(Redact(tags=("x",)))
     assert process(plain, junk) == [junk]
     assert plain.total.failed == {"unreadable": 1}

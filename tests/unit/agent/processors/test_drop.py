@@ -44,7 +44,7 @@ def test_span_that_fits_is_dropped(services: list[str], topics: list[str], names
     ],
 )
 def test_span_that_does_not_fit_stays(services: list[str], topics: list[str], names: list[str]) -> None:
-    """Globs stand for the whole text, a dot is a dot, topics have a case, and every kind given must fit."""
+    """Globs match the whole text, a dot is a dot, case counts in topics, and every given kind must match."""
     assert Drop(services, topics, names).process(SPAN) is Verdict.KEPT
 
 

@@ -60,7 +60,7 @@ def test_default_directory_on_disk_that_is_refused_stops_no_agent(
 
 
 def test_directory_without_a_parent_is_waited_for(tmp_path: Path) -> None:
-    """A parent that may come later is no mistake."""
+    """A parent directory that does not exist yet is not an error."""
     directory = RingDirectory(str(tmp_path / "later" / "rings"))
     assert not directory.open()
     (tmp_path / "later").mkdir()
@@ -80,7 +80,7 @@ def test_directory_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
 
 
 def test_symlink_is_refused(tmp_path: Path) -> None:
-    """A link to a directory is not a directory: whoever owns the link could turn it elsewhere."""
+    """A link to a directory is refused: the owner of the link could point it elsewhere."""
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(RingDirectoryError, match=rf"^agent\.ring_dirs: {tmp_path}/link is a symlink"):
@@ -88,7 +88,7 @@ def test_symlink_is_refused(tmp_path: Path) -> None:
 
 
 def test_file_is_refused(tmp_path: Path) -> None:
-    """What is no directory is named as such."""
+    """The error for a file that is not a directory says so."""
     (tmp_path / "file").touch()
     with pytest.raises(RingDirectoryError, match="file is not a directory"):
         RingDirectory(str(tmp_path / "file")).open()
@@ -96,7 +96,7 @@ def test_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
 def test_directory_where_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
-    """Whoever may write there could put files of their own in a ring's place."""
+    """A user who may write there could replace rings by other files."""
     path = tmp_path / "rings"
     path.mkdir()
     path.chmod(mode)
@@ -134,7 +134,7 @@ def test_directory_is_read_by_one_agent_alone(directory: RingDirectory) -> None:
 
 
 def test_only_finished_rings_are_listed(directory: RingDirectory) -> None:
-    """Temporary names, hidden files and other files are no rings."""
+    """Temporary, hidden and other files are not taken for rings."""
     for name in ("2.ring", "1.ring", ".3.ring", ".4.tmp", "notes.txt"):
         Path(directory.path, name).touch()
     assert directory.ring_names() == ["1.ring", "2.ring"]

@@ -39,7 +39,7 @@ def test_read_frames_never_raises(before: list[bytes], garbage: bytes, start: in
 
 
 def test_read_frames_waits_at_memory_that_was_not_written_yet() -> None:
-    """Zeros are no frame, though a length of 0 with a CRC of 0 would match."""
+    """Zeros are not read as a frame, though a length of 0 with a CRC of 0 would match."""
     read, position, fault = read_frames(frame(b"{}") + bytes(64), 0, DATA_BYTES)
     assert (read, position) == ([b"{}"], 16)
     assert fault == "a frame of 0 bytes"

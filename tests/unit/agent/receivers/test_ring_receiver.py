@@ -241,7 +241,7 @@ def named(agent: RingAgent, service: str) -> ServiceStatus:
 
 
 def test_drops_of_a_ring_count_once_and_those_before_the_agent_too(agent: RingAgent) -> None:
-    """The writer's own counts are followed: what it dropped while no agent was there is no less dropped."""
+    """The writer's own count is used: it includes spans dropped before the agent started."""
     writer = RingWriter(agent.path, process=b'{"service":"orders"}')
     for offset, count in ((layout.DROPPED_SPANS, 7), (layout.SUPPRESSED_ERRORS, 2)):
         writer.set_header(offset, count)
@@ -356,7 +356,7 @@ def test_no_bytes_in_a_ring_stop_the_agent(
     dead: int,
     truncated_to: int | None,
 ) -> None:
-    """Whatever stands in a ring file: no crash, no endless loop, and other rings' spans come."""
+    """With any bytes in a ring file: no crash, no endless loop, and other rings' spans come."""
     agent = RingAgent(make(tmp_path_factory.mktemp("fuzz") / "rings"))
     bad, good = RingWriter(agent.path, "1-bad.ring"), RingWriter(agent.path, "2-good.ring")
     for number in range(10):

@@ -292,7 +292,7 @@ def test_ring_on_a_broken_disk_is_named_and_others_are_read(
     caplog: pytest.LogCaptureFixture,
     call: str,
 ) -> None:
-    """An error of one file's is that ring's end, and nobody else's."""
+    """An error of one file ends that ring only."""
     broken, good = (RingWriter(agent.path, name) for name in ("1-a.ring", "2-b.ring"))
     if call == "pread":
         agent.tick(SCAN_S)
@@ -412,5 +412,5 @@ def test_directory_that_others_may_write_to_later_is_noticed(
 
 
 def test_limits_of_open_files_are_this_process() -> None:
-    """The descriptors that there are, and any number where there is no limit."""
+    """The limit of open files is the process's own soft limit; unlimited is a number without bound."""
     assert rings._descriptors() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -419,7 +419,7 @@ def test_delivery_waits_while_a_damaged_spool_cannot_be_replaced(bench: Bench) -
 
 
 def test_refused_spans_keep_their_place_in_a_full_spool(bench: Bench) -> None:
-    """There is no room to put them behind the others: they are sorted out where they are."""
+    """Without room to put them behind the others, they are sorted out in place."""
     bad = [span(number) for number in range(1, 101)]
     bench.put(*bad)
     bench.put(span(1000))
@@ -592,7 +592,7 @@ def test_split_takes_bodies_apart_beside_what_is_no_json() -> None:
 
 @given(st.binary())
 def test_split_never_raises_and_loses_nothing(raw: bytes) -> None:
-    """Bytes that are no JSON come apart somewhere, and together are what they were."""
+    """Bytes that are not JSON are split somewhere, and joined are what they were."""
     parts = split(raw)
     assert SEPARATOR.join(parts) == raw or b"".join(parts).translate(None, b", \n\t\r") == raw.translate(
         None, b", \n\t\r"

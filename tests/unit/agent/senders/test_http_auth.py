@@ -155,7 +155,7 @@ def test_proto3_is_sent_as_such(zipkin_stub: ZipkinStub, gzip: bool) -> None:
 
 
 def test_span_that_proto3_cannot_say_goes_as_json(zipkin_stub: ZipkinStub) -> None:
-    """A format is no reason to lose a span: Zipkin judges what it is given."""
+    """The agent does not lose a span because of its format: Zipkin decides."""
     sender = ZipkinSender(Settings(url=zipkin_stub.url, format="proto3"))
     assert sender.send(b'{"traceId":"1","id":"2","tags":{"":"nameless"}}', 1) == Delivered()
     assert zipkin_stub.reports[0].headers["Content-Type"] == "application/json"

@@ -33,7 +33,7 @@ INJECT = Path(__file__).parents[4] / "interceptor" / "inject"
 
 
 class FakeProducer:
-    """Stands for kafka-python's; raises what the test says, where the test says."""
+    """Replaces kafka-python's producer; raises what the test says, where the test says."""
 
     DEFAULT_CONFIG: ClassVar[dict[str, Any]] = KafkaProducer.DEFAULT_CONFIG
     made: ClassVar[list[FakeProducer]] = []
@@ -97,7 +97,7 @@ def sender_of(producer: Callable[..., Any], **settings: Any) -> KafkaSender:
 
 
 def test_spans_are_one_message_of_the_topic_that_nobody_traces(producer: type[FakeProducer]) -> None:
-    """A JSON list, byte for byte; whoever reads it under a tracer must not report reports: b3 is 0."""
+    """A JSON list, byte for byte, with b3 of 0: a traced reader must not make spans of reports."""
     sender = sender_of(producer, topic="spans")
     assert sender.send(span(1) + b",\n" + span(2), 1) == Delivered()
     (made,) = producer.made
@@ -315,7 +315,7 @@ def test_kafka_is_imported_by_no_agent_that_does_not_use_it() -> None:
 
 @pytest.mark.processes
 def test_missing_kafka_python_is_said_with_what_to_install() -> None:
-    """The agent's extra has it; whoever installed less is told."""
+    """The extra `kafka` has it; the error tells users without it what to install."""
     program = (
         "import sys; sys.modules['kafka'] = None\n"
         "from kaspan.agent.senders.base import SettingError\n"

@@ -41,7 +41,7 @@ def test_reference_has_every_key_of_a_sender_and_no_other(type_: str) -> None:
 
 
 def test_example_in_the_text_is_the_example() -> None:
-    """What is shown of the example's code stands in it."""
+    """The code that the documents show is in the example."""
     source = (DOCS / "examples" / "kaspan-file-sender" / "kaspan_file_sender.py").read_text("utf-8")
     code = REFERENCE.split("```python\n")[1].split("```")[0]
     lines = [line for line in code.splitlines() if line.strip() not in ("", "...")]

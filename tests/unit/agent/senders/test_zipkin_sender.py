@@ -141,7 +141,7 @@ def test_redirect_is_not_followed_but_named(zipkin_stub: ZipkinStub, sender: Zip
 def test_retry_after_is_read_as_seconds_or_date(
     zipkin_stub: ZipkinStub, sender: ZipkinSender, value: str, expected_s: float
 ) -> None:
-    """RFC 9110 allows both; what is neither is no wish."""
+    """RFC 9110 allows seconds and dates; anything else is ignored."""
     zipkin_stub.answer = lambda report: Response(429, "", (("Retry-After", value),))
     outcome = sender.send(span(1), 1)
     assert isinstance(outcome, Failed)

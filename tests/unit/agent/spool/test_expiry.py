@@ -105,7 +105,7 @@ def test_senders_go_on_after_what_was_dropped(spool: Spool, expiry: Expiry, cloc
 def test_rows_of_the_future_keep_nothing_from_its_age_limit(
     spool: Spool, expiry: Expiry, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was stored while the clock was ahead is no younger than what came after it, or than now."""
+    """Spans stored while the clock was ahead count as no younger than later spans, or than now."""
     with monkeypatch.context() as ahead:
         ahead.setattr(time, "time_ns", lambda: 4_000_000_000_000_000_000)
         spool.put([Batch(1, span(1))], {})

@@ -236,7 +236,7 @@ def test_lock_of_an_ended_agent_is_free(opener: Opener, spool: Spool, path: str)
 def test_damaged_file_is_moved_aside_by_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    """A damaged spool keeps no agent from starting; the file stays for whoever wants to look into it."""
+    """A damaged spool does not keep the agent from starting; the file stays for inspection."""
     path = tmp_path / "spool.db"
     path.write_bytes(content)
     spool = Spool(str(path), MAX_BYTES)
@@ -569,7 +569,7 @@ def test_large_rows_are_deleted_in_transactions_of_bounded_size(
 
 
 def test_nobody_waits_less_because_batches_were_lost_to_damage(spool: Spool, path: str) -> None:
-    """Ids that are gone are no batches to read: a sender must not ask again and again for them."""
+    """Deleted ids are not waiting batches: a sender must not ask for them again and again."""
     spool.put([batch(bytes(MAX_BYTES // 2))], {})
     spool.max_bytes *= 8
     for _ in range(6):

@@ -91,7 +91,7 @@ def rows(path: Path) -> Totals:
 def test_totals_are_what_the_rows_on_disk_add_up_to(
     steps: list[tuple[Callable[[Spool, int], None], int]],
 ) -> None:
-    """After any work, finished, refused or failed: whoever asks is told what is there."""
+    """After any work, finished, refused or failed, the totals match the rows."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / "spool.db"
         spool = Spool(str(path), MAX_BYTES)

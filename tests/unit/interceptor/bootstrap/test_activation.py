@@ -142,7 +142,7 @@ def test_kafka_python_of_another_shape_is_one_warning(programs: ProgramRunner, c
 
 @pytest.mark.parametrize("level", ["logging.ERROR", "logging.CRITICAL"])
 def test_warnings_go_the_way_of_the_applications_logging(programs: ProgramRunner, level: str) -> None:
-    """An application that wants to hear of errors only does not hear of ours."""
+    """An application that logs errors only gets no warnings of kaspan's."""
     code = f"import logging; logging.basicConfig(level={level})\n{TRACED}"
 
     assert outcome(programs.traced(code, KASPAN_INTERCEPTOR__ENABLED="x")) == (0, "False\n", "")

@@ -186,7 +186,7 @@ MAKE = "kafka.KafkaProducer(value_serializer=lambda value: value, nonsense=True)
     "make", [f"make = lambda: {MAKE}", f"def make(): return {MAKE}"], ids=["lambda", "def"]
 )
 def test_warnings_of_kafka_python_name_the_same_line(programs: ProgramRunner, make: str) -> None:
-    """kafka-python 3 counts frames to say whose line a warning is about: there is none of ours."""
+    """kafka-python 3 counts frames to find a warning's line: kaspan adds no frame."""
     tries = "for _ in range(2):\n    try: make()\n    except Exception as error: print(repr(error))\n"
     code = f"import kafka\n{make}\n{tries}"
     for filters in ("always", "error::DeprecationWarning:__main__"):

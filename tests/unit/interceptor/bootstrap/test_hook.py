@@ -213,7 +213,7 @@ def test_applications_own_client_called_kafkas_is_left_alone(programs: ProgramRu
 
 
 def test_missing_kafka_is_missed_as_without_kaspan(programs: ProgramRunner) -> None:
-    """Where there is no kafka, the application gets its own ModuleNotFoundError."""
+    """Without kafka installed, the application gets the usual ModuleNotFoundError."""
     code = (
         "import sys; sys.path[:] = [path for path in sys.path if 'site-packages' not in path]\n"
         "try:\n    import kafka\n"

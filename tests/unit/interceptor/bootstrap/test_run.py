@@ -82,7 +82,7 @@ def test_config_may_be_in_the_home_directory(
 
 
 def test_arguments_of_the_command_are_its_own(programs: ProgramRunner, shell: list[str]) -> None:
-    """After the command nothing is an option of ours, and no word is split, expanded or lost."""
+    """After the command no word is read as kaspan's option, and none is split, expanded or lost."""
     words = ["--service", "x", "", "a b", "$HOME", "*", "--", "-h", "'", '"', "\\", "ü", "\n"]
     code = "import sys; print(sys.argv[1:])"
 

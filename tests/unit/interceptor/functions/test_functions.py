@@ -571,7 +571,7 @@ def own_header(number: int) -> list[tuple[str, bytes]]:
 
 
 def test_lazy_object_is_not_evaluated(application: Any) -> None:
-    """A lazy object, such as Django's, loads what it stands for when it is asked for its class: not by us."""
+    """A lazy object, such as Django's, loads its target when asked for its class: kaspan never asks."""
 
     class Lazy:
         @property  # type: ignore[misc]

@@ -310,7 +310,7 @@ def test_error_of_who_was_handed_a_record_is_on_its_span(application: Any) -> No
 
 
 def test_cancelled_task_has_a_span_without_error(application: Any) -> None:
-    """A cancellation is no failure."""
+    """A cancellation is not a failure."""
 
     async def wait(record: Any) -> None:
         await asyncio.sleep(3600)
@@ -552,7 +552,7 @@ def test_span_of_a_taker_ends_when_it_lets_go_of_the_record(application: Any) ->
 
 
 def test_connection_taken_from_its_pool_does_not_end_the_work_on_a_record(application: Any) -> None:
-    """Pools of connections are queues (urllib3's, asyncpg's): what is no record ends nothing."""
+    """Pools of connections are queues (urllib3's, asyncpg's): an item that is not a record ends no span."""
     connections: queue.LifoQueue[Any] = queue.LifoQueue()
     connections.put("connection")
     waiting: queue.Queue[Any] = queue.Queue()
@@ -721,7 +721,7 @@ def test_coroutine_lets_go_of_its_record_when_it_wants(application: Any) -> None
 
 
 def test_span_of_a_taker_ends_with_its_thread(application: Any) -> None:
-    """A thread that is gone works on nothing, whoever still has the record."""
+    """A thread that has ended works on nothing, even if something still holds the record."""
     waiting: queue.Queue[Any] = queue.Queue()
     (record,) = application.consumer([application.record(headers=SENT)])
     waiting.put(record)

@@ -433,7 +433,7 @@ def test_lag_is_how_many_records_are_behind_this_one(application: Any) -> None:
 
 
 def test_unknown_lag_is_left_out(application: Any) -> None:
-    """Before a partition's end is known, and where it is behind the record, there is no lag to tell."""
+    """The lag is left out until the partition's end is known, and when that end is before the record."""
     consumer = application.consumer(application.records(2))
     consumer.set_highwater(TopicPartition("orders", 0), 1)
     other = application.consumer(application.records(1))
@@ -460,7 +460,7 @@ def test_queue_time_is_from_the_records_timestamp_to_its_hand_over(application: 
 
 @pytest.mark.parametrize("timestamp", [None, -1, 0, 1 << 50], ids=["none", "unset", "zero", "in the future"])
 def test_queue_time_that_cannot_be_told_is_left_out(application: Any, timestamp: int | None) -> None:
-    """Without a timestamp, or with one that a clock ahead of ours made, nothing is said."""
+    """Without a timestamp, or with one in the future, the tag is left out."""
     for _ in application.consumer([application.record(timestamp=timestamp)]):
         pass
 
@@ -566,7 +566,7 @@ def test_iterator_has_what_the_consumer_has(application: Any) -> None:
 
 
 def test_record_that_another_thread_has_ended_is_no_parent(application: Any) -> None:
-    """After a consumer was closed by another thread, its last record is no parent of what is sent here."""
+    """After another thread has closed a consumer, its last record is not the parent of what is sent here."""
     consumer = application.consumer(application.records(2))
     next(consumer)
     closer = threading.Thread(target=consumer.close)

@@ -136,7 +136,7 @@ def test_loop_has_no_limit(application: Any, clock: Clock) -> None:
 
 @pytest.mark.parametrize("headers", [[NOT_SAMPLED], [B3]], ids=["excluded", "excluded, sampled"])
 def test_passed_on_context_has_the_same_limit(configured: Any, clock: Clock, headers: Any) -> None:
-    """A record of an excluded topic, whose sender's context is passed on, is no parent after the interval."""
+    """A record of an excluded topic, with its sender's context, is not a parent after the interval."""
     application = configured(exclude_topics=["orders"])
     consumer = application.consumer([application.record(headers=headers)])
     next(consumer)

@@ -385,7 +385,7 @@ def test_future_that_is_done_when_send_returns_is_a_whole_span(application: Any)
 
 
 def test_unsampled_send_makes_no_span_and_passes_the_decision_on(configured: Any) -> None:
-    """At rate 0 nothing is recorded, and the record says so with b3 ...-0 to whoever is next."""
+    """At rate 0 nothing is recorded, and b3 ...-0 tells the next service so."""
     application = configured(sampling__rate=0.0)
     producer = application.producer()
     producer.send("orders", b"value")
@@ -409,7 +409,7 @@ def test_remote_service_may_name_the_topic(configured: Any) -> None:
 
 
 def test_remote_service_may_be_left_out(configured: Any) -> None:
-    """With empty text there is no remote endpoint."""
+    """With an empty text the span has no remote endpoint."""
     application = configured(remote_service="")
     producer = application.producer()
     producer.send("orders", b"value")
@@ -470,7 +470,7 @@ def test_send_of_a_subclass_is_one_span(application: Any) -> None:
 
 
 def test_class_with_attributes_of_its_own_making_is_traced(application: Any) -> None:
-    """A subclass that hands attributes on, or refuses those that it does not know, never hears of ours."""
+    """A subclass that forwards attributes, or refuses unknown ones, is not asked for or given kaspan's."""
     asked = []
 
     class Handing(application.producer_class):  # type: ignore[misc]

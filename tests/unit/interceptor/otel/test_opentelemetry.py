@@ -273,7 +273,7 @@ def test_trace_ids_do_not_repeat_with_random_seeds(application: Any, tracer: Any
 def test_failure_while_a_span_is_written_is_not_the_applications(
     application: Any, tracer: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """Whatever fails of ours is one warning, and the application runs on."""
+    """Any failure inside kaspan is one warning, and the application runs on."""
 
     def fail(payload: bytes) -> None:
         raise OSError("gone")

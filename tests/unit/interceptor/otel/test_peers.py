@@ -107,7 +107,7 @@ def test_delivery_error_is_seen_where_five_agents_see_none(application: Any) -> 
 def test_send_without_a_span_around_it_is_traced_where_new_relic_and_elastic_need_one(
     application: Any,
 ) -> None:
-    """New Relic and Elastic trace nothing outside of a transaction of theirs."""
+    """New Relic and Elastic trace nothing outside of their own transactions."""
     producer = application.producer()
     producer.send("orders", b"value")
     producer.last.acknowledge()

@@ -183,7 +183,7 @@ producer.last.acknowledge()
 # As kafka-python's own thread, which keeps what it has not sent.
 threading.Thread(target=lambda kept: threading.Event().wait(), args=(producer,), daemon=True).start()
 del producer
-gc.collect()  # what has waited for long is no young object
+gc.collect()  # moves the sends that wait into the oldest generation
 """
 
 

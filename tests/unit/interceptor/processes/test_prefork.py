@@ -202,7 +202,7 @@ gevent.joinall([gevent.spawn(work, f"topic-{number}") for number in range(4)], r
     ids=["patched first", "kafka imported first", "a span first"],
 )
 def test_greenlets_are_traced_like_threads(code: str, programs: ProgramRunner) -> None:
-    """Loops that gevent interleaves in one thread each have their own current span, whoever came first."""
+    """Loops that gevent interleaves in one thread have their own current spans, in any order of start."""
     assert outcome(programs.traced(code)) == (0, "", "")
 
     spans = RingReader(programs.ring_dir).take()

@@ -56,7 +56,7 @@ class Asked:
 
 
 class Patience:
-    """Stands for the signal that a retry waits on: notes for how long it would have waited."""
+    """Replaces the signal that a retry waits on: records how long it would have waited."""
 
     def __init__(self) -> None:
         self.waits_s: list[float] = []
@@ -282,7 +282,7 @@ def test_retry_waits_as_long_as_it_is_asked_to(
 
 @pytest.mark.parametrize(("value", "waited_s"), [("5", 5.0), (" 5 ", 5.0), ("soon", 0.0), ("-1", 0.0)])
 def test_retry_after_is_read_from_the_answer(value: str, waited_s: float, zipkin_stub: ZipkinStub) -> None:
-    """Seconds in the header count; a date or nonsense is no wish."""
+    """Seconds in the header are obeyed; a date or nonsense is ignored."""
     zipkin_stub.answer = lambda report: Reply(429, "full", (("Retry-After", value),))
 
     answer = ReportClient(zipkin_stub.url).post([span(1)], 5.0)

@@ -239,7 +239,7 @@ def test_reporter_works_under_gevent(before: str, programs: ProgramRunner, zipki
 
 
 def test_settings_choose_the_way(programs: ProgramRunner, zipkin_stub: ZipkinStub) -> None:
-    """With an address there is no ring."""
+    """With an HTTP address no ring is made."""
     programs.traced(SEND, **reporting_to(zipkin_stub))
 
     assert not programs.ring_dir.exists()

@@ -54,7 +54,7 @@ def test_directory_that_others_could_meddle_with_is_refused(
 
 
 def test_directory_writable_by_its_group_is_refused(tmp_path: Path) -> None:
-    """Whoever may write there could put a file of theirs in a ring's place."""
+    """A user who may write there could replace a ring by another file."""
     (tmp_path / "rings").mkdir()
     (tmp_path / "rings").chmod(0o770)
 

@@ -81,7 +81,7 @@ def test_half_of_shared_memory_stays_free(memory: Path, processes: Processes) ->
 
 
 def test_what_the_application_has_in_shared_memory_counts(memory: Path, processes: Processes) -> None:
-    """The half that stays free is of the file system, whoever has the other half."""
+    """Half of the file system stays free, whatever fills the other half."""
     (memory / "theirs").write_bytes(b"x" * 30 * MIB)
     processes.add(memory / "rings")
 

@@ -1,4 +1,4 @@
-"""The record in work is OpenTelemetry's current span, for whoever looks at it, adds to it or nests in it."""
+"""The record in work is OpenTelemetry's current span: code can read it, add to it and nest spans in it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class CopyingProcessor(SpanProcessor):
 
 
 def test_span_offers_to_read_what_those_of_the_sdk_offer(application: Any) -> None:
-    """Whoever copies from the current span, as processors of the application's do, finds what is there."""
+    """Code that copies from the current span, as an application's span processors do, finds its values."""
     processor = CopyingProcessor()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(processor)
@@ -325,7 +325,7 @@ def test_send_inside_of_an_unsampled_span_keeps_its_decision(application: Any) -
 
 
 def test_invalid_current_span_is_no_parent(application: Any) -> None:
-    """OpenTelemetry's invalid span, which stands for none, begins a trace as if there were none."""
+    """OpenTelemetry's invalid span means that there is none: a send in it begins a trace."""
     producer = application.producer()
     with trace.use_span(trace.INVALID_SPAN):
         producer.send("orders", b"value")
@@ -378,7 +378,7 @@ def test_context_attached_and_never_detached_stays_without_the_record(applicatio
 
 
 def test_context_emptied_in_the_body_is_left_empty(application: Any) -> None:
-    """An application that attaches an empty context has none of ours in it, then or after."""
+    """An application that attaches an empty context sees no span of kaspan's in it, then or later."""
     for _ in application.consumer(application.records(2)):
         context.attach(context.Context())
         assert current() is None
