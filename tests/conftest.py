@@ -27,8 +27,8 @@ settings.register_profile(
 )
 settings.load_profile("untimed")
 
-STARTING_FIXTURES = {"programs", "deployment", "disk", "small_disk", "memory"}
-"""Tests that ask for one of these start programs: those of disks call `mount`."""
+STARTING_FIXTURES = {"programs", "deployment", "disk", "small_disk", "memory", "wheel"}
+"""Tests that ask for one of these start programs: disks call `mount`, the wheel is built."""
 
 NOT_TESTED = pytest.StashKey[str]()
 """Why the servers cannot run here; said in one line at the end of the run."""

@@ -15,8 +15,6 @@ import pytest
 from kaspan.wire import VERSION
 from support.programs import FIRST_CLIENT
 
-pytestmark = pytest.mark.processes
-
 ROOT = Path(__file__).parents[2]
 NOT_PACKAGED = {"tests", "bench", "docs", "build", "dist"}
 SETUP = configparser.ConfigParser()
@@ -161,6 +159,7 @@ def test_wheel_holds_every_module_and_nothing_outside_kaspan(wheel: Path) -> Non
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("editable", [[], ["--editable"]])
 def test_installation_works_without_a_compiler(tmp_path: Path, editable: list[str]) -> None:
     """Where compiling fails, all else is installed, a checkout as well."""
