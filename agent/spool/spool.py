@@ -112,7 +112,8 @@ class Spool:
         """Take over what a transaction has changed; called with the database's lock held."""
         transaction = outcome[1]
         self._totals = transaction.totals
-        self.dropped.update(transaction.dropped)
+        if transaction.dropped:
+            self.dropped.update(transaction.dropped)
         self._is_unsaved = self._is_unsaved and not transaction.has_saved_cursors
         if transaction.freed_bytes:
             self.full = None  # until the next `put` finds it full
@@ -197,7 +198,8 @@ class Spool:
         def work(transaction: Transaction) -> None:
             transaction.insert_batches(batches)
             connection = transaction.connection
-            connection.executemany("insert or replace into rings values (?, ?)", positions.items())
+            if positions:
+                connection.executemany("insert or replace into rings values (?, ?)", positions.items())
             # After the new rows: pages freed before would be written to the journal to be used again.
             if self._is_unsaved:
                 self._save_cursors(transaction)

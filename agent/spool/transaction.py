@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import NamedTuple
@@ -57,7 +57,7 @@ class Transaction:
     ) -> None:
         self.connection = connection
         self.totals = totals
-        self.dropped: Counter[str] = Counter()
+        self.dropped: defaultdict[str, int] = defaultdict(int)
         self.freed_bytes = 0
         self.has_saved_cursors = False
         self._portions = portions
