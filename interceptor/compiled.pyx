@@ -20,13 +20,12 @@ from contextvars import copy_context
 from functools import partial
 from time import perf_counter_ns, time_ns
 from types import FunctionType
-from weakref import ref
 from zlib import crc32
 
-from opentelemetry.trace.propagation import _SPAN_KEY
+from opentelemetry.trace.propagation import _SPAN_KEY as SPAN_KEY
 
 from kaspan.interceptor.failures import is_from_outside, raising, record_failure
-from kaspan.interceptor.failures import pass_on as pass_on_later
+from kaspan.interceptor.failures import pass_on
 from kaspan.interceptor.tracing.ids import new_span_id, spare_ids
 from kaspan.wire import ring as layout
 
@@ -292,7 +291,7 @@ cdef class ScopedSpan:
 cdef class ForwardedContext(ScopedSpan):
     """Stands in for span.ForwardedContext."""
 
-    cdef readonly object _extract, _headers
+    cdef public object _extract, _headers
 
     def __init__(self, extract, headers):
         self._extract, self._headers = extract, headers
@@ -348,16 +347,21 @@ cdef class Current:
 
 # Garbage collections.
 
-cdef bint is_collecting = False
+cdef bint collecting = False
 cdef long long collections = 0
 cdef object kept_contexts = deque()
 
 
+cpdef bint is_collecting() noexcept:
+    """Stands in for collection.is_collecting."""
+    return collecting
+
+
 def note_collection(phase, info):
     """Stands in for collection.note_collection."""
-    global is_collecting, collections
-    is_collecting = phase == "start"
-    if is_collecting:
+    global collecting, collections
+    collecting = phase == "start"
+    if collecting:
         collections += 1
         while kept_contexts and kept_contexts[0][0] < collections - KEPT_COLLECTIONS:
             kept_contexts.popleft()
@@ -365,9 +369,9 @@ def note_collection(phase, info):
 
 def keep_context():
     """Stands in for collection.keep_context."""
-    if is_collecting:
+    if collecting:
         kept_contexts.append((collections, copy_context()))
-    return is_collecting
+    return collecting
 
 
 # The sending side.
@@ -492,7 +496,7 @@ cdef class SendSpan:
             try:
                 self.give_up()
             except BaseException as error:
-                pass_on("recording a send", error)
+                pass_on_from_finalizer("recording a send", error)
 
 
 def open_sends():
@@ -656,7 +660,7 @@ cdef object call(object method, object producer, tuple args, dict kwargs):
 
 # The receiving side.
 
-cdef int pass_on(doing, error) except -1:
+cdef int pass_on_from_finalizer(doing, error) except -1:
     """Do what failures.pass_on does, if it is the last that is done: then only the application's code follows."""
     if not is_from_outside(error):
         record_failure(doing, error)
@@ -671,7 +675,7 @@ def end_list(records):
     try:
         records.settle()
     except BaseException as error:
-        pass_on("recording what poll() returned", error)
+        pass_on_from_finalizer("recording what poll() returned", error)
 
 
 cdef inline object new(object span_class):
@@ -679,288 +683,46 @@ cdef inline object new(object span_class):
     return (<PyTypeObject *>span_class).tp_new(<PyTypeObject *>span_class, (), NULL)
 
 
-cdef class RecordScope:
-    """Stands in for record_scope.RecordScope."""
-
-    cdef object __weakref__
-    cdef object _consumer_spans, _tracing, _reporter, _excluded_topics, _record_class, _subscription, _extract
-    cdef object _span_class, _forwarded_class
-    cdef Current _current
-    cdef dict _known, _templates
-    cdef int _topic, _partition, _offset, _timestamp, _key, _value, _headers
-    cdef bint _is_simple, _is_b3_first, _must_report
-    cdef object _before, _during, _token, _record, _span
-    cdef long long _started_ns, _timestamp_ns
-
-    def __init__(self, consumer_spans):
-        tracing = consumer_spans.tracing
-        self._consumer_spans, self._tracing, self._reporter = consumer_spans, tracing, tracing.reporter
-        self._excluded_topics = consumer_spans.excluded_topics
-        self._known, self._templates = consumer_spans.excluded_topics.known, consumer_spans.templates
-        self._current = Current(tracing.scope)
-        self._record_class, self._span_class = consumer_spans.record_class, consumer_spans.span_class
-        self._forwarded_class = consumer_spans.forwarded_class
-        self._subscription, self._extract = consumer_spans.subscription, tracing.propagation.extract
-        self._is_b3_first = tracing.propagation.is_b3_first
-        self._is_simple = tracing.captured_headers is None
-        (
-            self._topic, self._partition, self._offset, self._timestamp, self._key, self._value, self._headers
-        ) = consumer_spans.field_positions
-
-    def open(self, record):
-        return self._open(record)
-
-    def close(self):
-        self._close()
-
-    def __del__(self):
-        try:
-            self._close()
-        except BaseException as error:
-            pass_on("ending a record's span", error)
-
-    cdef object _open(self, object record):
-        try:
-            if type(record) is not self._record_class:
-                return record
-            fields = <tuple>record
-            span = record.kaspan_span
-            self._must_report = False
-            if span is None:
-                topic = fields[self._topic]
-                is_excluded = self._known.get(topic)
-                if is_excluded is None:
-                    is_excluded = topic in self._excluded_topics
-                if is_excluded:
-                    headers = fields[self._headers]
-                    if not headers:
-                        return record
-                    span = new(self._forwarded_class)
-                    (<ForwardedContext>span)._extract, (<ForwardedContext>span)._headers = self._extract, headers
-                else:
-                    span = self._start(record, fields)
-            before = self._current.get()
-            if before or (<ScopedSpan>span).is_left:
-                self._before, self._during = self._tracing.scope.enter(span, True)
-                self._token, (<ScopedSpan>span).token = (<ScopedSpan>span).token, None
-            else:
-                self._before = before
-                self._during = {_SPAN_KEY: span}
-                self._token = self._current.enter(self._during)
-            self._span = span
-            if self._must_report and (<SpanIds>span).sampled:
-                self._record = record
-                self._timestamp_ns = (<SpanIds>span).timestamp_ns = wall_clock_ns()
-                self._started_ns = performance_clock_ns()
-        except BaseException as error:
-            self._recover(record, error)
-        return record
-
-    cdef int _recover(self, object record, object error) except -1:
-        """Do what record_scope.RecordScope._recover does."""
-        if is_from_outside(error):
-            span = record.kaspan_span
-            self._span = self._record = None
-            if span is not None and self._current.get().get(_SPAN_KEY) is span:
-                self._current.set(span.outer_context or {})
-            self._open(record)
-            if span is not None and self._span is span and span.sampled and not span.ended:
-                self._must_report, self._record = True, record
-                self._timestamp_ns, self._started_ns = wall_clock_ns(), performance_clock_ns()
-        pass_on_later("starting a record's span", error)
-        return 0
-
-    cdef object _start(self, object record, tuple fields):
-        """Do what ConsumerSpans.start does where the sender's b3 header, last in the list, says all."""
-        cdef bytes value
-        cdef const char *given
-        cdef SpanIds span
-        headers = fields[self._headers]
-        if self._is_simple and self._is_b3_first and type(headers) is list and len(<list>headers):
-            name, last = (<list>headers)[len(<list>headers) - 1]
-            if name == "b3" and type(last) is bytes and PyBytes_GET_SIZE(last) == 51:
-                value = last
-                given = PyBytes_AS_STRING(value)
-                if (
-                    given[32] == c'-' and given[49] == c'-' and (given[50] == c'1' or given[50] == c'0')
-                    and is_id(given, 32) and is_id(given + 33, 16)
-                ):
-                    span = <SpanIds>new(self._span_class)
-                    span.trace_id = PyBytes_FromStringAndSize(given, 32)
-                    span.span_id = new_id()
-                    span.parent_id = PyBytes_FromStringAndSize(given + 33, 16)
-                    span.sampled = given[50] == c'1'
-                    span.consumer = self._consumer_spans
-                    span.topic = fields[self._topic]
-                    if len(<list>headers) > 1:
-                        span.headers = headers
-                    carried = (<dict>record.__dict__).setdefault("kaspan_span", span)
-                    self._must_report = carried is span
-                    return carried
-        carried, self._must_report = self._consumer_spans.start(record)
-        return carried
-
-    cdef int _close(self) except -1:
-        return self._close_by(0)
-
-    cdef int _close_by(self, long long latest_ns) except -1:
-        """End the open span, if there is one, at `latest_ns` at the latest if that is not 0."""
-        # All that is needed is taken first: from `leave` on, another thread may close or open as well.
-        span, before, during, record, token = self._span, self._before, self._during, self._record, self._token
-        if span is None:
-            return 0
-        cdef bint must_report = self._must_report, is_reported = record is not None
-        cdef long long started_ns = self._started_ns, timestamp_ns = self._timestamp_ns
-        cdef long long ended_ns = performance_clock_ns() if is_reported else 0
-        if 0 < latest_ns < ended_ns:
-            ended_ns = latest_ns
-        self._span = self._record = self._token = None
-        try:
-            self._end(span, before, during, token, record, must_report, timestamp_ns, started_ns, ended_ns)
-        except BaseException as error:
-            if is_from_outside(error):
-                self._end(span, before, during, token, record, must_report, timestamp_ns, started_ns, ended_ns)
-            record_failure("ending a record's span", error)
-        return 0
-
-    cdef int _fail(self, error) except -1:
-        if self._must_report and self._record is not None:
-            self._span.fail(error)
-        return 0
-
-    cdef int _end(
-        self, object span, object before, object during, object token, object record, bint must_report,
-        long long timestamp_ns, long long started_ns, long long ended_ns,
-    ) except -1:
-        cdef long long duration_us
-        if before or is_collecting or self._current.get() is not during or not self._current.leave(before, token):
-            self._tracing.scope.leave(before, during, span, token)
-        if record is None:
-            if must_report:
-                (<SpanIds?>span).ended = True
-        elif started_ns >= <long long>self._reporter.process_start_ns:
-            duration_us = (ended_ns - started_ns) // 1000
-            self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
-        return 0
-
-    cdef int _report(self, object record, SpanIds span, long long timestamp_us, long long duration_us) except -1:
-        """Do what ConsumerSpans.report does for an ordinary record."""
-        cdef tuple fields = <tuple>record
-        cdef long long offset, lag, queued_ms, sent_ms
-        cdef Value values[9]
-        place = (fields[self._topic], fields[self._partition])
-        templates = self._templates.get(place)
-        assigned = self._subscription.assignment.get(place)
-        highwater = None if assigned is None else assigned.highwater
-        sent = fields[self._timestamp]
-        if (
-            templates is not None and highwater is not None and sent is not None and span.parent_id is not None
-            and span.extras is None and fields[self._value] is not None
-        ):
-            offset, sent_ms = fields[self._offset], sent
-            lag = <long long>highwater - offset - 1
-            queued_ms = timestamp_us // 1000 - sent_ms
-            if lag >= 0 and queued_ms >= 0 and sent_ms > 0:
-                span.ended = True
-                text(&values[0], span.trace_id)
-                text(&values[1], span.span_id)
-                text(&values[2], span.parent_id)
-                number(&values[3], timestamp_us)
-                number(&values[4], duration_us)
-                number(&values[5], offset)
-                kept = key_tag(&values[6], fields[self._key])
-                number(&values[7], queued_ms)
-                number(&values[8], lag)
-                self._reporter.report(fill(templates.ordinary, values, 9))
-                return 0
-        self._consumer_spans.report("process", record, span, timestamp_us, duration_us)
-        return 0
+cdef inline bint is_ordinary_b3(object value) noexcept:
+    """Whether a header's value is 32 digits, 16 digits and 0 or 1, joined by hyphens."""
+    cdef const char *given
+    if type(value) is not bytes or PyBytes_GET_SIZE(value) != 51:
+        return False
+    given = PyBytes_AS_STRING(value)
+    return (
+        given[32] == c'-' and given[49] == c'-' and (given[50] == c'1' or given[50] == c'0')
+        and is_id(given, 32) and is_id(given + 33, 16)
+    )
 
 
-cdef class NextScope(RecordScope):
-    """Stands in for record_scope.NextScope."""
-
-    cdef long long _interval_ns, _limit_ns
-    cdef object _reference
-
-    def __init__(self, consumer_spans, long long interval_ns):
-        RecordScope.__init__(self, consumer_spans)
-        self._interval_ns = interval_ns
-        self._reference = ref(self)
-
-    def open(self, record):
-        self._limit_ns = performance_clock_ns() + self._interval_ns
-        self._open(record)
-        if self._span is not None:
-            (<ScopedSpan>self._span).expiry = self._reference
-        return record
-
-    cdef int _close(self) except -1:
-        span = self._span
-        self._close_by(self._limit_ns)
-        if span is not None:
-            (<ScopedSpan>span).expiry = None
-        return 0
-
-    def expire(self, span):
-        if self._span is span and performance_clock_ns() >= self._limit_ns:
-            self._close_by(self._limit_ns)
-            (<ScopedSpan>span).is_left = True
+cdef inline bytes part(bytes value, Py_ssize_t start, Py_ssize_t stop):
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(value) + start, stop - start)
 
 
-cdef class ConsumerLoop(RecordScope):
-    """Stands in for record_scope.ConsumerLoop."""
-
-    cdef object _consumer, _next_record
-    cdef RecordScope _next_scope
-
-    def __init__(self, consumer_spans, consumer, next_record, RecordScope next_scope):
-        RecordScope.__init__(self, consumer_spans)
-        self._consumer, self._next_record, self._next_scope = consumer, next_record, next_scope
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self._close()
-        if self._next_scope._span is not None:
-            self._next_scope._close()
-        try:
-            record = self._next_record(self._consumer)
-        except Exception as error:
-            self._consumer_spans.report_refused(error)
-            raise
-        return self._open(record)
-
-    def __getattr__(self, name):
-        return getattr(self._consumer, name)
+cdef inline bytes fill_process(
+    bytes template, bytes trace_id, bytes span_id, bytes parent_id, long long timestamp_us, long long duration_us,
+    long long offset, object key, long long queued_ms, long long lag,
+):
+    cdef Value values[9]
+    text(&values[0], trace_id)
+    text(&values[1], span_id)
+    text(&values[2], parent_id)
+    number(&values[3], timestamp_us)
+    number(&values[4], duration_us)
+    number(&values[5], offset)
+    kept = key_tag(&values[6], key)
+    number(&values[7], queued_ms)
+    number(&values[8], lag)
+    return fill(template, values, 9)
 
 
-cdef class ListLoop(RecordScope):
-    """Stands in for record_scope.ListLoop."""
+@cython.boundscheck(True)
+cdef inline object item(list records, Py_ssize_t index):
+    """list.__getitem__(records, index), whatever the list's class makes of that."""
+    return records[index]
 
-    cdef Py_ssize_t _index
-    cdef object _records  # a subclass of list
 
-    def __init__(self, consumer_spans, records):
-        RecordScope.__init__(self, consumer_spans)
-        self._records = records
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self._close()
-        records = <list>self._records
-        if self._index >= len(records):
-            self._index = len(records)
-            raise StopIteration
-        record = records[self._index]
-        self._index += 1
-        return self._open(record)
-
-    def __length_hint__(self):
-        return max(0, len(<list>self._records) - self._index)
+include "kafka/record_scope.py"
 
 
 # Handing over.
@@ -1051,7 +813,7 @@ cdef void mark(PyObject *loop) noexcept:
         try:
             (<RecordScope>loop)._fail(<object>value)
         except BaseException as error:
-            pass_on("recording an error in a loop's body", error)
+            pass_on_from_finalizer("recording an error in a loop's body", error)
     PyErr_Restore(kind, value, traceback)
 
 
@@ -1113,7 +875,7 @@ cdef class Writer:
         try:
             bytes_to_next = self._on_look()
         except BaseException as error:
-            pass_on_later("looking after the span ring", error)  # the span is written: it must not come again
+            pass_on("looking after the span ring", error)  # the span is written: it must not come again
         self._look_at = self._position + bytes_to_next
 
     def put(self, bytes payload not None):

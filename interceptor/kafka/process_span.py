@@ -69,8 +69,6 @@ class ConsumerSpans:
         self.field_positions = tuple(record_class._fields.index(name) for name in _FIELDS)
         """The positions of _FIELDS in a record: they differ between versions of kafka-python."""
         self.excluded_topics = tracing.excluded_topics
-        self.get_context = tracing.scope.get
-        self.set_context = tracing.scope.set
         # Not the consumer: a list of records refers to this, and must not keep the consumer alive.
         self.subscription = consumer._subscription
         tags = {
@@ -107,10 +105,6 @@ class ConsumerSpans:
             span.headers = headers
         attached: RecordSpan = record.__dict__.setdefault("kaspan_span", span)
         return attached, attached is span
-
-    def forward(self, record: Any) -> ForwardedSpan | None:
-        """Return the sender's span, to be current for a record of an excluded topic; None without headers."""
-        return ForwardedSpan(self.tracing.propagation.extract, record.headers) if record.headers else None
 
     def report_polled(self, record: Any) -> None:
         """Report a record that poll() returned and that no loop works on. Never raises."""
@@ -171,35 +165,11 @@ class ConsumerSpans:
         place = (record.topic, record.partition)
         templates = self.templates.get(place) or self._templates_of(*place)
         parent_id, offset, sent_ms = span.parent_id, record.offset, record.timestamp
-        # A plain tuple finds kafka-python's TopicPartition in the dict: that is a tuple too.
         assigned = self.subscription.assignment.get(place)
         highwater = None if assigned is None else assigned.highwater
         lag = -1 if highwater is None else highwater - offset - 1
         # Unknown without a timestamp, or if the sender's clock is ahead.
         queued_ms = timestamp_us // 1000 - sent_ms if sent_ms is not None and sent_ms > 0 else -1
-        if (
-            lag >= 0
-            and queued_ms >= 0
-            and parent_id is not None
-            and span.extras is None
-            and record.value is not None
-            and operation == "process"
-        ):
-            self.reporter.report(
-                templates.ordinary
-                % (
-                    span.trace_id,
-                    span.span_id,
-                    parent_id,
-                    timestamp_us,
-                    duration_us,
-                    offset,
-                    key_part(record.key),
-                    queued_ms,
-                    lag,
-                )
-            )
-            return
         tags = b""
         if queued_ms >= 0:
             tags += b',"kafka.queue_time_ms":"%d"' % queued_ms

@@ -30,6 +30,11 @@ class _Collections:
 _collections = _Collections()
 
 
+def is_collecting() -> bool:
+    """Whether a collection is under way."""
+    return _collections.is_under_way
+
+
 def note_collection(phase: str, info: Any) -> None:
     """Note that a collection begins or ends, as a callback in gc.callbacks."""
     del info
@@ -49,6 +54,7 @@ def keep_context() -> bool:
 
 
 if compiled is not None:
+    is_collecting = compiled.is_collecting
     note_collection, keep_context = compiled.note_collection, compiled.keep_context
 
 if sys.version_info < (3, 12):

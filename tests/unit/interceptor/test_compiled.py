@@ -57,7 +57,9 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     """Give the clock that compiled and Python code look at."""
     clock = Clock()
-    for module in (send_span, record_scope, producer):
+    monkeypatch.setattr(record_scope, "wall_clock_ns", lambda: NOW_NS)
+    monkeypatch.setattr(record_scope, "performance_clock_ns", clock.perf_counter_ns)
+    for module in (send_span, producer):
         monkeypatch.setattr(module, "time_ns", lambda: NOW_NS, raising=False)
         monkeypatch.setattr(module, "perf_counter_ns", clock.perf_counter_ns)
     compiled.set_clocks(lambda: NOW_NS, clock.perf_counter_ns)

@@ -43,7 +43,7 @@ def clock(implementation: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloc
     """Give the clock that the records' scopes look at."""
     clock = Clock()
     if implementation is python:
-        monkeypatch.setattr(record_scope, "perf_counter_ns", clock)
+        monkeypatch.setattr(record_scope, "performance_clock_ns", clock)
         yield clock
     else:
         implementation.set_clocks(time.time_ns, clock)
