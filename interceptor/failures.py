@@ -92,9 +92,9 @@ def _is_signal_handler(frame: FrameType) -> bool:
     flags = code.co_flags
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(flags & _HAS_VARARGS) + bool(flags & _HAS_VARKEYWORDS)
-    given = frame.f_locals
+    variables = frame.f_locals
     for name in code.co_varnames[:count]:
-        value = given.get(name)
+        value = variables.get(name)
         if value is interrupted or (type(value) is tuple and any(one is interrupted for one in value)):
             return True
     return False

@@ -58,7 +58,7 @@ def refers_to(types: set[type], referring: Any) -> bool:
 def _locals(coroutine: CoroutineType[Any, Any, Any]) -> Iterable[Any]:
     if coroutine.cr_frame is None:
         return ()
-    given = coroutine.cr_frame.f_locals
-    found = tuple(given.values())
-    given.clear()  # as in _arguments
+    variables = coroutine.cr_frame.f_locals
+    found = tuple(variables.values())
+    variables.clear()  # as in _arguments
     return found

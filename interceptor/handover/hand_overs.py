@@ -287,10 +287,10 @@ def _contents(value: Any) -> Any:
 def _arguments(code: CodeType, frame: FrameType) -> list[Any]:
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(code.co_flags & _VARARGS) + bool(code.co_flags & _VARKEYWORDS)
-    given = frame.f_locals
-    found = [given[name] for name in code.co_varnames[:count] if name in given]
+    variables = frame.f_locals
+    found = [variables[name] for name in code.co_varnames[:count] if name in variables]
     if sys.version_info < (3, 13):
-        given.clear()  # a copy that would keep the arguments as long as the frame exists
+        variables.clear()  # a copy that would keep the arguments as long as the frame exists
     return found
 
 

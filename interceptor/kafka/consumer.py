@@ -28,10 +28,10 @@ _UPDATE_OFFSETS = 2  # position in poll(timeout_ms, max_records, update_offsets)
 
 def max_poll_interval_ns(config: Mapping[str, Any]) -> int:
     """Return how long a consumer may not poll (ns): after that Kafka gives its partitions to another one."""
-    given_ms: Any = config.get("max_poll_interval_ms")
-    if type(given_ms) not in (int, float) or not 0 < given_ms <= _MAX_INTERVAL_MS:
-        given_ms = _DEFAULT_MAX_POLL_INTERVAL_MS
-    return int(given_ms * 1_000_000)
+    interval_ms: Any = config.get("max_poll_interval_ms")
+    if type(interval_ms) not in (int, float) or not 0 < interval_ms <= _MAX_INTERVAL_MS:
+        interval_ms = _DEFAULT_MAX_POLL_INTERVAL_MS
+    return int(interval_ms * 1_000_000)
 
 
 class ConsumerState:

@@ -91,9 +91,9 @@ class ProducerState:
         Returns the positional arguments to call with, the span or None if it is not sampled, and whether the
         headers are a list that this has made.
         """
-        given = len(args)
-        topic = args[0] if given else kwargs.get("topic")
-        headers = args[_HEADERS] if given > _HEADERS else kwargs.get("headers")
+        positional = len(args)
+        topic = args[0] if positional else kwargs.get("topic")
+        headers = args[_HEADERS] if positional > _HEADERS else kwargs.get("headers")
         if not isinstance(topic, str) or not (headers is None or isinstance(headers, list)):
             return args, None, False  # kafka-python raises its own error
         tracing = self.tracing
@@ -110,13 +110,13 @@ class ProducerState:
         if span.sampled:
             if tracing.captured_headers is not None and headers:
                 span.set_attributes(dict(tracing.captured_headers.tags(headers)))
-            value = args[_VALUE] if given > _VALUE else kwargs.get("value")
-            key = args[_KEY] if given > _KEY else kwargs.get("key")
+            value = args[_VALUE] if positional > _VALUE else kwargs.get("value")
+            key = args[_KEY] if positional > _KEY else kwargs.get("key")
             send_span = SendSpan(
                 templates, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
             )
             is_ordinary = self._is_ordinary and templates.injects_context
-            if is_ordinary and headers is None and given <= _HEADERS and span.extras is None:
+            if is_ordinary and headers is None and positional <= _HEADERS and span.extras is None:
                 # What _inject does for most sends, without its three calls.
                 kwargs["headers"] = [("b3", SAMPLED_TEMPLATE % (span.trace_id, span.span_id))]
                 return args, send_span, True
