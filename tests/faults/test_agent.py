@@ -96,7 +96,7 @@ def test_sigterm_takes_and_delivers_what_there_is(deployment: Deployment, zipkin
 def test_sigterm_with_the_collector_away_says_what_is_left(
     deployment: Deployment, zipkin_stub: ZipkinStub
 ) -> None:
-    """Nobody waits for a collector that does not answer; the spans are counted and go with the next agent."""
+    """The agent does not wait for a silent collector; the spans are counted and the next agent sends them."""
     zipkin_stub.close()
     writer = RingWriter(rings(deployment))
     writer.put(span(1))

@@ -1,4 +1,4 @@
-"""What lies about in a ring directory, and a disk without room, cost nobody a span that is whole."""
+"""Stray files in a ring directory, and a full disk, cost no application a whole span."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def age(path: Path, letters: Iterable[int]) -> set[str]:
 
 
 def rows_older_than_an_hour(path: Path) -> int:
-    """How many there are, read beside an agent that holds the file: as it is, in the midst of its changes."""
+    """Count the batches older than an hour, in the file as it is while an agent changes it."""
     limit_us = time.time_ns() // 1000 - HOUR_US
     statement = "select count(*) from batches where received_us < ?"
     uri = f"file:{path}?mode=ro&immutable=1"

@@ -323,7 +323,7 @@ def test_renewed_certificate_is_shown_after_sighup(operated: Operated, tmp_path:
 
 
 def test_status_is_asked_by_tls_of_the_holder_of_the_certificate_alone(operated: Operated) -> None:
-    """Whatever name is in it: the token goes to nobody else."""
+    """Only a server with the configured certificate gets the token, whatever name is in the certificate."""
     port = free_port()
     tls = {"cert": str(SERVER), "key": str(SERVER_KEY)}
     operated.start(socket="", listen=f"127.0.0.1:{port}", tls=tls, token=SECRET)

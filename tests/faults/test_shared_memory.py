@@ -56,7 +56,7 @@ def run_in_container(
 
 
 def test_fifteen_workers_leave_the_application_its_shared_memory(tmp_path: Path) -> None:
-    """An application uses 30 of 64 MiB beside fifteen traced workers, whose spans all are in rings."""
+    """An application uses 30 of 64 MiB next to fifteen traced workers, and all their spans are in rings."""
     programs = ProgramRunner(tmp_path)
     worker = [*programs.kaspan_run(), "-c", WORKER]
     done = run_in_container(

@@ -1,4 +1,4 @@
-"""The agent's HTTP beside a real Zipkin's: the same answers and the same stored spans for every client."""
+"""The agent's HTTP compared with a real Zipkin's: the same answers, the same stored spans."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Agent:
         return running
 
     def command(self, *arguments: str) -> str:
-        """Run a command beside the agent and return what it printed."""
+        """Run a command while the agent runs, and return what it printed."""
         kaspan = [sys.executable, "-m", "kaspan.cli.main", "agent"]
         return self._deployment.start(arguments[0], *kaspan, *arguments).finish()
 

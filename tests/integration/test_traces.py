@@ -41,7 +41,7 @@ class Traced:
 
 @pytest.fixture(scope="module")
 def traced(started_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Traced:
-    """Run the shop once, with the agent beside it, until every span is in Zipkin."""
+    """Run the shop and the agent once, until every span is in Zipkin."""
     started_servers.start({"kafka", "zipkin"})
     zipkin = started_servers.zipkin()
     shop = OrderFlow(started_servers.kafka(), ORDERS, partitions=2)

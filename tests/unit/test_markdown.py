@@ -29,7 +29,7 @@ def anchors(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_document_has_no_marks_of_a_merge(path: Path) -> None:
-    """Nobody has left both sides of a conflict in the text."""
+    """The text has no markers of a merge conflict."""
     assert re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", path.read_text(encoding="utf-8"), re.M) == []
 
 

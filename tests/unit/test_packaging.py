@@ -223,7 +223,7 @@ def test_agent_beside_an_application_leaves_its_kafka_alone(
 
 
 def test_install_traces_kafka_python_ng(beside: tuple[Environment, dict[str, str]], tmp_path: Path) -> None:
-    """Beside the fork, and without OpenTelemetry's SDK, an unchanged application is traced."""
+    """With the fork, and without OpenTelemetry's SDK, an unchanged application is traced."""
     environment, _ = beside
     application = (
         f"import kafka; {FIRST_CLIENT}; print(kafka.KafkaProducer.send.__wrapped__.__qualname__)\n"

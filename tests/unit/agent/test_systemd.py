@@ -47,7 +47,7 @@ def test_reload_is_said_with_its_time(manager_socket: socket.socket, tmp_path: P
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nowhere/notify"}])
 def test_nobody_who_listens_is_no_error(environ: dict[str, str]) -> None:
-    """An agent that was started by hand has nobody to tell."""
+    """An agent that was started by hand sends no notification."""
     ServiceManager(environ).ready("reads rings")
 
 

@@ -28,7 +28,7 @@ def test_command_line_replaces_the_senders() -> None:
 
 
 def test_command_line_without_options_changes_nothing() -> None:
-    """What is not given is left to the file, the environment and the defaults."""
+    """Options that are not given are left to the file, the environment and the defaults."""
     assert set(parse_settings([]).values()) == {None}
 
 

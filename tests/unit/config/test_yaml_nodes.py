@@ -76,7 +76,7 @@ def test_directory_is_refused(tmp_path: Path) -> None:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Be nobody for a moment when the tests run as root, whom no permissions keep out."""
+    """Become the user nobody for a moment if the tests run as root, who may read every file."""
     is_root = os.geteuid() == 0
     if is_root:
         os.seteuid(65534)

@@ -39,7 +39,7 @@ def test_step_that_fails_leaves_the_others(programs: ProgramRunner) -> None:
 
 
 def test_step_that_is_not_listed_is_refused() -> None:
-    """A module cannot register under a step whose place in the order nobody has decided."""
+    """A module cannot register under a step that is not in the list."""
     with pytest.raises(KeyError, match="no such step"):
         fork.after_in_child("no such step", print)
 

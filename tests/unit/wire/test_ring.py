@@ -154,7 +154,7 @@ WRONG_HEADERS = {
 
 @pytest.mark.parametrize(("raw", "said"), WRONG_HEADERS.values(), ids=WRONG_HEADERS.keys())
 def test_wrong_header_is_refused_by_what_is_wrong(raw: bytes, said: str) -> None:
-    """What is not a version 1 ring raises RingError with the value that is wrong."""
+    """A file that is not a version 1 ring raises RingError with the wrong value."""
     with pytest.raises(ring.RingError) as refused:
         ring.Header(raw)
 

@@ -41,7 +41,7 @@ def refusal_of(**settings: object) -> str:
 
 
 def test_default_is_the_loopback_and_nothing_else() -> None:
-    """Nobody on the network reaches an agent that is not told to let them."""
+    """The agent is not reachable from the network unless the settings say so."""
     assert schema.Agent().listen == "127.0.0.1:9412"
 
 
@@ -67,7 +67,7 @@ def test_empty_settings_open_nothing(opened: list[Listener]) -> None:
 
 
 def test_port_in_use_is_named(opened: list[Listener]) -> None:
-    """An agent does not start beside whatever listens there, and says what to do."""
+    """An agent does not start on an address that is in use, and says what to do."""
     (listener,) = open_these(opened, listen="127.0.0.1:0")
     taken = listener.name.removeprefix("http://")
     said = refusal_of(listen=taken)
@@ -125,7 +125,7 @@ def test_socket_is_for_owner_and_group(opened: list[Listener], tmp_path: Path) -
 
 
 def test_socket_of_a_dead_agent_is_replaced(opened: list[Listener], tmp_path: Path) -> None:
-    """A socket that nobody listens at any more does not keep the next agent from starting."""
+    """A socket file without a listener does not keep the next agent from starting."""
     path = str(tmp_path / "agent.sock")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(path)
@@ -191,7 +191,7 @@ def test_what_belongs_to_somebody_else_is_refused(tmp_path: Path, what: str) -> 
 
 
 def test_directory_that_cannot_be_made_is_named() -> None:
-    """A path nobody can use is an error with the way out."""
+    """A path that cannot be used is an error that says what to do."""
     assert 'or to "" for none' in refusal_of(socket="/proc/kaspan/agent.sock")
 
 

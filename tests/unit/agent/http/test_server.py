@@ -141,7 +141,7 @@ def test_connection_ends_when_the_client_wants_it(served: ServedCollector, line:
     ],
 )
 def test_other_methods_and_paths(served: ServedCollector, method: str, path: str, status: int) -> None:
-    """What is not there is 404, another method 405 with the ones there are, and the connection stays."""
+    """An unknown path is 404, another method 405 with the allowed ones, and the connection stays open."""
     client = served.client()
     for _ in range(2):
         answer = client.get(path, method)
@@ -274,7 +274,7 @@ def test_encoding_that_says_nothing_is_passed_over(served: ServedCollector) -> N
 def test_large_body_is_read_while_others_are_served(
     served: ServedCollector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bodies of more than a few milliseconds' work hold up nobody, and are read one at a time."""
+    """Bodies that take milliseconds to read hold up no other client, and are read one by one."""
     entered, may_go_on, at_once, most = threading.Event(), threading.Event(), 0, 0
     whole = Content.whole
 
@@ -431,7 +431,7 @@ def test_refused_body_costs_others_nothing(serve: Serve, behind: str) -> None:
 
 
 def test_body_that_is_late_gives_way(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients that begin large bodies and do not end them keep nobody out for as long as they may take."""
+    """Clients that begin large bodies and do not end them do not lock out others until their time is up."""
     monkeypatch.setattr(server, "SLOW_BODY_S", 0.0)
     served = serve(max_body_bytes=100_000)
     late = [served.client() for _ in range(2)]
@@ -641,7 +641,7 @@ def test_answers_that_nobody_reads_do_not_pile_up(served: ServedCollector) -> No
 
 @pytest.mark.parametrize("given", ["", "Bearer ", "Bearer wrong-horse-battery", f"Basic {TOKEN}", TOKEN])
 def test_token_is_wanted_where_it_is_set(serve: Serve, given: str) -> None:
-    """Without the token nobody writes a span by TCP, whatever else is sent, and the answer does not help."""
+    """Without the token no span is accepted by TCP, whatever is sent, and the answer gives no hint."""
     served = serve(token=TOKEN)
     headers = {"authorization": given} if given else {}
     answer = served.client().post(SPAN, **headers)

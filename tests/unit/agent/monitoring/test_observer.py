@@ -145,7 +145,7 @@ def test_ring_receiver_that_does_not_come_back_is_stalled(parts: Parts) -> None:
 def test_damaged_spool_that_was_moved_aside_is_a_problem_until_it_is_removed(
     parts: Parts, tmp_path: Path
 ) -> None:
-    """Spans are in it that nobody delivers, also when the agent was started again since."""
+    """The old spool holds undelivered spans, also after the agent was started again."""
     aside = tmp_path / "spool.db.damaged-1732459200000000"
     aside.touch()
     (tmp_path / "spool.db.damaged-1732459200000000-journal").touch()
@@ -158,7 +158,7 @@ def test_damaged_spool_that_was_moved_aside_is_a_problem_until_it_is_removed(
 
 
 def test_ring_directory_that_is_not_read_is_named(parts: Parts, tmp_path: Path) -> None:
-    """Applications write there, and nobody takes it."""
+    """Applications write to the directory, and the agent does not read it."""
     parts.directory.symlink_to(tmp_path)
     parts.now_s += SCAN_S
     parts.receiver.tick()

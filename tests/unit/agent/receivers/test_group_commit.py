@@ -74,7 +74,7 @@ def test_under_load_a_commit_waits_until_all_clients_do(monkeypatch: pytest.Monk
 
 
 def test_failed_transaction_is_everybodys() -> None:
-    """Nobody whose spans were in a transaction that failed is told otherwise, and nothing is left waiting."""
+    """Every client whose spans were in a failed transaction gets the error, and none is left waiting."""
     spool = FakeSpool()
     commits = commits_to(spool)
     spool.error = OSError("gone")

@@ -79,7 +79,7 @@ def test_end_takes_all_that_dead_rings_hold(agent: RingAgent, monkeypatch: pytes
 
 
 def test_dead_rings_are_not_starved_by_living_ones(agent: RingAgent) -> None:
-    """Rings that are filled as fast as they are read leave room for those that nobody fills any more."""
+    """Rings that are filled as fast as they are read do not starve the rings of ended processes."""
     living = [RingWriter(agent.path, f"{number}-a.ring", 1 << 20) for number in range(8)]
     dead = RingWriter(agent.path, "9-z.ring")
     dead.put(span(1))

@@ -54,7 +54,7 @@ def test_trace_is_printed_when_its_spans_have_stopped_coming(terminal: Terminal)
 
 
 def test_rows_are_passed_when_their_traces_are_printed(terminal: Terminal) -> None:
-    """A kill loses no trace: what is not printed is still in the spool."""
+    """A kill loses no trace: spans that were not printed are still in the spool."""
     terminal.send(1, "a/1")
     terminal.now_s += 1.0
     terminal.send(2, "b/1")

@@ -300,7 +300,7 @@ def test_target_that_breaks_while_it_refuses_one_span_keeps_the_others(bench: Be
 
 
 def test_refused_span_waits_for_another_one_to_tell_whose_fault_it_is(bench: Bench) -> None:
-    """With nothing else to try nobody is held up by it; the next span that is taken decides."""
+    """With nothing else to try no span is held up by it; the next accepted span decides."""
     bench.sender.judge = refusing(span(1))
     bench.put(span(1))
     thread = threading.Thread(target=bench.delivery.run)
@@ -583,7 +583,7 @@ def test_split_takes_joined_spans_apart(spans: list[bytes]) -> None:
 
 
 def test_split_takes_bodies_apart_beside_what_is_no_json() -> None:
-    """The spans of an HTTP body have commas alone between them, and come apart whatever is beside them."""
+    """The spans of an HTTP body are separated by commas alone, and are split whatever surrounds them."""
     deep = b"[" * 100_000
     for broken in (b"{broken", deep):
         joined = SEPARATOR.join([span(1), b" , ".join([span(2), span(3)]), broken])

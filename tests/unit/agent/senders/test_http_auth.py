@@ -55,7 +55,7 @@ def test_credentials_are_sent(
 
 
 def test_headers_of_ones_own_are_sent(zipkin_stub: ZipkinStub) -> None:
-    """They come beside the sender's, and may take the place of its User-Agent."""
+    """Headers from the settings are added to the sender's own, and may replace its User-Agent."""
     post(zipkin_stub, headers={"X-Scope-OrgID": "tenant 1", "user-agent": "mine"})
     headers = zipkin_stub.reports[0].headers
     assert (headers["X-Scope-OrgID"], headers["user-agent"], headers["b3"]) == ("tenant 1", "mine", "0")

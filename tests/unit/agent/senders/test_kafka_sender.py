@@ -157,7 +157,7 @@ def test_security_settings_are_passed_on(producer: type[FakeProducer]) -> None:
 def test_span_for_which_zipkin_would_drop_a_message_is_refused(
     producer: type[FakeProducer], poison: bytes
 ) -> None:
-    """Kafka takes anything, and nobody says what Zipkin makes of it: a whole message for one bad span."""
+    """Kafka accepts anything, but Zipkin drops a whole message for one bad span."""
     sender = sender_of(producer)
     for spans in (poison, SEPARATOR.join([span(1), poison, span(2)])):
         outcome = sender.send(spans, 1)

@@ -207,7 +207,7 @@ def is_closed(kept: DeadlineSocket) -> bool:
 
 
 def test_server_that_is_away_is_a_failure_that_names_the_reason(zipkin_stub: ZipkinStub) -> None:
-    """Nobody listens, and the reason is the system's own."""
+    """Without a listener, the reason is the system's own error."""
     zipkin_stub.close()
     sender = ZipkinSender(Settings(url=zipkin_stub.url))
     outcome = sender.send(span(1), 1)

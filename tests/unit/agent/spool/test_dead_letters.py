@@ -115,7 +115,7 @@ def test_replay_survives_the_agent(spool: Spool, letters: DeadLetters, tmp_path:
 
 
 def test_letters_of_a_sender_that_is_gone_stay(spool: Spool) -> None:
-    """Nobody would send them; they can be listed and purged."""
+    """Without their sender they cannot be sent; they can be listed and purged."""
     DeadLetters(spool).add("former", [("HTTP 400", span(1))])
     letters = DeadLetters(spool)
     assert letters.replay(ALL) == 0

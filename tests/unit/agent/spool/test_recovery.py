@@ -129,7 +129,7 @@ def test_span_that_is_damaged_costs_none_beside_it(spool: Spool, tmp_path: Path)
 
 
 def test_rows_of_a_sender_that_is_gone_are_not_put_back(spool: Spool, tmp_path: Path) -> None:
-    """Nobody would send them; they are not said to be back either."""
+    """Without their sender they would not be sent, so they are not counted as recovered."""
     old = opened(tmp_path / "old.db")
     old.register(["zipkin", "former"])
     old.put([Batch(1, span(1))], {})
@@ -265,7 +265,7 @@ def serving(path: Path, is_running: bool) -> Iterator[None]:
 
 
 def test_pipe_does_not_hold_the_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody writes into it, and who asks next is answered."""
+    """A named pipe is refused at once, and the next question is answered."""
     os.mkfifo(tmp_path / "pipe")
     with serving(tmp_path / "spool.db", is_running=True):
         arguments = ["--spool", str(tmp_path / "spool.db")]

@@ -263,7 +263,7 @@ def test_python_that_is_too_old_runs_as_without_kaspan(programs: ProgramRunner, 
 
 
 def test_python_that_calls_itself_old_is_not_told_to_install_kaspan(programs: ProgramRunner) -> None:
-    """Where kaspan cannot be installed, nobody is told to."""
+    """A Python that is too old for kaspan is not told to install it."""
     hook = str(INJECT / "sitecustomize.py")
     code = f"import runpy, sys; sys.version_info = (3, 9, 18); runpy.run_path({hook!r}); {TRACED}"
     done = programs.plain(code)

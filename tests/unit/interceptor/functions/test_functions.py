@@ -599,7 +599,7 @@ def test_batch_is_one_span_in_the_first_records_trace(application: Any) -> None:
 
 
 def test_batch_names_at_most_ten_other_traces(application: Any) -> None:
-    """A batch of many traces names the first ten beside its own."""
+    """A batch of many traces is in the first record's trace, and names the next ten."""
     records = [application.record(n, headers=own_header(n + 1)) for n in range(100)]
     parse(list(application.consumer(records)))
 

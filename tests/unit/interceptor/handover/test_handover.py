@@ -446,7 +446,7 @@ def test_record_is_not_kept_alive(application: Any) -> None:
 
 @pytest.mark.parametrize("hands_over", [True, False])
 def test_exception_of_an_executors_call_is_in_no_cycle(application: Any, hands_over: bool) -> None:
-    """As without kaspan it is freed, with all that its frames hold, when nobody has the future any more."""
+    """As without kaspan, it is freed with what its frames hold when the last reference to the future goes."""
 
     class Value:
         pass
@@ -504,7 +504,7 @@ def test_who_takes_a_record_from_a_queue_works_in_its_trace(application: Any, ki
 
 
 def test_record_in_a_tuple_of_a_priority_queue_is_followed(application: Any) -> None:
-    """A record that goes through a queue beside its priority is found."""
+    """A record in a queue's tuple with its priority is found."""
     waiting: queue.PriorityQueue[Any] = queue.PriorityQueue()
     (record,) = application.consumer([application.record(headers=SENT)])
     waiting.put((1, record))

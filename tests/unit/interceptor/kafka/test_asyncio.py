@@ -89,7 +89,7 @@ def test_task_started_in_the_body_works_under_its_record(application: Any) -> No
 
 
 def test_thread_that_ran_a_loop_is_left_without_a_span(application: Any) -> None:
-    """After a whole loop has run in a thread of a pool, the pool's next job there is nobody's child."""
+    """After a whole loop has run in a thread of a pool, the next job in that thread has no parent."""
     producer = application.producer()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(list, application.consumer(application.records(3))).result()

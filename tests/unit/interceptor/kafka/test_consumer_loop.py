@@ -50,7 +50,7 @@ def test_every_record_of_a_loop_is_one_span_in_order(application: Any) -> None:
 
 
 def test_consumer_without_a_group_has_no_group_on_its_spans(application: Any) -> None:
-    """What is not there is not said."""
+    """Tags of missing fields are left out."""
     for _ in application.consumer([application.record()], group_id=None):
         pass
 

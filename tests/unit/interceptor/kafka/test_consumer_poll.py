@@ -1,4 +1,4 @@
-"""poll(): one CONSUMER span for each record, `process` where a loop works on it, `poll` where nobody sees."""
+"""poll(): one CONSUMER span for each record, `process` if a loop works on it, else `poll`."""
 
 from __future__ import annotations
 

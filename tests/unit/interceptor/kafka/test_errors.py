@@ -634,7 +634,7 @@ class Logger(logging.Logger):
 
 @pytest.fixture
 def logger() -> Logger:
-    """Give a logger whose class nobody else uses, and whose records nobody sees."""
+    """Give a logger of a class of its own, whose records are not printed."""
     logger = type("PatchedLogger", (Logger,), {})("shop")
     logger.addHandler(logging.NullHandler())
     return logger

@@ -96,7 +96,7 @@ def test_exception_of_a_deserializer_is_what_it_is_without_kaspan(
 
 
 def test_refused_record_of_an_excluded_topic_has_no_span(configured: Any) -> None:
-    """What is not recorded is not recorded when it fails."""
+    """An excluded topic has no spans, and none for a refused record either."""
     application = configured(exclude_topics=["orders"])
     consumer = application.consumer()
     consumer.let_deserializer_raise(no_schema, ORDERS, 0)

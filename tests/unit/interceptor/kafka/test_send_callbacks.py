@@ -150,7 +150,7 @@ def test_state_of_the_trace_goes_on_in_a_callback(followed: Any) -> None:
 
 @pytest.mark.parametrize("within", [True, False])
 def test_callback_of_a_send_that_is_not_recorded_records_nothing(followed: Any, within: bool) -> None:
-    """The decision for a trace is kept: no part of it is recorded, and nobody downstream records it."""
+    """The decision for a trace is kept: no part of it is recorded here or downstream."""
     application = followed(sampling__rate=0.0)
     producer = application.producer()
     not_sampled = [("b3", f"{TRACE}-{SENDER}-0".encode())]

@@ -24,7 +24,7 @@ for other in others: other.write("whole")
 """
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
 STRANGER = 54321
-"""A user id that nobody has."""
+"""A user id without a user."""
 
 
 def is_owned(path: Path) -> bool:

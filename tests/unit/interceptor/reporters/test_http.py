@@ -1,4 +1,4 @@
-"""Spans by HTTP: what was taken arrives once, and nobody ever waits for the agent."""
+"""Spans by HTTP: accepted spans arrive once, and the application never waits for the agent."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Patience:
         return False
 
     def release(self) -> None:
-        """Be nobody's signal."""
+        """Do nothing."""
 
 
 @pytest.fixture(autouse=True)
@@ -238,7 +238,7 @@ def test_spans_are_tried_again_until_they_are_taken(failure: Any, reporting_to: 
 
 
 def test_agent_that_comes_back_gets_what_waited(reporting_to: Any) -> None:
-    """Nobody listening at first: the spans arrive once somebody does."""
+    """Spans made before the agent listens arrive once it does."""
     gone = ZipkinStub()
     gone.close()
     reporter = reporting_to(gone.url)

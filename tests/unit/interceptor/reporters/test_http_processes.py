@@ -64,7 +64,7 @@ def test_process_that_ends_has_reported_everything(
 
 
 def test_process_without_a_span_reports_nothing(programs: ProgramRunner, zipkin_stub: ZipkinStub) -> None:
-    """Importing kafka, and making clients, starts no thread and connects to nobody."""
+    """Importing kafka and making clients starts no thread and opens no connection."""
     code = (
         "import threading; from support.kafka_clients import UnconnectedProducer; UnconnectedProducer();"
         "print(threading.active_count())"
@@ -150,7 +150,7 @@ def test_end_does_not_wait_long_for_an_agent_that_hangs(programs: ProgramRunner)
 
 
 def test_agent_that_is_away_is_named_with_what_was_lost(programs: ProgramRunner) -> None:
-    """With nobody there, the log says once where reports could not go, and at the end how many were lost."""
+    """Without an agent, the log says once which address failed, and at the end how many spans were lost."""
     gone = ZipkinStub()
     gone.close()
     done = programs.traced(f"import time\n{SEND}\ntime.sleep(2)\n{MORE}", **reporting_to(gone))

@@ -102,7 +102,7 @@ def test_fewer_unread_rings_are_no_reason_to_refuse(tmp_path: Path) -> None:
 
 
 def test_rings_that_an_agent_has_read_do_not_count(tmp_path: Path) -> None:
-    """Where an agent is at work, what it has not removed yet stops nobody."""
+    """While an agent works, dead rings that it has not removed yet do not stop new ones."""
     make_orphans(tmp_path / "rings", MAX_UNREAD_ORPHANS + 10, read_pos=8)
 
     refuse(tmp_path / "rings")

@@ -340,7 +340,7 @@ def test_spans_outlive_a_process_that_ends_without_a_word(tmp_path: Path, end: s
 
 @pytest.mark.processes
 def test_owner_holds_the_lock_for_life(tmp_path: Path) -> None:
-    """As long as the owner lives nobody can lock its ring, and from its death on everybody can."""
+    """While the owner lives no other process can lock its ring; after its death any can."""
     directory = tmp_path / "rings"
     with owner(directory, "wait") as process:
         assert process.stdout is not None

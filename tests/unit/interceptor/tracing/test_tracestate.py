@@ -50,7 +50,7 @@ RECEIVED: dict[str, list[tuple[str, bytes]]] = {
 
 @pytest.mark.parametrize("headers", RECEIVED.values(), ids=RECEIVED.keys())
 def test_tracestate_of_a_record_goes_on_with_what_is_sent(application: Any, headers: Any) -> None:
-    """A send in the loop carries the tracestate that came with its trace, beside its own traceparent."""
+    """A send in the loop carries the tracestate that came with its trace, and its own traceparent."""
     producer = in_loop(application, headers)
 
     (parent,) = sent(producer, "traceparent")
@@ -89,7 +89,7 @@ def test_tracestate_that_is_not_the_traces_is_given_up(application: Any, headers
 
 
 def test_tracestate_given_to_send_is_replaced_by_the_scopes(application: Any) -> None:
-    """In a record's loop the record's trace counts, and no header of another one is left beside it."""
+    """In a record's loop the record's trace counts, and headers of another trace are replaced."""
     stale = [("traceparent", f"00-{OTHER}-{SPAN}-01".encode()), ("tracestate", b"stale=1"), ("tenant", b"7")]
 
     assert sent(in_loop(application, [PARENT, STATE], own=stale)) == [STATE[1]]
