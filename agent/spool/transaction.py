@@ -81,12 +81,14 @@ class Transaction:
                 for index, batch in enumerate(batches)
             ],
         )
-        self.totals = totals._replace(
-            spans=totals.spans + sum(batch.spans for batch in batches),
-            bytes=totals.bytes + added_bytes,
-            newest_id=next_id + len(batches) - 1 if batches else totals.newest_id,
-            next_id=next_id + len(batches),
-            latest_us=max(totals.latest_us, now_us),
+        self.totals = Totals(  # _replace() takes three times as long
+            totals.spans + sum(batch.spans for batch in batches),
+            totals.bytes + added_bytes,
+            totals.dead_spans,
+            totals.dead_bytes,
+            next_id + len(batches) - 1 if batches else totals.newest_id,
+            next_id + len(batches),
+            max(totals.latest_us, now_us),
         )
 
     def delete_batches(self, found: Sequence[BatchRow], limit: int) -> Deleted:
@@ -97,11 +99,12 @@ class Transaction:
         deleting = self.connection.executemany("delete from batches where id = ?", [row[:1] for row in rows])
         if rows and deleting.rowcount != len(rows):
             raise DamagedError("batches that a query found cannot be deleted")
-        freed_bytes = sum(row[2] for row in rows)
-        self.freed_bytes += freed_bytes
-        self.totals = self.totals._replace(
-            spans=self.totals.spans - sum(row[1] for row in rows), bytes=self.totals.bytes - freed_bytes
-        )
+        spans, size, *rest = self.totals
+        for row in rows:
+            spans -= row[1]
+            size -= row[2]
+        self.freed_bytes += self.totals.bytes - size
+        self.totals = Totals(spans, size, *rest)
         is_partial = len(rows) < len(found) or len(found) == limit
         return Deleted(rows[-1][0] if rows else 0, is_partial)
 
