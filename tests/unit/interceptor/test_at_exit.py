@@ -30,7 +30,7 @@ def test_step_that_fails_leaves_the_others(programs: ProgramRunner) -> None:
     assert "kaspan: ending hand-overs failed: ZeroDivisionError" in done.stderr
 
 
-def test_every_step_has_who_registers_for_it() -> None:
+def test_every_step_is_used_by_one_module() -> None:
     """Each listed step is used by exactly one module."""
     names = re.search(r"^(.*) = ORDER = \($", (INTERCEPTOR / "at_exit.py").read_text(), re.MULTILINE)
     assert names is not None

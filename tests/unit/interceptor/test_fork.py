@@ -44,7 +44,7 @@ def test_step_that_is_not_listed_is_refused() -> None:
         fork.after_in_child("no such step", print)
 
 
-def test_every_step_has_who_registers_for_it() -> None:
+def test_every_step_is_used_by_one_module() -> None:
     """Each listed step is used by exactly one module."""
     names = re.search(r"^(.*) = ORDER = \($", (INTERCEPTOR / "fork.py").read_text(), re.MULTILINE)
     assert names is not None
