@@ -212,17 +212,7 @@ def _function(function: Any, traced_function: TracedFunction) -> Any:
     @functools.wraps(function)
     def traced_call(*args: Any, **kwargs: Any) -> Any:
         call = _begin(traced_function, args, kwargs)
-        if call is None:
-            return function(*args, **kwargs)
-        call.enter()
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            call.fail(error)
-            raise
-        finally:
-            call.leave()
-            call.end()
+        return function(*args, **kwargs) if call is None else call.run(function, args, kwargs)
 
     return traced_call
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any
 
@@ -263,6 +263,18 @@ class FunctionSpan:
                 self._during = None
         except Exception as error:  # noqa: BLE001
             record_failure("leaving a call's span", error)
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function within the span, which ends with it; returns and raises what it does."""
+        self.enter()
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            self.fail(error)
+            raise
+        finally:
+            self.leave()
+            self.end()
 
     def fail(self, error: BaseException) -> None:
         """Mark the span as failed, unless the application has done that. Never raises."""

@@ -212,15 +212,9 @@ class HandedOver:
         if call is None:
             return function(*args, **kwargs)
         open_calls.add(call)
-        call.enter()
         try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            call.fail(error)
-            raise
+            return call.run(function, args, kwargs)
         finally:
-            call.leave()
-            call.end()
             open_calls.discard(call)
 
     def _begin(self, function: Any) -> FunctionSpan | None:

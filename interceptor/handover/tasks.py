@@ -29,7 +29,7 @@ def _make_create_task(original: Any) -> Any:
     def create_task(self: Any, coro: Any, **kwargs: Any) -> Any:
         if type(coro) is CoroutineType and refers_to(types_in_coroutines, coro):
             return _follow_task(original, self, coro, kwargs)
-        return original(self, coro, **kwargs)
+        return original(self, coro, **kwargs) if kwargs else original(self, coro)
 
     return create_task
 
