@@ -39,8 +39,8 @@ class Problem(msgspec.Struct, frozen=True):
 class ServiceStatus(msgspec.Struct):
     """What came from one service's rings since the agent started, and the state of its rings.
 
-    `dropped_spans` and `suppressed_errors` are counted by the writers, also before the agent started. `fill`
-    is how full the fullest ring is, 0 to 1.
+    `dropped_spans`, `suppressed_errors`, `polled_records` and `records_without_length` are counted by the
+    writers, also before the agent started. `fill` is how full the fullest ring is, 0 to 1.
     """
 
     name: str
@@ -50,6 +50,8 @@ class ServiceStatus(msgspec.Struct):
     rings: int = 0
     fill: float = 0.0
     unread_bytes: int = 0
+    polled_records: int = 0
+    records_without_length: int = 0
 
 
 class ReceiverStatus(msgspec.Struct):

@@ -20,6 +20,8 @@ from kaspan.interceptor.reporters.ring_dir import MAX_UNREAD_ORPHANS, RingDirErr
 from kaspan.wire import VERSION
 
 HTTP_TIMEOUT_S = 3.0
+_MIN_SHARE = 0.1
+"""Some records without a length are usual: those that a loop was left before."""
 _COLUMNS = (
     *("service", "pid", "owner", "written", "dropped", "unread", "suppressed"),
     *("kaspan", "kafka-python", "Python"),
@@ -114,7 +116,25 @@ def ring_directory(loaded: Loaded) -> tuple[list[str], list[str]]:
     said.append("an agent reads it" if has_agent else "no agent reads it")
     if found.rings:
         said += ["", *table(found.rings)]
-    return said, wrong + judge(path, found, has_agent)
+    shares = [share for share in map(_share_without_length, found.rings) if share]
+    if not shares or loaded.settings.interceptor.functions:
+        return said + shares, wrong + judge(path, found, has_agent)
+    advice = (
+        "The application does not work on them in a loop over poll()'s lists: a wrapper copies these lists, "
+        "or takes records by index. Name the functions that work on a record, or on a batch, in "
+        "interceptor.functions (docs/functions.md)"
+    )
+    return said, [*wrong, *judge(path, found, has_agent), *(f"{share}. {advice}" for share in shares)]
+
+
+def _share_without_length(ring: Ring) -> str:
+    """Say how many of a process's polled records have a span of no length; nothing if they are few."""
+    if not ring.polled_records or ring.without_length < _MIN_SHARE * ring.polled_records:
+        return ""
+    who = f"{ring.field('service')} (pid {ring.field('pid')})"
+    share = min(1.0, ring.without_length / ring.polled_records)
+    polled = f"{ring.polled_records} records that poll() returned to {who}"
+    return f"of {polled}, {share:.0%} have a span of no length"
 
 
 def table(rings: Iterable[Ring]) -> list[str]:

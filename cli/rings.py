@@ -23,6 +23,8 @@ class Ring:
     written_spans: int
     dropped_spans: int
     suppressed_errors: int
+    polled_records: int
+    without_length: int
     process: dict[str, Any]
 
     def field(self, key: str) -> str:
@@ -76,6 +78,8 @@ def _read(directory: str, name: str) -> Ring:
         header.written_spans,
         header.dropped_spans,
         header.suppressed_errors,
+        header.polled_records,
+        header.without_length,
         _process(header.process_json),
     )
 

@@ -118,7 +118,7 @@ def lines(status: Status, now_s: float | None = None) -> list[Line]:
     shown += [Line(""), *_receivers(status), Line("")]
     if status.receivers.services:
         head = ("rings of", "rings", "full", "accepted", "dropped", "errors")
-        shown += [*_table(head, _rings(status)), Line("")]
+        shown += [*_table(head, _rings(status)), *_without_length(status), Line("")]
     shown += [*_spool(status.spool), Line("")]
     shown += _table(("sender", "sent", "refused", "behind", "state", "last error"), _senders(status))
     drops = [(reason, str(count)) for reason, count in status.dropped_spans.items() if count]
@@ -144,6 +144,17 @@ def _rings(status: Status) -> list[tuple[str, ...]]:
         return (service.name, str(service.rings), f"{service.fill:.0%}", *map(str, counts))
 
     return [row(service) for service in status.receivers.services]
+
+
+def _without_length(status: Status) -> list[Line]:
+    return [
+        Line(
+            f"{printable(service.name)}: of {service.polled_records} polled records, "
+            f"{service.records_without_length} have a span of no length"
+        )
+        for service in status.receivers.services
+        if service.records_without_length
+    ]
 
 
 def _spool(spool: SpoolStatus) -> list[Line]:

@@ -10,9 +10,14 @@ r"""The span ring, version 1: the layout of the file that carries spans from an 
       40  written_spans    u64      writer's
       48  suppressed_errors u64     writer's: failures of the interceptor, hidden from the application
       56  process          u32 length, then that many bytes of JSON: service, pid, start, versions
+    4080  polled_records   u64      writer's: records that poll() has returned, 0 while the next is 0
+    4088  without_length   u64      writer's: those of them whose span has no length
     data
        frames aligned to 8 bytes: u32 length, u32 crc32 of the payload, payload = one Zipkin v2 JSON span;
        length WRAP = the next frame is at the start of the data area.
+
+The last two came later. Earlier writers leave them 0, or have JSON there if theirs is longer than
+MAX_PROCESS_BYTES: then they count as 0. Earlier readers do not look at them.
 
 Positions only grow; an index into the data area is a position modulo its size. The writer publishes
 `write_pos` after the frame's bytes. On processors with weak memory ordering a reader may still see the
@@ -45,7 +50,10 @@ DROPPED_SPANS = 32
 WRITTEN_SPANS = 40
 SUPPRESSED_ERRORS = 48
 PROCESS = 56
-MAX_PROCESS_BYTES = HEADER_BYTES - PROCESS - 4
+POLLED_RECORDS = 4080
+WITHOUT_LENGTH = 4088
+MAX_PROCESS_BYTES = POLLED_RECORDS - PROCESS - 4
+_MAX_EARLIER_PROCESS_BYTES = HEADER_BYTES - PROCESS - 4
 
 FRAME_HEADER_BYTES = 8
 MAX_SPAN_BYTES = 1024 * 1024 - FRAME_HEADER_BYTES
@@ -55,6 +63,7 @@ WRAP = 0xFFFFFFFF
 _FIXED = struct.Struct("<8sIIQQQQQ")
 _FRAME = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
+unpack_polled = struct.Struct("<QQ").unpack
 pack_position = struct.Struct("<Q").pack
 pack_frame = _FRAME.pack
 unpack_frame_from = _FRAME.unpack_from
@@ -68,11 +77,14 @@ class Header:
     """The header of one ring, read once: sizes in bytes, positions in bytes ever written."""
 
     __slots__ = (
+        "counts_polled",
         "data_bytes",
         "dropped_spans",
+        "polled_records",
         "process_json",
         "read_pos",
         "suppressed_errors",
+        "without_length",
         "write_pos",
         "written_spans",
     )
@@ -100,7 +112,11 @@ class Header:
                 f"{MIN_DATA_BYTES} to {MAX_DATA_BYTES}"
             )
         (length,) = _LENGTH.unpack_from(raw, PROCESS)
-        self.process_json = raw[PROCESS + 4 : PROCESS + 4 + min(length, MAX_PROCESS_BYTES)]
+        self.process_json = raw[PROCESS + 4 : PROCESS + 4 + min(length, _MAX_EARLIER_PROCESS_BYTES)]
+        self.polled_records = self.without_length = 0
+        self.counts_polled = length <= MAX_PROCESS_BYTES
+        if self.counts_polled:
+            self.polled_records, self.without_length = unpack_polled(raw[POLLED_RECORDS:HEADER_BYTES])
 
 
 def pack_header(data_bytes: int, process_json: bytes) -> bytes:

@@ -35,6 +35,18 @@ _BY_SERVICE: tuple[tuple[str, str, str, Callable[[ServiceStatus], float]], ...] 
         "Failures of the interceptor, which it kept from the application.",
         lambda service: service.suppressed_errors,
     ),
+    (
+        "ring_polled_records_total",
+        _COUNTER,
+        "Records that poll() has returned; 0 while all of their spans have a length.",
+        lambda service: service.polled_records,
+    ),
+    (
+        "ring_records_without_length_total",
+        _COUNTER,
+        "Polled records whose span has no length, since the application took them out of their list.",
+        lambda service: service.records_without_length,
+    ),
     ("rings", _GAUGE, "Rings that the agent reads.", lambda service: service.rings),
     ("ring_fill_ratio", _GAUGE, "How full the fullest ring is, 0 to 1.", lambda service: service.fill),
 )

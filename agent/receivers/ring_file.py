@@ -41,6 +41,8 @@ class RingFile:
         self.write_pos: int = header.write_pos
         self.dropped_spans = header.dropped_spans
         self.suppressed_errors = header.suppressed_errors
+        self.polled_records, self.without_length = header.polled_records, header.without_length
+        self._counts_polled = header.counts_polled
         self._suspect: tuple[int, float, str] | None = None
         self._check_positions()
 
@@ -60,10 +62,13 @@ class RingFile:
 
     def poll(self) -> None:
         """Read the writer's positions and counters. Raises RingError if the positions are impossible."""
-        raw = os.pread(self.descriptor, _POSITIONS.size, layout.WRITE_POS)
-        if len(raw) < _POSITIONS.size:
+        raw = os.pread(self.descriptor, layout.HEADER_BYTES - layout.WRITE_POS, layout.WRITE_POS)
+        if len(raw) < layout.HEADER_BYTES - layout.WRITE_POS:
             raise layout.RingError("was truncated")
-        self.write_pos, read_pos, self.dropped_spans, _, self.suppressed_errors = _POSITIONS.unpack(raw)
+        self.write_pos, read_pos, self.dropped_spans, _, self.suppressed_errors = _POSITIONS.unpack_from(raw)
+        if self._counts_polled:
+            at = layout.POLLED_RECORDS - layout.WRITE_POS
+            self.polled_records, self.without_length = layout.unpack_polled(raw[at:])
         self._check_positions()
         if read_pos < self.position:
             self.publish()  # an earlier attempt failed

@@ -20,6 +20,7 @@ class RingCounters:
     def __init__(self, service: ServiceStatus) -> None:
         self._service = service
         self._dropped_spans = self._suppressed_errors = 0
+        self._polled_records = self._without_length = 0
         self._read_spans = 0
 
     def polled(self, ring: RingFile) -> None:
@@ -28,6 +29,10 @@ class RingCounters:
         self._service.dropped_spans += max(0, dropped - self._dropped_spans)
         self._service.suppressed_errors += max(0, suppressed - self._suppressed_errors)
         self._dropped_spans, self._suppressed_errors = dropped, suppressed
+        records, without_length = ring.polled_records, ring.without_length
+        self._service.polled_records += max(0, records - self._polled_records)
+        self._service.records_without_length += max(0, without_length - self._without_length)
+        self._polled_records, self._without_length = records, without_length
 
     def read(self, spans: int) -> None:
         """Note spans that were read; `stored` counts them."""

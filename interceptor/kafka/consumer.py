@@ -190,6 +190,7 @@ def instrument(consumer_class: type, fetcher: Any, tracing: Tracing) -> None:
         polled = state.consumer_spans.fetch(original_poll, self, *args, **kwargs)
         try:
             for partition, records in polled.items():
+                state.consumer_spans.count_polled(partition.topic, len(records))
                 traced = polled[partition] = RecordList.of(records, state.consumer_spans)
                 traced.owner = state
                 state.polled.append(weakref.ref(traced))

@@ -111,6 +111,7 @@ class ConsumerSpans:
         try:
             span, must_report = self.start(record)
             if must_report:
+                self.reporter.polled.left()
                 self.report("poll", record, span, time_ns() // 1000, 1)
         except BaseException as error:  # noqa: BLE001 (an interrupted step is repeated)
             finish("recording a polled record", error, self._report_polled_again, record)
@@ -119,6 +120,15 @@ class ConsumerSpans:
         span = record.kaspan_span or self.start(record)[0]
         if not span.ended:
             self.report("poll", record, span, time_ns() // 1000, 1)
+
+    def count_polled(self, topic: str, records: int) -> None:
+        """Count records that poll() returned, if they have spans."""
+        if topic not in self.excluded_topics:
+            self.reporter.polled.returned(records)
+
+    def report_copied(self, records: int) -> None:
+        """Count records of a list that a loop has only copied."""
+        self.reporter.polled.left(records)
 
     def fetch(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call a method of kafka-python that returns records, and report a record that it refuses."""

@@ -58,6 +58,7 @@ class RecordScope:
         "_is_simple",
         "_key",
         "_known",
+        "_longest_us",
         "_must_report",
         "_offset",
         "_partition",
@@ -108,10 +109,13 @@ class RecordScope:
     _span: Any
     _started_ns: cython.longlong
     _timestamp_ns: cython.longlong
+    _longest_us: cython.longlong
+    """Of the spans that were reported; 0 before the first."""
     _asked: Any
 
     def __init__(self, consumer_spans: "ConsumerSpans") -> None:
         self._span = self._record = self._before = self._during = self._token = self._asked = None
+        self._longest_us = 0
         tracing = consumer_spans.tracing
         self._consumer_spans, self._tracing, self._reporter = consumer_spans, tracing, tracing.reporter
         self._excluded_topics = consumer_spans.excluded_topics
@@ -305,7 +309,11 @@ class RecordScope:
         process_start_ns: cython.longlong = self._reporter.process_start_ns
         if started_ns >= process_start_ns:
             duration_us: cython.longlong = (ended_ns - started_ns) // 1000
-            self._report(record, span, timestamp_ns // 1000, duration_us if duration_us else 1)
+            if duration_us == 0:
+                duration_us = 1
+            if duration_us > self._longest_us:  # noqa: PLR1730 (a call for each record)
+                self._longest_us = duration_us
+            self._report(record, span, timestamp_ns // 1000, duration_us)
         return False
 
     @cython.cfunc
@@ -468,6 +476,9 @@ class ListLoop(RecordScope):
             record = item(self._records, self._index)
         except IndexError:
             self._index = len(self._records)
+            if 0 < self._longest_us <= 5:  # a loop in which no record takes longer only copies the list
+                self._consumer_spans.report_copied(self._index)
+                self._longest_us = 0
             raise StopIteration from None
         self._index += 1
         return self._open(record)

@@ -48,6 +48,7 @@ class HttpReporter:
         self.dropped_unsent = 0
         self._logged_drops = 0
         self._suppressed = 0
+        self._polled = (0, 0)
         self._is_failing = self._has_warned = self._has_warned_refusal = False
         self._is_closing = False
         # Locks are used as signals. An Event or a Condition has a lock inside: a finalizer that puts a span
@@ -185,6 +186,10 @@ class HttpReporter:
         """Remember how many failures were suppressed; `close` logs the number."""
         self._suppressed = errors
 
+    def note_polled(self, records: int, without_length: int) -> None:
+        """Remember the numbers of PolledRecords; `close` logs them."""
+        self._polled = (records, without_length)
+
     def close(self) -> None:
         """Post the queue, for at most CLOSE_TIMEOUT_S, and log what was lost. Later spans are dropped."""
         if self._is_closing:
@@ -208,6 +213,13 @@ class HttpReporter:
             log.warning("kaspan: spans not reported to %s: %s", self._client.address, lost)
         if self._suppressed:
             log.info("kaspan: %d errors in kaspan were suppressed", self._suppressed)
+        records, without_length = self._polled
+        if without_length:
+            log.info(
+                "kaspan: of %d records that poll() returned, %d have a span of no length",
+                records,
+                without_length,
+            )
 
     def abandon(self) -> None:
         """Forget all spans, in a forked child: the parent reports them."""

@@ -15,6 +15,7 @@ from kaspan.config.schema import Interceptor
 from kaspan.interceptor import at_exit, fork
 from kaspan.interceptor.failures import is_from_outside, pass_on, record_failure, tell_suppressed
 from kaspan.interceptor.reporters.build import Reporters
+from kaspan.interceptor.reporters.polled_records import PolledRecords
 from kaspan.wire import VERSION
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class ProcessReporter:
         self.process_start_ns = time.perf_counter_ns()
         """A span that started earlier, before a fork, is the parent's to report."""
         self.report: Callable[[bytes], None] = self._report_first
+        self.polled = PolledRecords()
+        """Of this process, shown in its ring."""
         self._early: deque[bytes] = deque()
         self._opening = threading.Lock()
         self._retry_at_s = 0.0
@@ -100,6 +103,7 @@ class ProcessReporter:
             return None
         self.report = ring.put
         tell_suppressed(ring.note_suppressed)
+        self.polled.tell(ring.note_polled)
         return ring
 
     def _close(self) -> None:

@@ -24,6 +24,8 @@ _WRITE = layout.WRITE_POS // 8
 _READ = layout.READ_POS // 8
 _DROPPED = layout.DROPPED_SPANS // 8
 _SUPPRESSED = layout.SUPPRESSED_ERRORS // 8
+_POLLED = layout.POLLED_RECORDS // 8
+_WITHOUT_LENGTH = layout.WITHOUT_LENGTH // 8
 
 Writer = accelerated(ring_writer.Writer)
 
@@ -66,6 +68,12 @@ class SpanRing:
         with contextlib.suppress(ValueError):
             self._positions[_SUPPRESSED] = errors
 
+    def note_polled(self, records: int, without_length: int) -> None:
+        """Write the numbers of PolledRecords into the header."""
+        with contextlib.suppress(ValueError):  # as in note_suppressed
+            self._positions[_POLLED] = records
+            self._positions[_WITHOUT_LENGTH] = without_length
+
     def close(self) -> None:
         """Check, when the process ends, that an agent can find the unread spans."""
         if self._positions[_WRITE] != self._positions[_READ]:
@@ -94,7 +102,8 @@ class SpanRing:
         old, positions = self._file, self._positions
         file = self._make_file()
         new_positions = _positions(file)
-        new_positions[_DROPPED] = positions[_DROPPED]
+        for counter in (_DROPPED, _POLLED, _WITHOUT_LENGTH):
+            new_positions[counter] = positions[counter]
         self._writer.move(file.mapped, file.data_bytes)
         unread = old.unread()
         for payload in unread:

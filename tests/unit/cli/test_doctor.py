@@ -163,6 +163,33 @@ def test_suppressed_failures_are_wrong(programs: ProgramRunner, reading: None) -
     assert "log" in said
 
 
+def test_polled_records_without_a_length_are_wrong(programs: ProgramRunner, reading: None) -> None:
+    """It says of which process's records the work is not seen, what share of them, and what to name."""
+    writer = ring(programs)
+    writer.set_header(layout.POLLED_RECORDS, 200)
+    writer.set_header(layout.WITHOUT_LENGTH, 174)
+
+    (said,) = wrong(doctor(programs))
+    assert said.startswith(
+        "of 200 records that poll() returned to shop (pid 77), 87% have a span of no length"
+    )
+    assert "interceptor.functions" in said
+
+
+@pytest.mark.parametrize(("without_length", "functions"), [(10, ""), (174, "[{call: 'shop:handle'}]")])
+def test_few_records_without_a_length_or_named_functions_are_not_wrong(
+    programs: ProgramRunner, reading: None, without_length: int, functions: str
+) -> None:
+    """Some such records are usual, and where functions are named, the application's author knows."""
+    writer = ring(programs)
+    writer.set_header(layout.POLLED_RECORDS, 200)
+    writer.set_header(layout.WITHOUT_LENGTH, without_length)
+    done = doctor(programs, **({"KASPAN_INTERCEPTOR__FUNCTIONS": functions} if functions else {}))
+
+    assert wrong(done) == []
+    assert ("have a span of no length" in done.stdout) is bool(functions)
+
+
 def test_ring_that_fills_up_under_an_agent_is_wrong(programs: ProgramRunner, reading: None) -> None:
     """More than half full while an agent reads: it does not keep up."""
     writer = ring(programs)

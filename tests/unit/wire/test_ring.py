@@ -126,6 +126,30 @@ def test_header_has_each_number_at_its_place() -> None:
     assert header.suppressed_errors == 48 << 32
 
 
+def test_header_has_the_counts_of_polled_records_at_its_end() -> None:
+    """They came later, behind what an earlier writer fills in all but the last case."""
+    raw = bytearray(ring.pack_header(DATA_BYTES, b"{}"))
+    raw[4080:4096] = (7).to_bytes(8, "little") + (3).to_bytes(8, "little")
+
+    header = ring.Header(bytes(raw))
+
+    assert (header.polled_records, header.without_length) == (7, 3)
+    assert header.process_json == b"{}"
+
+
+def test_long_description_of_an_earlier_writer_is_no_count() -> None:
+    """Where an earlier writer's text reaches the end of the header it is read as text."""
+    raw = bytearray(ring.pack_header(DATA_BYTES, b"{}"))
+    text = b"x" * 4036
+    raw[56:60] = len(text).to_bytes(4, "little")
+    raw[60:4096] = text
+
+    header = ring.Header(bytes(raw))
+
+    assert header.process_json == text
+    assert (header.polled_records, header.without_length) == (0, 0)
+
+
 def test_process_too_long_for_a_header_is_cut_off() -> None:
     """The description of a process never makes a header longer than its 4096 bytes."""
     raw = ring.pack_header(DATA_BYTES, b"x" * 10_000)

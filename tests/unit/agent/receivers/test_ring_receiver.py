@@ -254,6 +254,19 @@ def test_drops_of_a_ring_count_once_and_those_before_the_agent_too(agent: RingAg
     writer.die()
 
 
+def test_polled_records_of_a_ring_count_once(agent: RingAgent) -> None:
+    """How many records poll() returned, and how many have a span of no length, is followed as drops are."""
+    writer = RingWriter(agent.path, process=b'{"service":"orders"}')
+    for records, without_length in ((8, 5), (10, 6)):
+        writer.set_header(layout.POLLED_RECORDS, records)
+        writer.set_header(layout.WITHOUT_LENGTH, without_length)
+        agent.tick(SCAN_S)
+        agent.tick(SCAN_S)
+        orders = named(agent, "orders")
+        assert (orders.polled_records, orders.records_without_length) == (records, without_length)
+    writer.die()
+
+
 def test_spans_left_in_a_ring_by_a_full_spool_are_not_counted(agent: RingAgent, writer: RingWriter) -> None:
     """A span counts as taken when it is safe, and once."""
     writer.put(span(1))
