@@ -154,7 +154,7 @@ def test_record_that_is_taken_from_a_queue_while_a_signal_comes_is_not_lost(
     (record,) = application.consumer([application.record()])
     waiting.put(record)
     follow_records(application.tracing, application.fetcher.ConsumerRecord, imports)
-    interrupt(HandOvers, "site", raise_in_handler(error()))
+    interrupt(HandOvers, "traced_function", raise_in_handler(error()))
     taken: list[Any] = []
 
     def work() -> None:
