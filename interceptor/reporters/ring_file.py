@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import mmap
@@ -69,7 +70,9 @@ class RingFile:
             os.rename(temporary, final, src_dir_fd=directory, dst_dir_fd=directory)
             self.path = f"{self.directory}/{final}"
         except BaseException:
-            os.unlink(temporary, dir_fd=directory)
+            # It may have come just behind the rename. What `unlink` raised here would take its place.
+            for path in (temporary, final):
+                _remove(path, directory)
             raise
         finally:
             os.close(descriptor)
@@ -143,6 +146,11 @@ def _map(descriptor: int, size: int) -> tuple[mmap.mmap, int | None]:
     os.close(probe)
     # The mapping's descriptor gets this number, unless another thread is faster, which `abandon` checks.
     return mmap.mmap(descriptor, size), probe
+
+
+def _remove(path: str, directory: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path, dir_fd=directory)
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from kaspan.interceptor.reporters.ring_dir import (
     open_ring_dir,
     refuse_unread_orphans,
 )
+from kaspan.interceptor.reporters.ring_file import RingFile
 from kaspan.wire import ring as layout
 from support.mistakes import RING_DIRS
 
@@ -130,3 +132,26 @@ def test_files_that_are_no_rings_do_not_count(tmp_path: Path) -> None:
     (directory / "folder.ring").mkdir()
 
     refuse(directory)
+
+
+class Shutdown(Exception):
+    """What the application's signal handler raises."""
+
+
+@pytest.mark.parametrize("is_behind", [False, True], ids=["before the rename", "behind the rename"])
+def test_exception_of_the_application_while_a_ring_is_made_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_behind: bool
+) -> None:
+    """What a signal handler raises while the ring is made is raised as it is, and no file is left."""
+    rename = os.rename
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        if is_behind:
+            rename(*args, **kwargs)
+        raise Shutdown
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(Shutdown):
+        RingFile(str(tmp_path / "rings"), 1 << 20, {})
+
+    assert list((tmp_path / "rings").iterdir()) == []
