@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 COMPILED = Extension(
     "kaspan.interceptor.compiled",
     ["interceptor/compiled.pyx"],
-    depends=["interceptor/kafka/record_scope.py"],  # which it includes
+    depends=["interceptor/kafka/record_scope.py", "interceptor/kafka/send_span.py"],  # which it includes
     extra_compile_args=["-g0", "-fno-strict-aliasing"],
     optional=not os.environ.get("KASPAN_REQUIRE_COMPILED"),
 )

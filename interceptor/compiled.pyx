@@ -376,8 +376,6 @@ def keep_context():
 
 # The sending side.
 
-cdef str TOO_LARGE = "MessageSizeTooLargeError"
-
 cdef void *newest = NULL  # of the open ones, each of which knows its neighbours
 
 
@@ -390,123 +388,55 @@ cdef object plain_key(object key):
     return PyUnicode_FromObject(key) if PyUnicode_Check(key) else None
 
 
-@cython.no_gc  # what it refers to never refers to it; a garbage collector would walk all that are under way
-@cython.freelist(512)
-cdef class SendSpan:
-    """Stands in for send_span.SendSpan."""
+cdef void list_open(SendSpan span) noexcept:
+    global newest
+    if span._is_listed:
+        return
+    span._older = newest
+    if newest != NULL:
+        (<SendSpan>newest)._newer = <void *>span
+    newest = <void *>span
+    span._is_listed = True
 
-    cdef void *newer
-    cdef void *older
-    cdef bint is_listed
-    cdef public object templates
-    cdef readonly bytes trace_id, span_id
-    cdef readonly object parent_id, extras, key
-    cdef readonly bint is_tombstone
-    cdef readonly long long timestamp_ns, started_ns
-    cdef public long long enqueued_ns
 
-    def __init__(
-        self, templates, bytes trace_id not None, bytes span_id not None, parent_id, extras, key, bint is_tombstone
-    ):
-        self.templates = templates
-        self.trace_id, self.span_id, self.parent_id = trace_id, span_id, parent_id
-        self.extras, self.key, self.is_tombstone = extras, plain_key(key), is_tombstone
-        self.begin()
-
-    cdef int begin(self) except -1:
-        self.list_open()
-        self.timestamp_ns = wall_clock_ns()
-        self.started_ns = performance_clock_ns()
-        return 0
-
-    def __dealloc__(self):
-        self.unlist()
-
-    cdef void list_open(self) noexcept:
-        global newest
-        if self.is_listed:
-            return
-        self.older = newest
-        if newest != NULL:
-            (<SendSpan>newest).newer = <void *>self
-        newest = <void *>self
-        self.is_listed = True
-
-    cdef void unlist(self) noexcept:
-        global newest
-        if not self.is_listed:
-            return
-        self.is_listed = False
-        if self.newer != NULL:
-            (<SendSpan>self.newer).older = self.older
-        else:
-            newest = self.older
-        if self.older != NULL:
-            (<SendSpan>self.older).newer = self.newer
-
-    def __call__(self, outcome):
-        cdef long long ended = performance_clock_ns()
-        templates, self.templates = self.templates, None
-        if templates is None:
-            return
-        self.unlist()
-        if PyExceptionInstance_Check(outcome):
-            templates.end(self, None, outcome, ended)
-            return
-        cdef long long offset, duration_us
-        cdef Value values[9]
-        try:
-            offset_or_none, template, reporter = outcome.offset, templates.ordinary, templates.reporter
-            offset = -1 if offset_or_none is None else offset_or_none
-            if (
-                template is None
-                or self.is_tombstone
-                or self.extras is not None
-                or offset < 0
-                or self.started_ns < <long long>reporter.process_start_ns
-            ):
-                templates.end(self, outcome, None, ended)
-                return
-            duration_us = (ended - self.started_ns) // 1000
-            text(&values[0], self.trace_id)
-            text(&values[1], self.span_id)
-            parent_tag(&values[2], self.parent_id)
-            number(&values[3], self.timestamp_ns // 1000)
-            number(&values[4], duration_us if duration_us else 1)
-            number(&values[5], (self.timestamp_ns + self.enqueued_ns - self.started_ns) // 1000)
-            kept = key_tag(&values[6], self.key)
-            number(&values[7], outcome.partition)
-            number(&values[8], offset)
-            reporter.report(fill(template, values, 9))
-        except Exception as failure:
-            record_failure("recording a send", failure)
-
-    def settle(self, future):
-        if future.is_done:
-            self(future.value if future.exception is None else future.exception)
-
-    def give_up(self):
-        templates, self.templates = self.templates, None
-        if templates is not None:
-            self.unlist()
-            templates.end(self, None, None, performance_clock_ns())
-
-    def __del__(self):
-        if self.templates is not None:
-            try:
-                self.give_up()
-            except BaseException as error:
-                pass_on_from_finalizer("recording a send", error)
+cdef void unlist(SendSpan span) noexcept:
+    global newest
+    if not span._is_listed:
+        return
+    span._is_listed = False
+    if span._newer != NULL:
+        (<SendSpan>span._newer)._older = span._older
+    else:
+        newest = span._older
+    if span._older != NULL:
+        (<SendSpan>span._older)._newer = span._newer
 
 
 def open_sends():
-    """Stands in for send_span.open_sends."""
+    """Does what open_sends.find_open_sends does."""
     found = []
     cdef void *at = newest
     while at != NULL:
         found.append(<SendSpan>at)
-        at = (<SendSpan>at).older
+        at = (<SendSpan>at)._older
     return found
+
+
+cdef bytes fill_send(
+    bytes template, bytes trace_id, bytes span_id, object parent_id, long long timestamp_us, long long duration_us,
+    long long enqueued_us, object key, long long partition, long long offset,
+):
+    cdef Value values[9]
+    text(&values[0], trace_id)
+    text(&values[1], span_id)
+    parent_tag(&values[2], parent_id)
+    number(&values[3], timestamp_us)
+    number(&values[4], duration_us)
+    number(&values[5], enqueued_us)
+    kept = key_tag(&values[6], key)
+    number(&values[7], partition)
+    number(&values[8], offset)
+    return fill(template, values, 9)
 
 
 cdef list spare = spare_ids
@@ -524,131 +454,27 @@ cdef bytes new_trace_id():
     return made
 
 
-cdef class OrdinarySends:
-    """What ProducerState.begin does for the ordinary sends of one producer."""
-
-    cdef object tracing, is_sampled
-    cdef Current current
-    cdef dict known, templates
-    cdef bint samples_all, is_simple
-    cdef uint64_t bound
-
-    def __init__(self, tracing, dict templates):
-        sampler = tracing.sampler
-        self.tracing, self.templates = tracing, templates
-        self.known = tracing.excluded_topics.known
-        self.current = Current(tracing.scope)
-        self.is_sampled, self.samples_all = sampler.is_sampled, sampler.samples_all
-        self.is_simple = sampler.is_simple
-        self.bound = sampler.bound if self.is_simple and not self.samples_all else 0
-
-    cdef object begin(self, tuple args, dict kwargs, bint *is_injected):
-        """Begin a send as ProducerState.begin does; NotImplemented, with nothing done, if it is not ordinary."""
-        cdef Py_ssize_t given = len(args)
-        if given > 3 or kwargs.get("headers") is not None:
-            return NotImplemented
-        topic = args[0] if given else kwargs.get("topic")
-        if type(topic) is not str:
-            return NotImplemented
-        is_excluded = self.known.get(topic)
-        if is_excluded is not False:
-            return None if is_excluded and not self.current.get() else NotImplemented
-        templates = self.templates.get(topic)
-        if templates is None:
-            return NotImplemented
-        tracing = self.tracing
-        cdef bytes trace_id, span_id
-        cdef bint sampled
-        parent_id = None
-        parent = tracing.current() if self.current.get() else None
-        if parent is None:
-            span_id, trace_id = new_id(), new_trace_id()
-            if self.samples_all:
-                sampled = True
-            elif self.is_simple:
-                sampled = low_bits(PyBytes_AS_STRING(trace_id) + 16) < self.bound
-            else:
-                sampled = self.is_sampled(trace_id, "send", topic)
-        else:
-            known_id, parent_id, decision, debug = parent
-            if debug or known_id is None or decision is None:
-                return NotImplemented
-            span_id, trace_id, sampled = new_id(), known_id, decision
-        cdef Py_ssize_t trace_bytes = PyBytes_GET_SIZE(trace_id)
-        cdef bytes header = PyBytes_FromStringAndSize(NULL, trace_bytes + 19)
-        cdef char *at = PyBytes_AS_STRING(header)
-        memcpy(at, PyBytes_AS_STRING(trace_id), trace_bytes)
-        at[trace_bytes] = c'-'
-        memcpy(at + trace_bytes + 1, PyBytes_AS_STRING(span_id), 16)
-        at[trace_bytes + 17] = c'-'
-        at[trace_bytes + 18] = c'1' if sampled else c'0'
-        kwargs["headers"] = [("b3", header)]
-        is_injected[0] = True
-        if not sampled:
-            return None
-        cdef SendSpan send_span = SendSpan.__new__(SendSpan)
-        send_span.templates, send_span.trace_id, send_span.span_id, send_span.parent_id = templates, trace_id, span_id, parent_id
-        send_span.key = plain_key(args[2] if given > 2 else kwargs.get("key"))
-        send_span.is_tombstone = (args[1] if given > 1 else kwargs.get("value")) is None
-        send_span.begin()
-        return send_span
+cdef inline uint64_t low_64_bits(bytes trace_id):
+    return low_bits(PyBytes_AS_STRING(trace_id) + 16)
 
 
-cdef class Sends:
-    """Stands in for what producer.instrument puts in the place of send(), which `general` is."""
-
-    cdef object state_class, original, traced_send, follow
-    cdef bint must_settle
-
-    def __init__(self, state_class, original, traced_send, follow, bint must_settle):
-        self.state_class, self.original, self.traced_send, self.follow = state_class, original, traced_send, follow
-        self.must_settle = must_settle
-
-    def send(self, producer, tuple args not None, dict kwargs not None):
-        cdef bint is_injected = False, is_too_large = False
-        send_span = NotImplemented
-        try:
-            state = getattr(producer, "_kaspan", None)
-            if type(state) is self.state_class:
-                ordinary = state.ordinary
-                if ordinary is not None:
-                    send_span = (<OrdinarySends>ordinary).begin(args, kwargs, &is_injected)
-        except Exception as error:
-            record_failure("tracing a send", error)
-            return self.original(producer, *args, **kwargs)
-        if send_span is NotImplemented:
-            return self.traced_send(producer, *args, **kwargs)
-        try:
-            future = call(self.original, producer, args, kwargs)
-        except BaseException as error:
-            is_too_large = is_injected and type(error).__name__ == TOO_LARGE
-            if not is_too_large:
-                if send_span is not None:
-                    send_span(error)
-                raise
-        else:
-            # kafka-python 2 returns a future that has failed, where 3 raises.
-            is_too_large = (
-                is_injected
-                and getattr(future, "is_done", False)
-                and type(future.exception).__name__ == TOO_LARGE
-            )
-        if is_too_large:
-            future = state.send_without_context(self.original, producer, args, kwargs, send_span)
-        if send_span is None:
-            return future
-        try:
-            (<SendSpan>send_span).enqueued_ns = performance_clock_ns()
-            self.follow(future, send_span, send_span)
-            if self.must_settle:
-                send_span.settle(future)
-        except Exception as error:
-            record_failure("following a send", error)
-        return future
+cdef bytes b3_header(bytes trace_id, bytes span_id, bint sampled):
+    """The header's value: both ids and 0 or 1, joined by hyphens."""
+    cdef Py_ssize_t trace_bytes = PyBytes_GET_SIZE(trace_id)
+    cdef bytes header = PyBytes_FromStringAndSize(NULL, trace_bytes + 19)
+    cdef char *at = PyBytes_AS_STRING(header)
+    memcpy(at, PyBytes_AS_STRING(trace_id), trace_bytes)
+    at[trace_bytes] = c'-'
+    memcpy(at + trace_bytes + 1, PyBytes_AS_STRING(span_id), 16)
+    at[trace_bytes + 17] = c'-'
+    at[trace_bytes + 18] = c'1' if sampled else c'0'
+    return header
 
 
 cdef object call(object method, object producer, tuple args, dict kwargs):
-    """method(producer, *args, **kwargs), for at most three in `args`."""
+    """method(producer, *args, **kwargs)"""
+    if len(args) > 3:
+        return method(producer, *args, **kwargs)
     cdef PyObject *given[4]
     cdef Py_ssize_t count = 1
     given[0] = <PyObject *>producer
@@ -722,6 +548,7 @@ cdef inline object item(list records, Py_ssize_t index):
     return records[index]
 
 
+include "kafka/send_span.py"
 include "kafka/record_scope.py"
 
 

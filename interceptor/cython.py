@@ -17,6 +17,7 @@ compiled = False
 # Types of C, as annotations.
 bint = bool
 longlong = int
+ulonglong = int
 Py_ssize_t = int
 
 _Marked = TypeVar("_Marked")
@@ -30,6 +31,24 @@ def cclass(marked: type[_Marked]) -> type[_Marked]:
 def cfunc(marked: _Marked) -> _Marked:
     """Mark a method that only compiled code calls."""
     return marked
+
+
+def no_gc(marked: _Marked) -> _Marked:
+    """Mark a class that a garbage collector leaves out."""
+    return marked
+
+
+def freelist(size: int) -> Callable[[_Marked], _Marked]:  # noqa: ARG001 (of instances)
+    """Mark a class whose freed instances are used again."""
+    return cfunc
+
+
+def declare(kind: Any, visibility: str = "private") -> Any:
+    """Declare an attribute of C; never called in Python."""
+    raise NotImplementedError(kind, visibility)
+
+
+p_void = object
 
 
 def exceptval(value: int) -> Callable[[_Marked], _Marked]:  # noqa: ARG001 (what says that it has raised)

@@ -9,21 +9,30 @@ from typing import Any
 
 from kaspan.interceptor.failures import pass_on
 from kaspan.interceptor.tracing.collection import is_collecting
-from kaspan.interceptor.tracing.ids import new_span_id
+from kaspan.interceptor.tracing.ids import new_span_id, new_trace_id
 from kaspan.interceptor.tracing.scope import Scope
-from kaspan.interceptor.tracing.zipkin_json import key_part
+from kaspan.interceptor.tracing.zipkin_json import key_part, parent_part
+from kaspan.wire.b3 import SAMPLED_TEMPLATE
 
 __all__ = [
     "Current",
+    "b3_header",
+    "call",
     "fill_process",
+    "fill_send",
     "is_collecting",
     "is_ordinary_b3",
     "item",
+    "list_open",
+    "low_64_bits",
     "new",
     "new_id",
+    "new_trace_id",
     "part",
     "pass_on_from_finalizer",
     "performance_clock_ns",
+    "plain_key",
+    "unlist",
     "wall_clock_ns",
 ]
 
@@ -102,3 +111,57 @@ def fill_process(
         queued_ms,
         lag,
     )
+
+
+def fill_send(
+    template: bytes,
+    trace_id: bytes,
+    span_id: bytes,
+    parent_id: bytes | None,
+    timestamp_us: int,
+    duration_us: int,
+    enqueued_us: int,
+    key: object,
+    partition: int,
+    offset: int,
+) -> bytes:
+    """Fill in the template of an ordinary send's span."""
+    return template % (
+        trace_id,
+        span_id,
+        parent_part(parent_id, False),
+        timestamp_us,
+        duration_us,
+        enqueued_us,
+        key_part(key),
+        partition,
+        offset,
+    )
+
+
+def plain_key(key: Any) -> Any:
+    """Return the key. Compiled code copies what a class of the application's has added to."""
+    return key
+
+
+def b3_header(trace_id: bytes, span_id: bytes, sampled: bool) -> bytes:
+    """Make the value of the header b3."""
+    return SAMPLED_TEMPLATE % (trace_id, span_id) if sampled else b"%b-%b-0" % (trace_id, span_id)
+
+
+def low_64_bits(trace_id: bytes) -> int:
+    """Return the low 64 bits of a trace id of 128."""
+    return int(trace_id[16:], 16)
+
+
+def call(method: Any, producer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a method."""
+    return method(producer, *args, **kwargs)
+
+
+def list_open(send_span: object) -> None:
+    """Do nothing: only compiled code lists the open sends."""
+
+
+def unlist(send_span: object) -> None:
+    """Do nothing, as `list_open`."""

@@ -5,21 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from sys import getrefcount
-from time import perf_counter_ns
 from typing import Any
 
-from kaspan.interceptor.accelerate import accelerated, compiled
-from kaspan.interceptor.failures import record_failure
+from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.kafka import send_span as in_python
 from kaspan.interceptor.kafka.open_sends import remember
-from kaspan.interceptor.kafka.send_span import SendTemplates
+from kaspan.interceptor.kafka.send_templates import SendTemplates
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
-from kaspan.wire.b3 import SAMPLED_TEMPLATE
 
 SendSpan = accelerated(in_python.SendSpan)
-OrdinarySends = compiled and compiled.OrdinarySends
-Sends = compiled and compiled.Sends
+OrdinarySends, Sends = accelerated(in_python.OrdinarySends), accelerated(in_python.Sends)
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`: patches of other agents have that too
@@ -57,9 +53,8 @@ class ProducerState:
         self._templates: dict[str, SendTemplates] = {}
         self._templates_without_context: dict[str, SendTemplates] = {}
         """Of topics whose records get no context. Compiled code does not know these."""
-        is_compiled = OrdinarySends is not None and self._is_ordinary
-        self.ordinary = OrdinarySends(tracing, self._templates) if is_compiled else None
-        """Does what `begin` does, for ordinary sends, if kaspan is compiled."""
+        self.ordinary = OrdinarySends(tracing, self._templates) if self._is_ordinary else None
+        """Does what `begin` does, for ordinary sends."""
         remember(self)
         if tracing.on_client is not None:
             tracing.on_client()
@@ -115,11 +110,6 @@ class ProducerState:
             send_span = SendSpan(
                 templates, span.trace_id, span.span_id, span.parent_id, span.extras, key, value is None
             )
-            is_ordinary = self._is_ordinary and templates.injects_context
-            if is_ordinary and headers is None and positional <= _HEADERS and span.extras is None:
-                # What _inject does for most sends, without its three calls.
-                kwargs["headers"] = [("b3", SAMPLED_TEMPLATE % (span.trace_id, span.span_id))]
-                return args, send_span, True
         if not templates.injects_context:
             return args, send_span, False
         return self._inject(args, kwargs, headers, span), send_span, True
@@ -169,58 +159,20 @@ def instrument(producer_class: type, future_class: type, tracing: Tracing) -> No
     # Takes the future's lock once for both callbacks, in versions that have this method.
     follow = getattr(future_class, "_add_cb_eb", None) or _follow_both(future_class)
 
+    def make_state(producer: Any) -> ProducerState:
+        state = ProducerState(producer, tracing)
+        object.__setattr__(producer, _STATE, state)
+        return state
+
+    send = Sends(ProducerState, make_state, original, follow, not locked_futures).send
+
     @functools.wraps(original)
     def traced_send(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            # By getattr: `self.__dict__` would create that dict, and make its attributes slower.
-            state = getattr(self, _STATE, None)
-            if type(state) is not ProducerState:
-                state = ProducerState(self, tracing)
-                object.__setattr__(self, _STATE, state)
-            args, send_span, injected = state.begin(args, kwargs)
-        except Exception as error:  # noqa: BLE001
-            record_failure("tracing a send", error)
-            return original(self, *args, **kwargs)
-        try:
-            future = original(self, *args, **kwargs)
-        except BaseException as error:
-            too_large = injected and _is_too_large(error)
-            if not too_large:
-                if send_span is not None:
-                    send_span(error)
-                raise
-        else:
-            # kafka-python 2 returns a future that has failed, where 3 raises.
-            too_large = injected and getattr(future, "is_done", False) and _is_too_large(future.exception)
-        if too_large:
-            # Perhaps only kaspan's header makes it too large. Without it, kafka-python decides.
-            future = state.send_without_context(original, self, args, kwargs, send_span)
-        if send_span is None:
-            return future
-        try:
-            send_span.enqueued_ns = perf_counter_ns()
-            follow(future, send_span, send_span)
-            if not locked_futures:
-                send_span.settle(future)
-        except Exception as error:  # noqa: BLE001
-            record_failure("following a send", error)
-        return future
+        return send(self, args, kwargs)
 
-    patched = traced_send
-    if Sends is not None:
-        send = Sends(ProducerState, original, traced_send, follow, not locked_futures).send
-
-        @functools.wraps(original)
-        def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return send(self, args, kwargs)
-
-    setattr(patched, _PATCHED, True)
+    setattr(traced_send, _PATCHED, True)
     producer_class._kaspan = None  # type: ignore[attr-defined]  # so that a subclass's __getattr__ is not called
-    producer_class.send = patched  # type: ignore[attr-defined]
-
-
-def _is_too_large(error: BaseException) -> bool:
-    return type(error).__name__ == "MessageSizeTooLargeError"
+    producer_class.send = traced_send  # type: ignore[attr-defined]
 
 
 def _follow_both(future_class: Any) -> Any:

@@ -31,15 +31,15 @@ python: Any = SimpleNamespace(
     ConsumerLoop=record_scope.ConsumerLoop,
     ListLoop=record_scope.ListLoop,
     NextScope=record_scope.NextScope,
-    OrdinarySends=None,
+    OrdinarySends=send_span.OrdinarySends,
     RecordScope=record_scope.RecordScope,
     SendSpan=send_span.SendSpan,
-    Sends=None,
+    Sends=send_span.Sends,
     Writer=ring_writer.Writer,
     end_list=record_list.end_list,
     is_one=arguments.is_one,
     may_be_given=arguments.may_be_given,
-    open_sends=send_span.open_sends,
+    open_sends=open_sends.find_open_sends,
     refers_to=arguments.refers_to,
 )
 

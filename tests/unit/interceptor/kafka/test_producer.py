@@ -221,13 +221,16 @@ class Refusing:
     __call__ = serialize
 
 
+KASPANS = ("interceptor/kafka/producer.py", "interceptor/kafka/send_span.py", "interceptor/compiled.pyx")
+
+
 def frames(error: BaseException) -> list[str]:
     """Name the functions of a traceback, kaspan's own left out."""
     names = []
     traceback = error.__traceback__
     while traceback is not None:
         code = traceback.tb_frame.f_code
-        if not code.co_filename.endswith(("interceptor/kafka/producer.py", "interceptor/compiled.pyx")):
+        if not code.co_filename.endswith(KASPANS):
             names.append(code.co_qualname if hasattr(code, "co_qualname") else code.co_name)
         traceback = traceback.tb_next
     return names
