@@ -38,9 +38,19 @@ def register() -> None:
 
 
 def _run() -> None:
+    raised: BaseException | None = None
     for step in ORDER:
         for function in list(_functions[step]):
             try:
-                function()
-            except BaseException as error:  # noqa: BLE001 (an interrupted step is repeated)
-                finish(f"ending {step}", error, function)
+                _end(step, function)
+            except BaseException as error:  # noqa: BLE001 (the steps after it must follow)
+                raised = error
+    if raised is not None:
+        raise raised
+
+
+def _end(step: str, function: Callable[[], None]) -> None:
+    try:
+        function()
+    except BaseException as error:  # noqa: BLE001 (an interrupted step is repeated)
+        finish(f"ending {step}", error, function)

@@ -30,6 +30,22 @@ def test_step_that_fails_leaves_the_others(programs: ProgramRunner) -> None:
     assert "kaspan: ending hand-overs failed: ZeroDivisionError" in done.stderr
 
 
+def test_exception_of_a_signal_handler_leaves_the_other_steps(programs: ProgramRunner) -> None:
+    """Ctrl+C in one step is the application's: it is raised after the last step, and none is left out."""
+    code = f"""{EVERY_STEP}
+calls = []
+
+def interrupted():
+    calls.append(1)
+    if len(calls) == 1:
+        raise KeyboardInterrupt
+
+at_exit.add(at_exit.HAND_OVERS, interrupted)"""
+    done = programs.plain(code)
+    assert done.stdout.splitlines() == list(at_exit.ORDER)
+    assert "KeyboardInterrupt" in done.stderr
+
+
 def test_every_step_is_used_by_one_module() -> None:
     """Each listed step is used by exactly one module."""
     names = re.search(r"^(.*) = ORDER = \($", (INTERCEPTOR / "at_exit.py").read_text(), re.MULTILINE)
