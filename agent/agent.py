@@ -13,8 +13,8 @@ from kaspan.agent.http.errors import ListenError
 from kaspan.agent.monitoring.observer import Observer
 from kaspan.agent.processors.build import build as build_processors
 from kaspan.agent.processors.chain import Chain, Tally
-from kaspan.agent.receivers.ring import Adjustment, RingReceiver
 from kaspan.agent.receivers.ring_directory import RingDirectory, RingDirectoryError
+from kaspan.agent.receivers.ring_receiver import Adjustment, RingReceiver
 from kaspan.agent.reload import changes
 from kaspan.agent.senders.build import build as build_senders
 from kaspan.agent.senders.delivery import Delivery

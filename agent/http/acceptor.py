@@ -24,11 +24,11 @@ _log = logging.getLogger("kaspan.agent")
 
 
 class Acceptor:
-    """The open connections of a server, in order of arrival, from the moment they are accepted.
+    """Accepts connections, and holds the open ones in order of arrival.
 
     With more than `limit`, the connection that is idle longest is closed, first among those that have not
-    delivered spans: any number of strangers cannot push out a client. Each is counted in `refusals`. All
-    methods but `adjust` run in the event loop's thread.
+    delivered spans: any number of strangers cannot push out a client. Each that is closed for this is counted
+    in `refusals`. All methods but `adjust` run in the event loop's thread.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _SHORTAGES:
                     raise
-                self._wait_for_room(listener, connect, error)
+                self._pause_for_descriptor(listener, connect, error)
                 return
             accepted.setblocking(False)
             connection = connect(listener)
@@ -97,14 +97,15 @@ class Acceptor:
             self._close_longest_idle(connection)
 
     def _close_longest_idle(self, newest: Connection | None) -> None:
-        self._refusals["connections"] += 1
+        """Close and count the longest idle connection; `newest` if there is no other, nothing without it."""
         idle = [other for other in self.connections if not other.is_answering and other is not newest]
         longest_idle = min(idle, key=lambda other: (other.has_delivered, other.since_s), default=newest)
         if longest_idle is not None:
             del self.connections[longest_idle]  # now, not when it is closed: it must not be chosen again
+            self._refusals["connections"] += 1
             longest_idle.abort()
 
-    def _wait_for_room(
+    def _pause_for_descriptor(
         self, listener: Listener, connect: Callable[[Listener], Connection], error: OSError
     ) -> None:
         """Close the longest idle connection, and pause accepting: clients that wait are not lost."""

@@ -15,7 +15,10 @@ from kaspan.agent.http.messages import ACCEPTED, Request, Response, make_refusal
 from kaspan.agent.http.parser import Gate, Incoming, RequestReader
 
 IDLE_S = 300.0
-"""How long a connection may be idle: if it is closed too early, a client's next report may fail."""
+"""How long a connection may be idle: if it is closed too early, a client's next report may fail.
+
+At the limit of connections, `Acceptor` closes the one that is idle longest before that.
+"""
 HEAD_S = 10.0
 """Time limit for the head of a request, and for the first byte of a new connection."""
 BODY_S = 60.0
@@ -59,7 +62,8 @@ class Connection(asyncio.BufferedProtocol):
         self.has_delivered = self.is_reading = False
         self._server = server
         self._reader = RequestReader(server, is_trusted)
-        self._seen = (0, False)  # the reader's state: requests begun, and whether it is in a body
+        # The state of the reader when the deadline was last extended: requests begun, and is it in a body?
+        self._seen = (0, False)
         self._is_open = False
         self._answering: asyncio.Task[None] | None = None
         self._is_lingering = self._is_write_paused = False
@@ -86,7 +90,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Take over an accepted socket, after a handshake if there is `tls`."""
-        self._wait(HEAD_S)
+        self._allow(HEAD_S)
         self._opening = self._server.loop.create_task(self._open(accepted, tls))
 
     async def _open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
@@ -104,13 +108,14 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 (asyncio's own)
         self._is_open = True
         self._transport = cast(asyncio.Transport, transport)
-        self._wait(HEAD_S)
+        self._allow(HEAD_S)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, D102 (asyncio's own)
         self._reader.end()
         self._server.disconnected(self)
 
-    def _wait(self, seconds: float) -> None:
+    def _allow(self, seconds: float) -> None:
+        """Set the deadline for what the client must do next."""
         self.since_s = self._server.loop.time()
         self.deadline_s = self.since_s + seconds
 
@@ -144,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._seen = seen
         if self.is_in_head or self.is_in_body:
-            self._wait(BODY_S if self.is_in_body else HEAD_S)
+            self._allow(BODY_S if self.is_in_body else HEAD_S)
         if self._reader.expects_continue:
             self._transport.write(_CONTINUE)
 
@@ -163,10 +168,10 @@ class Connection(asyncio.BufferedProtocol):
         keep_alive = incoming.keep_alive and not self._server.is_stopping
         self._transport.write(answer.encode(self._server.date, keep_alive, request.method == "HEAD"))
         if keep_alive:
-            self._wait(IDLE_S)
+            self._allow(IDLE_S)
             self._resume()
         else:
-            self._wait(LINGER_S)
+            self._allow(LINGER_S)
             self._transport.close()
 
     def _resume(self) -> None:
@@ -192,7 +197,7 @@ class Connection(asyncio.BufferedProtocol):
         self._server.count_refusal(answer)
         self._reader.end()
         self._is_lingering = True
-        self._wait(LINGER_S)
+        self._allow(LINGER_S)
         self._transport.write(answer.encode(self._server.date, keep_alive=False))
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -204,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self.is_in_head or self.is_in_body:
             self._refuse(make_refusal(408, "slow", "The request did not arrive in time"))
         else:
-            self._wait(LINGER_S)
+            self._allow(LINGER_S)
             self._transport.close()
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kaspan.agent import status as reasons
 from kaspan.agent.processors.chain import UNREADABLE, Tally
-from kaspan.agent.receivers.ring import RingReceiver
+from kaspan.agent.receivers.ring_receiver import RingReceiver
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.spool.database import DAMAGED_INFIX
 from kaspan.agent.spool.spool import DAMAGED, EXPIRED, SENDER_REMOVED, Spool

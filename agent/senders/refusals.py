@@ -1,8 +1,8 @@
 """Decides whether a refusal is caused by the spans, or by a target that refuses everything.
 
-A span that is refused alone becomes a dead letter only if it breaks Zipkin's rules, or if the target accepts
-another span and then refuses this one again. A target that accepts no span at all is broken, or is not
-Zipkin: then spans wait.
+A span that is refused alone is the cause only if it breaks Zipkin's rules, or if the target accepts another
+span and then refuses this one again: `Delivery` makes it a dead letter. A target that accepts no span at all
+is broken, or is not Zipkin: then spans wait.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def _restamp_letters(now_us: int, after_id: int, transaction: Transaction, limit
     ).fetchall()
     transaction.connection.executemany("update dead_letters set died_us = ? where id = ?", rows)
     if len(rows) < limit:
-        transaction.restamp(now_us)
+        transaction.set_latest_us(now_us)
         return -1
     last_id: int = rows[-1][1]
     return last_id

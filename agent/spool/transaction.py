@@ -45,11 +45,12 @@ class Deleted(NamedTuple):
 
 
 class Transaction:
-    """Changes rows through `connection`, and `totals` and `dropped` with them.
+    """Changes rows through `connection`, and with them what the spool knows about its rows.
 
-    The spool takes both over when the transaction is committed. When it is rolled back they are forgotten,
-    and another attempt begins with a new Transaction. `dropped` counts spans that go undelivered, by reason.
-    `has_saved_cursors` says that all cursors are saved, and that the batches they have passed are deleted.
+    The spool takes this over when the transaction is committed: `totals`; `dropped`, the number of spans that
+    go undelivered, by reason; `freed_bytes` of deleted batches; and `has_saved_cursors`, which says that all
+    cursors are saved, and that the batches they have passed are deleted. When the transaction is rolled back
+    all of it is forgotten, and another attempt begins with a new Transaction.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Transaction:
         )
 
     def delete_batches(self, found: Sequence[BatchRow], limit: int) -> Deleted:
-        """Delete the first of the batches that a query with this `limit` found: one portion of them."""
+        """Delete the first of the batches a query with this `limit` found, as many as Portions allows."""
         for row in found:
             check_integers("a row", *row[:3])
         rows = self._portions.take(found, itemgetter(2))
@@ -152,6 +153,6 @@ class Transaction:
         if spans:
             self.dropped[reason] += spans
 
-    def restamp(self, latest_us: int) -> None:
+    def set_latest_us(self, latest_us: int) -> None:
         """Note that no row has a later time than this any more."""
         self.totals = self.totals._replace(latest_us=latest_us)

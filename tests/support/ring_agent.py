@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kaspan.agent.batch import Batch, split
-from kaspan.agent.receivers.ring import RingReceiver
 from kaspan.agent.receivers.ring_directory import RingDirectory
+from kaspan.agent.receivers.ring_receiver import RingReceiver
 from kaspan.agent.spool.database import SpoolFull
 
 FLUSH_INTERVAL_S = 10.0

@@ -15,8 +15,8 @@ from kaspan.agent.http.messages import Request
 from kaspan.agent.monitoring.observer import Observer
 from kaspan.agent.monitoring.routes import MonitoringRoutes
 from kaspan.agent.processors.chain import Tally
-from kaspan.agent.receivers.ring import SCAN_S, RingReceiver
 from kaspan.agent.receivers.ring_directory import RingDirectory
+from kaspan.agent.receivers.ring_receiver import SCAN_S, RingReceiver
 from kaspan.agent.senders.base import Delivered, Outcome, Sender
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.senders.stats import SenderStats

@@ -1,4 +1,4 @@
-"""kaspan.agent.receivers.ring with processors: between the rings and the spool."""
+"""kaspan.agent.receivers.ring_receiver with processors: between the rings and the spool."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from kaspan.agent.processors.build import build
 from kaspan.agent.processors.chain import Chain
-from kaspan.agent.receivers.ring import RingReceiver
 from kaspan.agent.receivers.ring_directory import RingDirectory
+from kaspan.agent.receivers.ring_receiver import RingReceiver
 from kaspan.agent.spool.spool import Spool
 from kaspan.config.schema import Drop, Processor, Redact
 from support.ring_writer import RingWriter, span

@@ -1,4 +1,4 @@
-"""kaspan.agent.receivers.ring: out of the rings and into the spool."""
+"""kaspan.agent.receivers.ring_receiver: out of the rings and into the spool."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaspan.agent.receivers.ring import SCAN_S
 from kaspan.agent.receivers.ring_file import PATIENCE_S, RingFile
+from kaspan.agent.receivers.ring_receiver import SCAN_S
 from kaspan.agent.receivers.rings import DROP_WARNING_S
 from kaspan.agent.receivers.service_stats import MAX_SERVICES, OTHER, Services
 from kaspan.agent.status import ServiceStatus

@@ -1,4 +1,4 @@
-"""kaspan.agent.receivers.ring: many rings at once, too few descriptors, and a system short of things."""
+"""kaspan.agent.receivers.ring_receiver with many rings, too few descriptors, and a system short of things."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from kaspan.agent.batch import Batch
-from kaspan.agent.receivers import ring, rings
-from kaspan.agent.receivers.ring import SCAN_S
+from kaspan.agent.receivers import ring_receiver, rings
+from kaspan.agent.receivers.ring_receiver import SCAN_S
 from kaspan.wire import ring as layout
 from support.ring_agent import FLUSH_INTERVAL_S, RingAgent, warnings
 from support.ring_writer import RingWriter, span
@@ -70,7 +70,7 @@ def test_end_takes_all_that_dead_rings_hold(agent: RingAgent, monkeypatch: pytes
         dead = RingWriter(agent.path, f"{number}-a.ring")
         written |= fill(dead, number << 20)
         dead.die()
-    monkeypatch.setattr(ring, "_COMMIT_BYTES", 1000)
+    monkeypatch.setattr(ring_receiver, "_COMMIT_BYTES", 1000)
     agent.receiver._commit_bytes = 1000
     agent.receiver.stop()
     agent.receiver.run()
@@ -106,7 +106,7 @@ def test_end_does_not_wait_for_a_writer_that_does_not_end(
             pass
 
     monkeypatch.setattr(agent.spool, "put", put_and_write)
-    monkeypatch.setattr(ring, "_COMMIT_BYTES", 1000)
+    monkeypatch.setattr(ring_receiver, "_COMMIT_BYTES", 1000)
     agent.receiver._commit_bytes = 1000
     agent.receiver.stop()
     agent.receiver.run()
