@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from kaspan.cli.delivery import Findings, agent_at, delivery
-from kaspan.cli.hidden import hidden_hooks
 from kaspan.cli.interpreter import this_python
 from kaspan.cli.rings import Ring, Survey, survey
 from kaspan.cli.room import room_for_rings
 from kaspan.cli.settings import add_config_option, print_errors
 from kaspan.cli.silence import silenced
+from kaspan.cli.untraced import untraced_processes
 from kaspan.config import ConfigError, Loaded, load, schema
 from kaspan.interceptor.reporters.http_client import ReportClient
 from kaspan.interceptor.reporters.ring_dir import MAX_UNREAD_ORPHANS, RingDirError, is_read, open_ring_dir
@@ -61,7 +61,7 @@ def examine(loaded: Loaded) -> Findings:
     for line in loaded.warnings:
         (said if line in loaded.foreign_warnings else wrong).append(f"settings: {line}")
     wrong += silenced(loaded)
-    wrong += hidden_hooks()
+    wrong += untraced_processes()
     interceptor = loaded.settings.interceptor
     agent: schema.Agent | None = loaded.settings.agent
     if interceptor.agent == "ring":

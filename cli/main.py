@@ -65,8 +65,8 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"kaspan {VERSION}, Python {platform.python_version()} at {sys.executable}\n")
         return 0
     if not arguments or arguments[0] not in COMMANDS:
-        said = f"kaspan: there is no command {arguments[0]!r}\n" if arguments else ""
-        sys.stderr.write(said + USAGE)
+        message = f"kaspan: there is no command {arguments[0]!r}\n" if arguments else ""
+        sys.stderr.write(message + USAGE)
         return 2
     command = import_module(f"kaspan.cli.{arguments[0]}")
     try:

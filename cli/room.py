@@ -15,24 +15,24 @@ from kaspan.wire.ring import HEADER_BYTES
 def room_for_rings(settings: Interceptor) -> tuple[list[str], list[str]]:
     """Report the room for rings, and what is wrong with it. Changes nothing."""
     wanted, fallback = sizes(settings.ring_bytes)[0], default_fallback_dir()
-    data_bytes, said = _offer(settings.ring_dir, settings.ring_bytes)
+    data_bytes, message = _largest_ring(settings.ring_dir, settings.ring_bytes)
     if data_bytes == wanted:
-        return [said], []
+        return [message], []
     if data_bytes:
         where = f"in smaller rings there, of {mebibytes(data_bytes)} MiB"
     elif settings.ring_dir != default_ring_dir() or (is_read(settings.ring_dir) and not is_read(fallback)):
         where = _by_http()
     else:
-        also_bytes, also = _offer(fallback, settings.ring_bytes, is_fallback=True)
-        where = f"in rings in {fallback}" if also_bytes else f"{_by_http()}, since {also}"
-    return [], [f"{said}: processes that start now keep their spans {where}. {ADVICE}"]
+        other_bytes, other_message = _largest_ring(fallback, settings.ring_bytes, is_fallback=True)
+        where = f"in rings in {fallback}" if other_bytes else f"{_by_http()}, since {other_message}"
+    return [], [f"{message}: processes that start now keep their spans {where}. {ADVICE}"]
 
 
 def _by_http() -> str:
     return f"in their own memory and report them to {local_agent()}"
 
 
-def _offer(path: str, max_bytes: int, is_fallback: bool = False) -> tuple[int, str]:
+def _largest_ring(path: str, max_bytes: int, is_fallback: bool = False) -> tuple[int, str]:
     """Return how many bytes of spans a new ring in a directory would hold, and the room there in words."""
     place = path if os.path.isdir(path) else os.path.dirname(path)
     try:

@@ -12,24 +12,26 @@ MARK = "KASPAN_INJECT"
 """The variable that `kaspan run` sets to the folder of its hook."""
 
 _RING_DIR = "KASPAN_INTERCEPTOR__RING_DIR"
-_WITH_VALUE = ("-W", "-X")
-_TAKING_TEXT = ("-W", "-X", "-c", "-m", "--")
+_VALUE_IS_NEXT_WORD = ("-W", "-X")
+_REST_IS_NOT_FLAGS = ("-W", "-X", "-c", "-m", "--")
+_SKIPS_HOOK = set("IES")
+"""Python's flags that ignore PYTHONPATH (-E, -I), or load no sitecustomize (-S)."""
 
 
-def hidden_hooks(processes: str = "/proc") -> list[str]:
+def untraced_processes(processes: str = "/proc") -> list[str]:
     """Name each running Python that was started under `kaspan run` and is not traced, and the reason.
 
     Only processes that this user may inspect, and whose spans would go to the same ring directory.
     """
     try:
         if installed():
-            return []  # it traces all of these
+            return []  # `kaspan install` traces them all
     except InstallError:
         pass
-    return list(_hidden(processes))
+    return list(_untraced(processes))
 
 
-def _hidden(processes: str) -> Iterator[str]:
+def _untraced(processes: str) -> Iterator[str]:
     for process in sorted(Path(processes).glob("[0-9]*")):
         try:
             environ = _words(process / "environ")
@@ -76,7 +78,7 @@ def _options(command: Sequence[str]) -> tuple[list[str], list[str]]:
         options.append(words.pop(0))
         if options[-1][:2] in ("-c", "-m"):
             break
-        if options[-1] in _WITH_VALUE and words:
+        if options[-1] in _VALUE_IS_NEXT_WORD and words:
             words.pop(0)
     return options, words
 
@@ -92,4 +94,5 @@ def _named(program: str, command: Sequence[str]) -> str:
 
 def _ignoring_flag(command: Sequence[str]) -> str:
     options, _ = _options(command)
-    return next((word for word in options if word[:2] not in _TAKING_TEXT and set(word) & set("IES")), "")
+    flags = (word for word in options if word[:2] not in _REST_IS_NOT_FLAGS)
+    return next((word for word in flags if _SKIPS_HOOK & set(word)), "")

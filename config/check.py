@@ -110,7 +110,7 @@ class Checker:
         if not isinstance(node, Items):
             return self._refuse(node, key, rule(type_))
         values = tuple(self._value(item_type, f"{key}[{i}]", item) for i, item in enumerate(node.items))
-        return self._whole(values, values, type_, key, node)
+        return self._checked_whole(values, values, type_, key, node)
 
     def _map(self, type_: Any, key: str, node: Node) -> Any:
         """Check a map whose keys the user chooses."""
@@ -121,9 +121,9 @@ class Checker:
             name: self._value(value_type, f"{key}.{mask_name(name)}", child)
             for name, child in node.entries.items()
         }
-        return self._whole(values, values.values(), type_, key, node)
+        return self._checked_whole(values, values.values(), type_, key, node)
 
-    def _whole(self, value: Any, parts: Iterable[Any], type_: Any, key: str, node: Node) -> Any:
+    def _checked_whole(self, value: Any, parts: Iterable[Any], type_: Any, key: str, node: Node) -> Any:
         """Check the rules for a list or map as a whole, once all its parts are valid."""
         if any(part is INVALID for part in parts):
             return INVALID
@@ -150,13 +150,13 @@ class Checker:
             return self._fields(struct, key, entries, node)
         names = list(map(str, by_tag))
         if structs == get_args(Sender):
-            if isinstance(tag, Scalar) and self._is_other_sender(tag.text):
+            if isinstance(tag, Scalar) and self._is_sender_of_other_package(tag.text):
                 return self._other_sender(tag, key, entries, node)
             names += self._senders.names() if self._senders else ()
         wanted = f"one of {', '.join(names)}"
         return self._refuse(tag or node, f"{key}.{tag_field}", wanted, missing=tag is None)
 
-    def _is_other_sender(self, name: str) -> bool:
+    def _is_sender_of_other_package(self, name: str) -> bool:
         return bool(name) and (self._senders is None or name in self._senders.names())
 
     def _other_sender(self, tag: Scalar, key: str, entries: Mapping[str, Node], node: Map) -> Any:
@@ -197,12 +197,12 @@ class Checker:
         elif not self._errors.full:
             elsewhere = [key for key in leaves() if key.endswith(f".{name}")]
             hint = f"did you mean {elsewhere[0]}?" if elsewhere else suggest(name, fields(section))
-        said = f"there is no key {prefix}{shorten(shown)}; {hint}"
-        return self._errors.add(where, said, prefix, is_unknown=True)
+        message = f"there is no key {prefix}{shorten(shown)}; {hint}"
+        return self._errors.add(where, message, prefix, is_unknown=True)
 
     def _refuse(self, node: Node, key: str, wanted: str, missing: bool = False) -> Any:
-        said = "is missing" if missing else f"is {_shown(key, node)}"
-        self._errors.add(node.where, f"{key} {said}; the rule is {wanted}", key)
+        problem = "is missing" if missing else f"is {_shown(key, node)}"
+        self._errors.add(node.where, f"{key} {problem}; the rule is {wanted}", key)
         return INVALID
 
 

@@ -60,8 +60,8 @@ def load(
 
     `config_file` is the file's path; None means the one that KASPAN_CONFIG in `environ` names, if it is set.
     `data` holds the file's bytes if they were read before. `arguments` maps dotted keys to values from the
-    command line: text is read like a variable's, other values are taken as they are, None means not given. A
-    later source replaces the values of the ones before it; lists are replaced whole.
+    command line: text is read like an environment variable's, other values are taken as they are, None means
+    not given. A later source replaces the values of the ones before it; lists are replaced whole.
 
     `side` is the program that reads the settings. A mistake in its own section is an error, a mistake in the
     other side's section a warning. The interceptor also ignores unknown keys of its own section, with a
@@ -75,10 +75,10 @@ def load(
     checker = Checker(errors, senders)
     path = config_file if config_file is not None else environ.get(CONFIG_VARIABLE)
     if path:
-        named_by = CONFIG_VARIABLE if config_file is None else "the path"
+        described_as = CONFIG_VARIABLE if config_file is None else "the path"
         try:
             # A shell does not expand ~ in --config=~/kaspan.yaml, nor does a container in a variable.
-            checker.set("", read_file(os.path.expanduser(path), named_by, errors, data))
+            checker.set("", read_file(os.path.expanduser(path), described_as, errors, data))
         except ConfigError as error:
             errors.extend(error)
     sources = (

@@ -56,10 +56,10 @@ Node = Scalar | Items | Map
 NULLS = ("", "~", "null", "Null", "NULL")
 
 
-def read_file(path: str, named_by: str, errors: Errors, data: bytes | None = None) -> Node:
+def read_file(path: str, described_as: str, errors: Errors, data: bytes | None = None) -> Node:
     """Read one YAML file; `data` holds its bytes if they were read before.
 
-    `named_by` says where the path comes from, for messages. Blocks for the file system only: a pipe is
+    `described_as` says where the path comes from, for messages. Blocks for the file system only: a pipe is
     refused. Keys that are set twice are added to `errors`; ConfigError if the text cannot be read at all.
     """
     shown = printable(path)
@@ -68,9 +68,9 @@ def read_file(path: str, named_by: str, errors: Errors, data: bytes | None = Non
     except ConfigError:
         raise
     except OSError as error:
-        raise ConfigError([f"{shown}: cannot be read: {error.strerror}; check {named_by}"]) from error
+        raise ConfigError([f"{shown}: cannot be read: {error.strerror}; check {described_as}"]) from error
     except ValueError as error:
-        raise ConfigError([f"{shown}: cannot be a file's name: {error}; check {named_by}"]) from error
+        raise ConfigError([f"{shown}: cannot be a file's name: {error}; check {described_as}"]) from error
     return parse(text, lambda line: f"{shown}:{line}", errors)
 
 

@@ -106,8 +106,8 @@ class ZipkinSender(Sender):
         status = answer.status
         if status == http.HTTPStatus.ACCEPTED:
             return Delivered()
-        said = " ".join(text[:500].decode("utf-8", "replace").split())
-        reason = self._secrets.masked(f"HTTP {status} {answer.reason}" + (f": {said}" if said else ""))
+        message = " ".join(text[:500].decode("utf-8", "replace").split())
+        reason = self._secrets.masked(f"HTTP {status} {answer.reason}" + (f": {message}" if message else ""))
         if status in _BODY_REFUSED:
             return Refused(reason)
         if 200 <= status < 300:

@@ -103,15 +103,15 @@ class Database:
             raise
 
     def _say_unusable(self, error: Exception) -> str:
-        said = f"agent.spool.path: {self.path} cannot be used: {error}"
+        message = f"agent.spool.path: {self.path} cannot be used: {error}"
         if "is full" in str(error) or (isinstance(error, OSError) and error.errno in _NO_ROOM):
-            said += "; make room on its disk, or set the path to another one"
+            message += "; make room on its disk, or set the path to another one"
         if self._aside:
-            said += (
+            message += (
                 f"; what the damaged spool held is in {self._aside}, and `kaspan agent spool recover "
                 f"{self._aside}` puts it back after that"
             )
-        return said
+        return message
 
     def _open_or_start_over(self) -> None:
         try:

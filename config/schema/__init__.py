@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from kaspan.config.schema.agent import (
+    DEFAULT_LISTEN,
     AddTags,
     Agent,
     Batch,
@@ -24,15 +25,14 @@ from kaspan.config.schema.agent import (
     Tls,
     ZipkinSender,
 )
-from kaspan.config.schema.defaults import (
-    DEFAULT_LISTEN,
+from kaspan.config.schema.interceptor import Function, Interceptor, Propagation, Sampling, SamplingRule
+from kaspan.config.schema.machine_defaults import (
     default_fallback_dir,
     default_ring_dir,
     default_ring_dirs,
     default_socket,
     default_spool_path,
 )
-from kaspan.config.schema.interceptor import Function, Interceptor, Propagation, Sampling, SamplingRule
 from kaspan.config.schema.types import Operation, SchemaSection
 
 __all__ = [

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from kaspan.config.schema.defaults import (
-    DEFAULT_LISTEN,
+from kaspan.config.schema.machine_defaults import (
     default_ring_dirs,
     default_socket,
     default_spool_path,
@@ -26,6 +25,9 @@ from kaspan.config.schema.types import (
     Token,
     Topic,
 )
+
+DEFAULT_LISTEN = "127.0.0.1:9412"
+"""Where the agent listens for HTTP. An application without a ring looks for it there."""
 
 
 class Spool(SchemaSection, frozen=True):

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from kaspan.config.schema.defaults import default_ring_dir
+from kaspan.config.schema.machine_defaults import default_ring_dir
 from kaspan.config.schema.types import (
     AbsolutePath,
     AgentAddress,

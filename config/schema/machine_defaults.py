@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-DEFAULT_LISTEN = "127.0.0.1:9412"
-
 
 def default_ring_dir() -> str:
     """The ring directory in which an application and an agent of the same user meet."""
