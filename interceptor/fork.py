@@ -12,17 +12,20 @@ from collections.abc import Callable
 from kaspan.interceptor.failures import is_from_outside, pass_on
 
 IDS, REPORTER, RECORDS, OTEL_SPANS, OTEL_PROVIDER, ACTIVATION = ORDER = (
-    # First: no span of the child may have an id that the parent will use.
+    # tracing/ids.py. First: no span of the child may have an id that the parent will use.
     "span ids",
-    # The child's own ring, and the time of its start: from here on the parent's open spans are not reported.
+    # reporters/process_reporter.py: the child's own ring, and the time of its start. From here on the
+    # parent's open spans are not reported.
     "reporter",
-    # The child forgets the parent's open records. It would end them at exit, for nothing.
+    # kafka/consumer.py: the child forgets the parent's open records. It would end them at exit, for nothing.
     "open records",
-    # The same for spans of OpenTelemetry's API, by their own clock.
+    # otel/sdk.py: the same for spans of OpenTelemetry's API, by their own clock.
     "OpenTelemetry spans",
-    # The lock of a provider in the making. Its spans need ids and a reporter, so it comes after those.
+    # otel/tracer_proxy.py: the lock of a provider in the making. Its spans need ids and a reporter, so it
+    # comes after those.
     "OpenTelemetry provider",
-    # Last: another client may switch tracing on only when everything above is the child's own.
+    # bootstrap/activation.py. Last: another client may switch tracing on only when everything above is the
+    # child's own.
     "activation",
 )
 

@@ -9,7 +9,10 @@ from enum import Enum
 from kaspan.wire.span import Span
 
 TOPIC_TAGS = ("kafka.topic", "messaging.destination.name")
-"""Tags that name the topic of a span: first Brave's and kaspan's, then OpenTelemetry's."""
+"""Tags that name the topic of a span: first Brave's and kaspan's, then OpenTelemetry's.
+
+The interceptor writes both: `kafka.send_span`, `kafka.process_span` and `tracing.readable_span`.
+"""
 
 
 class Verdict(Enum):

@@ -48,7 +48,7 @@ class Scope:
         context = self.get()
         span: Span | None = context.get(SPAN_KEY)
         if isinstance(span, RecordSpan | ForwardedSpan) and is_over(span):
-            span = without_left_spans(context).get(SPAN_KEY)
+            span = without_left_or_expired(context).get(SPAN_KEY)
         return span
 
     def enter(self, span: RecordSpan | ForwardedSpan, keeps_token: bool = False) -> tuple[Any, Any]:
@@ -59,9 +59,9 @@ class Scope:
         """
         before = self.get()
         if before:
-            before = without_left_spans(before)
+            before = without_left_or_expired(before)
             if not _holds(before, span):  # it does in a loop over a list inside a loop over the same list
-                span.outer_context = _lasting(before, span)
+                span.outer_context = _without_earlier_records(before, span)
             during = {**before, SPAN_KEY: span}
         else:
             # A plain dict is read like a Context, and takes a third of the time to make.
@@ -81,19 +81,24 @@ class Scope:
         if keep_context():
             span.is_left = True  # a ContextVar.set() that this interrupts may restore the span
         now = self.get()
-        if now is during and self._is_at_home(token):
+        if now is during and self._reset_at_home(token):
             if before or token is None or self.variable is None:
-                self.set(without_left_spans(before) if before else before)
+                self.set(without_left_or_expired(before) if before else before)
             return
-        # A task that was started in the scope goes on with a copy of the context, where the span stays
-        # current. In the thread or task that entered it, it is removed; if that fails, it is marked as left.
+        # The caller may be in a copy of the context: a task that was started in the scope gets one. The span
+        # must go from the context that entered it; if that cannot be reached, mark it as left. Then remove it
+        # from the caller's copy too.
         if not self._leave_home(before, during, token):
             span.is_left = True
         if now.get(SPAN_KEY) is span:
-            self.set(without_left_spans(before) if now is during else _without(now, before))
+            self.set(without_left_or_expired(before) if now is during else _without(now, before))
 
-    def _is_at_home(self, token: Any) -> bool:
-        """Whether the caller is in the context that the token is from, and not in a copy. Resets it if so."""
+    def _reset_at_home(self, token: Any) -> bool:
+        """Undo the `set` that returned the token, if the caller is in the same context and not in a copy.
+
+        Returns whether it is. Without a token, or with another runtime context, it returns True and undoes
+        nothing.
+        """
         if token is None or self.variable is None:
             return True
         try:
@@ -105,13 +110,13 @@ class Scope:
     def _leave_home(self, before: Any, during: Any, token: Any) -> bool:
         """Restore what was before in the context that the token is from, which is not the caller's."""
         # A task of the event loop closes an abandoned asynchronous generator, with a copy of the context.
-        # Only the garbage collector knows which context a token is from.
+        # A token has no attribute for its context; gc.get_referents finds it.
         variable = self.variable
         homes = [] if variable is None else [one for one in gc.get_referents(token) if type(one) is _Context]
         if variable is None or not homes or homes[0].get(variable) is not during:
             return False
         try:
-            homes[0].run(variable.set, without_left_spans(before))
+            homes[0].run(variable.set, without_left_or_expired(before))
         except RuntimeError:  # a caller further up runs in it
             return False
         return True
@@ -122,8 +127,8 @@ def is_over(span: RecordSpan | ForwardedSpan) -> bool:
     return span.is_left or (span.expiry is not None and has_expired(span))
 
 
-def without_left_spans(context: Any) -> Any:
-    """Return the context without spans of kaspan's that have ended, as happens when two loops alternate.
+def without_left_or_expired(context: Any) -> Any:
+    """Return the context without spans of kaspan's that `is_over`, as happens when two loops alternate.
 
     Other values in the context stay. The spans' own outer contexts are cleaned as well, and their number is
     limited to _MAX_NESTED.
@@ -164,7 +169,7 @@ def _holds(context: Any, span: object) -> bool:
     return False
 
 
-def _lasting(context: Any, span: RecordSpan | ForwardedSpan) -> Any:
+def _without_earlier_records(context: Any, span: RecordSpan | ForwardedSpan) -> Any:
     """Return the context around a span without ended spans of earlier records of the same consumer.
 
     A task that is started in a loop's body and reads the next records is in the scope of the record before.

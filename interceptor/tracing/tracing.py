@@ -14,7 +14,7 @@ from kaspan.interceptor.tracing.extras import Extras
 from kaspan.interceptor.tracing.ids import new_span_id, new_trace_id, spare_ids
 from kaspan.interceptor.tracing.propagation import Propagation
 from kaspan.interceptor.tracing.sampling import Sampler
-from kaspan.interceptor.tracing.scope import SPAN_KEY, Scope, without_left_spans
+from kaspan.interceptor.tracing.scope import SPAN_KEY, Scope, without_left_or_expired
 from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan, has_expired
 from kaspan.wire.context import TraceContext
 
@@ -56,7 +56,7 @@ class Tracing:
             if isinstance(span, RecordSpan | ForwardedSpan) and (
                 span.is_left or (span.expiry is not None and has_expired(span))
             ):
-                context = without_left_spans(context)
+                context = without_left_or_expired(context)
             elif not isinstance(span, RecordSpan):
                 return None if span is None else _other_context(span)
             elif ignoring is None or span.consumer is not ignoring:
