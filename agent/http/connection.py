@@ -92,6 +92,7 @@ class Connection(asyncio.BufferedProtocol):
         """Take over an accepted socket, after a handshake if there is `tls`."""
         self._allow(HEAD_S)
         self._opening = self._server.loop.create_task(self._open(accepted, tls))
+        self._opening.add_done_callback(lambda _: self._close_unless_open(accepted))
 
     async def _open(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
         handshake_s = HANDSHAKE_S if tls else None
@@ -104,6 +105,11 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             if not self._is_open:
                 self._server.disconnected(self)
+
+    def _close_unless_open(self, accepted: socket.socket) -> None:
+        # A task that is cancelled before it begins would leave the socket to the garbage collector.
+        if not self._is_open:
+            accepted.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 (asyncio's own)
         self._is_open = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import gzip
 import json
 import resource
@@ -520,6 +521,20 @@ def test_quietest_connection_gives_way_to_a_new_one(serve: Serve) -> None:
     for client in others:
         assert client.post(SPAN).status == 202
     assert served.server.refusals == {"connections": 1}
+
+
+def test_connection_that_is_refused_as_it_comes_is_closed_at_once(serve: Serve) -> None:
+    """More connections than the limit that come at the same moment do not keep their descriptors."""
+    served, may_go_on = serve(max_connections=1), threading.Event()
+    gc.disable()  # it would close them too, but only some time later
+    try:
+        served.server.loop.call_soon_threadsafe(may_go_on.wait)
+        clients = [served.client() for _ in range(4)]
+        may_go_on.set()
+        assert all(client.is_closed() for client in clients[:-1])
+    finally:
+        gc.enable()
+    assert clients[-1].get("/").status == 404
 
 
 def test_strangers_in_any_number_do_not_push_out_a_client(serve: Serve) -> None:
