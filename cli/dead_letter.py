@@ -90,7 +90,7 @@ def _replay(options: argparse.Namespace, ask_: Ask) -> None:
     _check(options, count + left)
     if left:
         sys.stderr.write(f"{left} stay: the agent has no sender of their names\n")
-    sys.stdout.write(f"{count} are in the spool again, for the sender that refused them\n")
+    sys.stdout.write(f"{count} put back into the spool, for the sender that refused them\n")
 
 
 def _purge(options: argparse.Namespace, ask_: Ask) -> None:

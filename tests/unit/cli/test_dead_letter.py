@@ -108,7 +108,7 @@ def test_replay_puts_spans_back_and_says_what_stays(bench: Bench) -> None:
     """By id, then all; a sender that is gone gets nothing."""
     assert bench.run("replay", "2")[:2] == (
         0,
-        "1 are in the spool again, for the sender that refused them\n",
+        "1 put back into the spool, for the sender that refused them\n",
     )
     code, out, err = bench.run("replay", "--all")
     assert (code, out.split()[0]) == (0, "2")
