@@ -367,8 +367,8 @@ def note_collection(phase, info):
             kept_contexts.popleft()
 
 
-def keep_context():
-    """Stands in for collection.keep_context."""
+def keep_context_if_collecting():
+    """Stands in for collection.keep_context_if_collecting."""
     if collecting:
         kept_contexts.append((collections, copy_context()))
     return collecting

@@ -11,7 +11,7 @@ from kaspan.wire.span import Span
 TOPIC_TAGS = ("kafka.topic", "messaging.destination.name")
 """Tags that name the topic of a span: first Brave's and kaspan's, then OpenTelemetry's.
 
-The interceptor writes both: `kafka.send_span`, `kafka.process_span` and `tracing.readable_span`.
+The interceptor writes both: `kafka.send_templates`, `kafka.process_span` and `tracing.readable_span`.
 """
 
 

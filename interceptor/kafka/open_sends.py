@@ -9,13 +9,13 @@ from typing import Protocol
 from kaspan.interceptor import at_exit
 from kaspan.interceptor.accelerate import compiled
 from kaspan.interceptor.failures import finish
-from kaspan.interceptor.kafka import send_span as in_python
+from kaspan.interceptor.kafka import send_span as python_send_span
 
 
-def find_open_sends() -> list[in_python.SendSpan]:
+def find_open_sends() -> list[python_send_span.SendSpan]:
     """Find every open span of a send in this process."""
     objects = gc.get_objects()
-    return [one for one in objects if type(one) is in_python.SendSpan and one.templates is not None]
+    return [one for one in objects if type(one) is python_send_span.SendSpan and one.templates is not None]
 
 
 open_sends = compiled.open_sends if compiled else find_open_sends

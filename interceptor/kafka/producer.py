@@ -8,14 +8,14 @@ from sys import getrefcount
 from typing import Any
 
 from kaspan.interceptor.accelerate import accelerated
-from kaspan.interceptor.kafka import send_span as in_python
+from kaspan.interceptor.kafka import send_span as python_send_span
 from kaspan.interceptor.kafka.open_sends import remember
 from kaspan.interceptor.kafka.send_templates import SendTemplates
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
 
-SendSpan = accelerated(in_python.SendSpan)
-OrdinarySends, Sends = accelerated(in_python.OrdinarySends), accelerated(in_python.Sends)
+SendSpan = accelerated(python_send_span.SendSpan)
+OrdinarySends, Sends = accelerated(python_send_span.OrdinarySends), accelerated(python_send_span.Sends)
 
 _STATE = "_kaspan"
 _PATCHED = "_kaspan_patched"  # not `__wrapped__`: patches of other agents have that too
@@ -34,7 +34,6 @@ class ProducerState:
         "_client_id",
         "_get_context",
         "_is_acknowledged",
-        "_is_ordinary",
         "_templates",
         "_templates_without_context",
         "ordinary",
@@ -48,13 +47,13 @@ class ProducerState:
         self._is_acknowledged = producer.config.get("acks") != 0
         self.tracing = tracing
         self._get_context = tracing.scope.get
-        self._is_ordinary = self.supports_headers and tracing.propagation.only_b3
         self._client_id = producer.config.get("client_id")
         self._templates: dict[str, SendTemplates] = {}
         self._templates_without_context: dict[str, SendTemplates] = {}
-        """Of topics whose records get no context. Compiled code does not know these."""
-        self.ordinary = OrdinarySends(tracing, self._templates) if self._is_ordinary else None
-        """Does what `begin` does, for ordinary sends."""
+        """Of topics whose records get no context. OrdinarySends does not know these."""
+        injects_only_b3 = self.supports_headers and tracing.propagation.only_b3
+        self.ordinary = OrdinarySends(tracing, self._templates) if injects_only_b3 else None
+        """Does what `begin` does, for ordinary sends: see send_span. None if more than b3 is injected."""
         remember(self)
         if tracing.on_client is not None:
             tracing.on_client()
@@ -62,7 +61,10 @@ class ProducerState:
     def has_open_sends(self) -> bool:
         """Whether spans of its sends are open. Each refers to its templates, so reference counts tell."""
         by_topic = (self._templates, self._templates_without_context)
-        return max(map(_most_references, by_topic)) > _most_references({"": object()})
+        without_sends = _most_references(
+            {"": object()}
+        )  # only the dict, and what counts, refer to that object
+        return max(map(_most_references, by_topic)) > without_sends
 
     def _injects_into(self, topic: str) -> bool:
         return self.supports_headers and topic not in self.tracing.propagation.excluded_topics
@@ -80,7 +82,7 @@ class ProducerState:
 
     def begin(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], in_python.SendSpan | None, bool]:
+    ) -> tuple[tuple[Any, ...], python_send_span.SendSpan | None, bool]:
         """Open a send's span and inject its context into the arguments; changes `kwargs` in place.
 
         Returns the positional arguments to call with, the span or None if it is not sampled, and whether the
@@ -96,6 +98,7 @@ class ProducerState:
         if tracing.excluded_topics.known.get(topic) is not False and topic in tracing.excluded_topics:
             if parent is None or not self._injects_into(topic):
                 return args, None, False
+            # It gets no span, but the trace goes on through it: the reader of the record continues `parent`.
             return self._inject(args, kwargs, headers, RecordSpan.of(parent)), None, True
         if parent is None and headers:
             parent = tracing.propagation.extract(headers)
@@ -120,7 +123,7 @@ class ProducerState:
         producer: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        send_span: in_python.SendSpan | None,
+        send_span: python_send_span.SendSpan | None,
     ) -> Any:
         """Call `send` again without the context in the headers, a list that `begin` has made."""
         headers = args[_HEADERS] if len(args) > _HEADERS else kwargs["headers"]

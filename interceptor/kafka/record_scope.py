@@ -45,8 +45,8 @@ class RecordScope:
 
     __slots__ = (
         "__weakref__",
-        "_asked",
         "_before",
+        "_captures_no_headers",
         "_consumer_spans",
         "_current",
         "_during",
@@ -55,10 +55,10 @@ class RecordScope:
         "_forwarded_class",
         "_headers",
         "_is_b3_first",
-        "_is_simple",
         "_key",
         "_known",
         "_longest_us",
+        "_loop_place",
         "_must_report",
         "_offset",
         "_partition",
@@ -90,6 +90,7 @@ class RecordScope:
     _forwarded_class: Any
     _current: Current
     _known: dict[Any, Any]
+    """The results of ExcludedTopics: whether a topic is excluded, if that was looked up before."""
     _templates: dict[Any, Any]
     # Where in a record its fields are.
     _topic: cython.Py_ssize_t
@@ -99,7 +100,7 @@ class RecordScope:
     _key: cython.Py_ssize_t
     _value: cython.Py_ssize_t
     _headers: cython.Py_ssize_t
-    _is_simple: cython.bint
+    _captures_no_headers: cython.bint
     _is_b3_first: cython.bint
     _must_report: cython.bint
     _before: Any
@@ -111,10 +112,11 @@ class RecordScope:
     _timestamp_ns: cython.longlong
     _longest_us: cython.longlong
     """Of the spans that were reported; 0 before the first."""
-    _asked: Any
+    _loop_place: Any
+    """The place in the code of the loop, for `is_unwinding`: where the first record was asked for."""
 
     def __init__(self, consumer_spans: "ConsumerSpans") -> None:
-        self._span = self._record = self._before = self._during = self._token = self._asked = None
+        self._span = self._record = self._before = self._during = self._token = self._loop_place = None
         self._longest_us = 0
         tracing = consumer_spans.tracing
         self._consumer_spans, self._tracing, self._reporter = consumer_spans, tracing, tracing.reporter
@@ -125,7 +127,7 @@ class RecordScope:
         self._forwarded_class = consumer_spans.forwarded_class
         self._subscription, self._extract = consumer_spans.subscription, tracing.propagation.extract
         self._is_b3_first = tracing.propagation.is_b3_first
-        self._is_simple = tracing.captured_headers is None
+        self._captures_no_headers = tracing.captured_headers is None
         (
             self._topic,
             self._partition,
@@ -155,7 +157,7 @@ class RecordScope:
                 if getattr(self, "_span", None) is None:  # __init__ may have been interrupted
                     return
                 caller = sys._getframe().f_back  # None: called by Python itself, as at the end of the program
-                if self._must_report and caller is not None and is_unwinding(caller, self._asked):
+                if self._must_report and caller is not None and is_unwinding(caller, self._loop_place):
                     self._span.fail(None)
             self._close()
         except BaseException as error:  # noqa: BLE001 (Python would ignore it)
@@ -207,7 +209,7 @@ class RecordScope:
     @cython.cfunc
     @cython.exceptval(-1)
     def _recover(self, record: Any, error: Any) -> cython.bint:
-        """Finish an interrupted `_open`. An exception from outside is raised in the loop's body."""
+        """Finish an interrupted `_open`. What `is_from_outside` is raised in the loop's body."""
         if is_from_outside(error):
             span = record.kaspan_span
             self._span = self._record = None
@@ -224,7 +226,7 @@ class RecordScope:
     def _start(self, record: Any, fields: tuple[Any, ...]) -> Any:
         """Make the span of a record that has none: here, where the b3 header is its last and says all."""
         headers = fields[self._headers]
-        if self._is_simple and self._is_b3_first and type(headers) is list and headers:
+        if self._captures_no_headers and self._is_b3_first and type(headers) is list and headers:
             listed: list[Any] = headers
             name, value = listed[len(listed) - 1]
             if name == "b3" and is_ordinary_b3(value):
@@ -324,9 +326,9 @@ class RecordScope:
         """Report the span: here, if the record is like nearly all, with a parent, a timestamp and a lag."""
         fields: tuple[Any, ...] = cython.cast(tuple, record)
         # kafka-python's TopicPartition is a tuple, so this finds it in the dict without making one.
-        place = (fields[self._topic], fields[self._partition])
-        templates = self._templates.get(place)
-        assigned = self._subscription.assignment.get(place)
+        topic_partition = (fields[self._topic], fields[self._partition])
+        templates = self._templates.get(topic_partition)
+        assigned = self._subscription.assignment.get(topic_partition)
         highwater = None if assigned is None else assigned.highwater
         sent = fields[self._timestamp]
         if (
@@ -433,7 +435,7 @@ class ConsumerLoop(RecordScope):
 
     def __next__(self) -> Any:
         if not cython.compiled and self._span is None:  # the first
-            self._asked = place()
+            self._loop_place = place()
         self._close()
         if self._next_scope._span is not None:
             self._next_scope._close()
@@ -470,7 +472,7 @@ class ListLoop(RecordScope):
 
     def __next__(self) -> Any:
         if not cython.compiled and self._span is None:  # the first
-            self._asked = place()
+            self._loop_place = place()
         self._close()
         try:
             record = item(self._records, self._index)

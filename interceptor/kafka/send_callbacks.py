@@ -8,13 +8,13 @@ from typing import Any
 
 from kaspan.interceptor.accelerate import accelerated
 from kaspan.interceptor.failures import finish, record_failure
-from kaspan.interceptor.kafka import send_span as in_python
+from kaspan.interceptor.kafka import send_span as python_send_span
 from kaspan.interceptor.tracing.extras import Extras
 from kaspan.interceptor.tracing.span import RecordSpan
 from kaspan.interceptor.tracing.tracing import Tracing
 from kaspan.wire.context import TraceContext
 
-SendSpan = accelerated(in_python.SendSpan)
+SendSpan = accelerated(python_send_span.SendSpan)
 
 _NOT_SAMPLED: TraceContext = (None, None, False, False)
 _PATCHED = "_kaspan_patched"

@@ -184,9 +184,11 @@ class OrdinarySends:
     _is_sampled: Any
     _current: Current
     _known: dict[Any, Any]
+    """The results of ExcludedTopics: whether a topic is excluded, if that was looked up before."""
     _templates: dict[Any, Any]
     _samples_all: cython.bint
     _is_simple: cython.bint
+    """Whether the sampler has neither rules nor a limit: then `_bound` alone decides."""
     _bound: cython.ulonglong
 
     def __init__(self, tracing: "Tracing", templates: dict[Any, Any]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kaspan.interceptor.kafka.send_span import SendSpan
 
 _ENQUEUED = b',"annotations":[{"timestamp":%d,"value":"kafka.enqueued"}]'
-_PLACE = b',"messaging.destination.partition.id":"%d","messaging.kafka.offset":"%d"'
+_PARTITION_AND_OFFSET = b',"messaging.destination.partition.id":"%d","messaging.kafka.offset":"%d"'
 
 
 class SendTemplates:
@@ -49,7 +49,7 @@ class SendTemplates:
         self.general = span_template(
             "PRODUCER", tracing.service, tracing.remote_service, topic, tags, varying=b"%b"
         )
-        ordinary = ordinary_template(self.general, b"%b", self.name, _ENQUEUED, _PLACE)
+        ordinary = ordinary_template(self.general, b"%b", self.name, _ENQUEUED, _PARTITION_AND_OFFSET)
         self.ordinary = ordinary if is_acknowledged else None
 
     def end(self, send_span: SendSpan, metadata: Any, error: BaseException | None, ended_ns: int) -> None:
@@ -82,7 +82,7 @@ class SendTemplates:
         )
 
     def _outcome(self, send_span: SendSpan, metadata: Any, error: BaseException | None) -> bytes:
-        tags = extras_parts(send_span.extras)[2]
+        _, _, tags = extras_parts(send_span.extras)
         if send_span.is_tombstone:
             tags += b',"messaging.kafka.message.tombstone":"true"'
         if error is not None:
@@ -91,5 +91,5 @@ class SendTemplates:
             return tags + b',"error":"timeout","error.type":"timeout"'
         # With acks=0 there is no offset; kafka-python 3.0 calls it 0.
         if self.is_acknowledged and metadata.offset is not None and metadata.offset >= 0:
-            return tags + _PLACE % (metadata.partition, metadata.offset)
+            return tags + _PARTITION_AND_OFFSET % (metadata.partition, metadata.offset)
         return tags + b',"messaging.destination.partition.id":"%d"' % metadata.partition

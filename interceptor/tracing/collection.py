@@ -46,7 +46,7 @@ def note_collection(phase: str, info: Any) -> None:
             kept.popleft()
 
 
-def keep_context() -> bool:
+def keep_context_if_collecting() -> bool:
     """Whether a collection is under way. If so, keeps a copy of the context for a while."""
     if _collections.is_under_way:
         _collections.kept.append((_collections.count, copy_context()))
@@ -55,7 +55,8 @@ def keep_context() -> bool:
 
 if compiled is not None:
     is_collecting = compiled.is_collecting
-    note_collection, keep_context = compiled.note_collection, compiled.keep_context
+    note_collection = compiled.note_collection
+    keep_context_if_collecting = compiled.keep_context_if_collecting
 
 if sys.version_info < (3, 12):
     gc.callbacks.append(note_collection)

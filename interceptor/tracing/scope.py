@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 from opentelemetry.trace.propagation import _SPAN_KEY
 
-from kaspan.interceptor.tracing.collection import keep_context
+from kaspan.interceptor.tracing.collection import keep_context_if_collecting
 from kaspan.interceptor.tracing.span import ForwardedSpan, RecordSpan, has_expired
 
 SPAN_KEY = _SPAN_KEY
@@ -78,7 +78,7 @@ class Scope:
         It may not be: a finalizer runs in any thread or task, and the application may have attached its own
         context inside. That context stays, without kaspan's span.
         """
-        if keep_context():
+        if keep_context_if_collecting():
             span.is_left = True  # a ContextVar.set() that this interrupts may restore the span
         now = self.get()
         if now is during and self._reset_at_home(token):
