@@ -170,7 +170,8 @@ class RecordScope:
                 return record
             fields: tuple[Any, ...] = cython.cast(tuple, record)
             span = record.kaspan_span
-            self._must_report = False
+            # Not the attribute: calls from here on may let another thread open a record in this scope.
+            must_report: cython.bint = False
             if span is None:
                 topic = fields[self._topic]
                 is_excluded = self._known.get(topic)
@@ -185,6 +186,7 @@ class RecordScope:
                     span = forwarded
                 else:
                     span = self._start(record, fields)
+                    must_report = self._must_report
             scoped: ScopedSpan = cython.cast(ScopedSpan, span)
             before = self._current.get()
             if before or scoped.is_left:
@@ -195,8 +197,8 @@ class RecordScope:
                 self._before = before
                 self._during = {SPAN_KEY: span}
                 self._token = self._current.enter(self._during)
-            self._span = span
-            if self._must_report:
+            self._span, self._must_report, self._record = span, must_report, None
+            if must_report:
                 ids: SpanIds = cython.cast(SpanIds, span)
                 if ids.sampled:
                     self._record = record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -261,3 +262,28 @@ def test_record_of_another_consumer_is_not_under_the_stale_one(application: Any,
     assert rates.parent_id is None
     assert current() is None
     first.close()
+
+
+def test_record_opened_by_another_thread_meanwhile_is_not_taken_for_this_one(
+    configured: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two threads that share a consumer without a lock mix up neither their records nor kaspan's memory."""
+    application = configured(exclude_topics=["orders"])
+    excluded = application.record(headers=[B3])
+    consumer = application.consumer([excluded, application.record(topic="rates", headers=[B3])])
+    scope = application.tracing.scope
+    enter = scope.enter
+
+    def enter_while_another_reads(*args: Any) -> Any:
+        scope.enter = enter
+        entered = enter(*args)
+        other = threading.Thread(target=lambda: next(consumer))
+        other.start()
+        other.join()
+        return entered
+
+    with make_provider(application.tracing).get_tracer("hand").start_as_current_span("request"):
+        scope.enter = enter_while_another_reads
+        assert next(consumer) is excluded
+        consumer.close()
+    assert caplog.messages == []
