@@ -313,7 +313,8 @@ class RecordScope:
         process_start_ns: cython.longlong = self._reporter.process_start_ns
         if started_ns >= process_start_ns:
             duration_us: cython.longlong = (ended_ns - started_ns) // 1000
-            if duration_us == 0:
+            # Below 0 where `open` took longer than NextScope's interval.
+            if duration_us < 1:  # noqa: PLR1730 (as below)
                 duration_us = 1
             if duration_us > self._longest_us:  # noqa: PLR1730 (a call for each record)
                 self._longest_us = duration_us

@@ -30,8 +30,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_ns = time.perf_counter_ns()
+        self.step_ns = 0
+        """How far it goes on at each look."""
 
     def __call__(self) -> int:
+        self.now_ns += self.step_ns
         return self.now_ns
 
     def advance(self, seconds: float) -> None:
@@ -87,6 +90,17 @@ def test_span_ends_at_the_interval_and_is_reported_once(application: Any, clock:
 
     received = [span for span in application.take() if span.kind == "CONSUMER"]
     assert [(span.name, span.duration) for span in received] == [("process orders", DEFAULT_S * 10**6)]
+
+
+def test_span_that_starts_behind_the_limit_has_a_length(application: Any, clock: Clock) -> None:
+    """A process that stands still while the record's span is started gives it no duration below zero."""
+    consumer = application.consumer([application.record(headers=[B3])], max_poll_interval_ms=1)
+    clock.step_ns = 2_000_000
+    next(consumer)
+    consumer.close()
+
+    (span,) = application.take()
+    assert span.duration == 1
 
 
 def test_next_call_after_the_interval_ends_the_span_at_the_interval(application: Any, clock: Clock) -> None:
