@@ -260,11 +260,18 @@ def test_signal_while_the_ring_is_looked_after_doubles_no_span(
     read(application, 1)
     ring = application.tracing.reporter._ring
     ring._check_at_s = 0.0
-    interrupt(ring_file, "_named", raise_in_handler(error()))
+    handled: list[int] = []
+
+    def handler(number: int, frame: Any) -> None:
+        handled.append(number)
+        raise error
+
+    interrupt(ring_file, "_named", handler)
 
     with pytest.raises(error):
-        read_and_go_on(application, 60)
+        read_until(application, handled)
 
+    assert handled
     first, *more = offsets(application.take())
     assert first == 0
     assert more == list(range(len(more)))
@@ -273,6 +280,13 @@ def test_signal_while_the_ring_is_looked_after_doubles_no_span(
 def read(application: Any, count: int) -> None:
     for _ in application.consumer(application.records(count)):
         pass
+
+
+def read_until(application: Any, handled: list[int]) -> None:
+    """Work on records until a signal was handled, and then on one, so that its exception comes there."""
+    for _ in application.consumer(application.records(60)):
+        if handled:
+            go_on()
 
 
 def read_and_go_on(application: Any, count: int) -> None:
