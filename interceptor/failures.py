@@ -24,7 +24,9 @@ log = logging.getLogger("kaspan")
 _OURS = "kaspan."
 _CALLED_BY_US = ("kaspan", "kafka", "opentelemetry", "msgspec", "yaml")
 _PASSED_ON = "_kaspan_passed_on"
-_HAS_VARARGS, _HAS_VARKEYWORDS = 0x04, 0x08  # of a code object's flags
+# Of a code object's flags.
+_HAS_VARARGS, _HAS_VARKEYWORDS = 0x04, 0x08
+_ANY_GENERATOR = 0x20 | 0x80 | 0x200  # generator, coroutine, asynchronous generator
 
 
 class _Failures:
@@ -160,15 +162,28 @@ def _raise_after(thread_id: int, frame: FrameType, raising: type[BaseException])
     """Raise an exception in a thread once it has left a frame."""
     import ctypes
 
-    while _is_in(thread_id, frame):
+    while _is_running(thread_id, frame):
         time.sleep(0.0001)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(raising))
 
 
+def _is_running(thread_id: int, frame: FrameType) -> bool:
+    # The frames of a thread that runs must not be followed: on the way they end, and CPython 3.11 then gives
+    # any object as `f_back`. A frame that runs refuses to be cleared, and one that has ended has no use for
+    # its variables. A generator would be closed by it.
+    if frame.f_code.co_flags & _ANY_GENERATOR:
+        return _is_in(thread_id, frame)
+    try:
+        frame.clear()
+    except RuntimeError:
+        return True
+    return False
+
+
 def _is_in(thread_id: int, frame: FrameType) -> bool:
-    at = sys._current_frames().get(thread_id)
+    at: Any = sys._current_frames().get(thread_id)
     while at is not None and at is not frame:
-        at = at.f_back
+        at = getattr(at, "f_back", None)
     return at is frame
 
 

@@ -260,7 +260,7 @@ def test_pip_removes_what_kaspan_install_made(
 
     environment.install("--no-deps", wheel)
     said = subprocess.run([environment.bin / "kaspan", "doctor"], capture_output=True, text=True, check=False)
-    assert "what `kaspan install` made is gone" in said.stdout
+    assert "pip has removed the file of `kaspan install`" in said.stdout
 
 
 def test_install_adds_one_name_to_pythons_path(installed: Path) -> None:
