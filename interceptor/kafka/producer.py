@@ -61,9 +61,8 @@ class ProducerState:
     def has_open_sends(self) -> bool:
         """Whether spans of its sends are open. Each refers to its templates, so reference counts tell."""
         by_topic = (self._templates, self._templates_without_context)
-        without_sends = _most_references(
-            {"": object()}
-        )  # only the dict, and what counts, refer to that object
+        # Only its dict, and what counts, refer to this object.
+        without_sends = _most_references({"": object()})
         return max(map(_most_references, by_topic)) > without_sends
 
     def _injects_into(self, topic: str) -> bool:

@@ -202,6 +202,27 @@ def refusing(*refused: bytes) -> Callable[[list[bytes]], Outcome]:
     return lambda part: Refused("HTTP 400: bad id") if set(refused) & set(part) else Delivered()
 
 
+class SlowTarget:
+    """Refuses what holds a bad span, and takes 0.01 s for each answer, on the delivery's clock.
+
+    `taken_after_s`: when the span `watched` came in a message with others.
+    """
+
+    def __init__(self, bench: Bench, bad: list[bytes], watched: bytes) -> None:
+        self.now_s = 0.0
+        self.taken_after_s: list[float] = []
+        self._judge = refusing(*bad)
+        self._watched = watched
+        bench.delivery.stats.clock_s = lambda: self.now_s
+        bench.sender.judge = self
+
+    def __call__(self, part: list[bytes]) -> Outcome:
+        self.now_s += 0.01
+        if self._watched in part and len(part) > 1:
+            self.taken_after_s.append(self.now_s)
+        return self._judge(part)
+
+
 def letters(bench: Bench) -> list[bytes]:
     """Give the dead letters' spans."""
     dead_letters = DeadLetters(bench.spool)
@@ -322,23 +343,11 @@ def test_refused_spans_in_front_hold_up_no_others_behind_them(bench: Bench) -> N
     for first in range(0, 200, 20):
         bench.put(*bad[first : first + 20])
     bench.put(*[span(number) for number in range(1000, 1040)])
-    now_s = 0.0
-    taken_after: list[float] = []
-    honest = refusing(*bad)
-
-    def judge(part: list[bytes]) -> Outcome:
-        nonlocal now_s
-        now_s += 0.01
-        if span(1039) in part and len(part) > 1:
-            taken_after.append(now_s)
-        return honest(part)
-
-    bench.delivery.stats.clock_s = lambda: now_s
-    bench.sender.judge = judge
+    target = SlowTarget(bench, bad, span(1039))
     bench.deliver()
     assert sorted(letters(bench)) == bad
-    assert taken_after[0] <= 10 * (PUT_BACK_S + 0.1)
-    assert now_s > 8.0
+    assert target.taken_after_s[0] <= 10 * (PUT_BACK_S + 0.1)
+    assert target.now_s > 8.0
     stats = bench.delivery.stats
     assert (stats.sent_spans, stats.dead_spans, bench.spool.totals.spans) == (40, 200, 0)
 
@@ -349,21 +358,9 @@ def test_many_refused_messages_hold_up_the_last_one_no_longer_than_they_are_trie
     for first in range(0, 2000, 20):
         bench.put(*bad[first : first + 20])
     bench.put(*[span(number) for number in range(5000, 5020)])
-    now_s = 0.0
-    taken_after: list[float] = []
-    honest = refusing(*bad)
-
-    def judge(part: list[bytes]) -> Outcome:
-        nonlocal now_s
-        now_s += 0.01
-        if span(5019) in part and len(part) > 1:
-            taken_after.append(now_s)
-        return honest(part)
-
-    bench.delivery.stats.clock_s = lambda: now_s
-    bench.sender.judge = judge
+    target = SlowTarget(bench, bad, span(5019))
     bench.deliver()
-    assert taken_after[0] <= 100 * PUT_BACK_S / 4
+    assert target.taken_after_s[0] <= 100 * PUT_BACK_S / 4
     assert sorted(letters(bench)) == bad
     assert bench.spool.totals.spans == 0
 
