@@ -133,12 +133,12 @@ def pack_header(data_bytes: int, process_json: bytes) -> bytes:
 def is_locked(descriptor: int) -> bool:
     """Whether another process holds the lock: of a ring its application, of a ring directory its agent.
 
-    Takes a shared lock for a moment, so two that ask at once get the same answer. Does not block. True also
-    where the file system has no locks.
+    Takes a shared lock for a moment, so two that ask at once get the same answer. Does not block. Raises
+    OSError if it cannot be known: the file system has no locks, or the system no memory for one.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     return False

@@ -115,8 +115,10 @@ class RingDirectory:
         """Lock the directory: two agents on it would each deliver half of every trace, or all of it twice."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise self._refusal("is read by another agent; stop that one or set another directory") from error
+        except OSError as error:
+            raise self._refusal(f"cannot be locked: {error.strerror}") from error
 
     def _refusal(self, what: str, status: os.stat_result | None = None) -> RingDirectoryError:
         is_of_another_user = status is not None and status.st_uid != os.geteuid()
@@ -187,6 +189,8 @@ class RingDirectory:
         try:
             is_old = time.time() - status.st_mtime > TEMPORARY_AGE_S
             return status.st_ino if is_old and not is_locked(descriptor) else None
+        except OSError:
+            return None  # its process may live
         finally:
             os.close(descriptor)
 

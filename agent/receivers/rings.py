@@ -80,7 +80,7 @@ class Rings:
         self._open_waiting()
         if complete:
             for watched in self.open.values():
-                watched.is_gone = watched.is_gone or not is_locked(watched.ring.descriptor)
+                watched.is_gone = watched.is_gone or _is_orphan(watched.ring)
 
     def _scan(self, directory: RingDirectory) -> None:
         """Find new rings in a directory, unless it breaks a rule."""
@@ -186,7 +186,7 @@ class Rings:
             watched = WatchedRing(ring, directory, path, inode, self.services.counters_of(ring))
         ring.resume(self.positions.get(path, 0))
         self.positions[path] = ring.position
-        watched.is_gone = not is_locked(ring.descriptor)
+        watched.is_gone = _is_orphan(ring)
         self.watched[path] = self.open[path] = watched
         _log.debug("reads ring %s of %s", path, ring.service)
 
@@ -307,6 +307,14 @@ class Rings:
             watched.ring.close()
         for directory in self._directories:
             directory.close()
+
+
+def _is_orphan(ring: RingFile) -> bool:
+    """Whether a ring's process is gone; not while that cannot be known, since its ring would be removed."""
+    try:
+        return not is_locked(ring.descriptor)
+    except OSError:
+        return False
 
 
 def _descriptors() -> int:

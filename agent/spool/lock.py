@@ -32,11 +32,16 @@ def acquire_lock(path: str) -> int:
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         raise SpoolInUseError(
             f"agent.spool.path: {path} is in use by another agent, pid {holder}; stop it or set another path"
+        ) from error
+    except OSError as error:
+        os.close(descriptor)
+        raise SpoolError(
+            f"agent.spool.path: {path} cannot be locked: {error.strerror}; set it to a file system with locks"
         ) from error
     # On a full disk the pid is missing, but the lock holds, and delivery makes room.
     with contextlib.suppress(OSError):

@@ -66,13 +66,15 @@ def refuse_unread_orphans(directory: int, path: str) -> None:
 
 
 def is_read(path: str) -> bool:
-    """Whether an agent reads the rings of a directory: it holds the directory's lock."""
+    """Whether an agent reads the rings of a directory: it holds the directory's lock. False if unknown."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
         return is_locked(descriptor)
+    except OSError:
+        return False
     finally:
         os.close(descriptor)
 

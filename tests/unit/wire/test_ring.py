@@ -214,3 +214,11 @@ def test_those_that_ask_for_the_lock_at_once_get_the_same_answer(tmp_path: Path)
     assert not ring.is_locked(descriptor)
     os.close(other)
     os.close(descriptor)
+
+
+def test_lock_that_cannot_be_asked_for_is_not_said_to_be_held(tmp_path: Path) -> None:
+    """Only a lock that another holds is held; any other failure says nothing of it, and is raised."""
+    descriptor = os.open(tmp_path, os.O_PATH)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        ring.is_locked(descriptor)
+    os.close(descriptor)

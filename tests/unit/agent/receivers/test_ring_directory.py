@@ -16,6 +16,7 @@ from kaspan.agent.receivers.ring_directory import (
     RingDirectoryError,
 )
 from kaspan.config import schema
+from support.no_locks import refuse_locks
 from support.ring_writer import RingWriter
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to other users")
@@ -133,6 +134,13 @@ def test_directory_is_read_by_one_agent_alone(directory: RingDirectory) -> None:
     second.close()
 
 
+def test_directory_that_cannot_be_locked_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the system's: no other agent is there that somebody could stop."""
+    refuse_locks(monkeypatch)
+    with pytest.raises(RingDirectoryError, match="cannot be locked: No locks available"):
+        RingDirectory(str(tmp_path / "rings")).open()
+
+
 def test_only_finished_rings_are_listed(directory: RingDirectory) -> None:
     """Temporary, hidden and other files are not taken for rings."""
     for name in ("2.ring", "1.ring", ".3.ring", ".4.tmp", "notes.txt"):
@@ -190,3 +198,15 @@ def test_rings_left_unfinished_are_removed_when_they_are_old_and_nobodys(directo
     assert list(directory.remove_unfinished()) == [".old.tmp"]
     assert sorted(os.listdir(directory.path)) == [".held.tmp", ".young.tmp"]
     owned.die()
+
+
+def test_unfinished_ring_stays_while_nobody_knows_whether_its_process_lives(
+    directory: RingDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no lock can be asked for, a process may still be making it."""
+    path = Path(directory.path, ".old.tmp")
+    path.touch()
+    past_s = path.stat().st_mtime - TEMPORARY_AGE_S - 1
+    os.utime(path, (past_s, past_s))
+    refuse_locks(monkeypatch)
+    assert list(directory.remove_unfinished()) == []

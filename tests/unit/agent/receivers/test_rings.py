@@ -15,6 +15,7 @@ from kaspan.agent.batch import Batch
 from kaspan.agent.receivers import ring_receiver, rings
 from kaspan.agent.receivers.ring_receiver import SCAN_S
 from kaspan.wire import ring as layout
+from support.no_locks import refuse_locks
 from support.ring_agent import FLUSH_INTERVAL_S, RingAgent, warnings
 from support.ring_writer import RingWriter, span
 
@@ -40,6 +41,24 @@ def test_rings_of_many_dead_owners_are_removed_in_one_transaction(agent: RingAge
     assert os.listdir(agent.path) == []
     assert agent.spool.transactions - before == 2
     assert agent.spool.saved == {}
+
+
+def test_ring_stays_while_nobody_knows_whether_its_process_lives(
+    agent: RingAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no lock can be asked for, a ring is read and kept: its process may write more."""
+    agent.tick(SCAN_S)
+    writer = RingWriter(agent.path)
+    writer.put(span(1))
+    with monkeypatch.context() as without_locks:
+        refuse_locks(without_locks)
+        agent.tick(SCAN_S)
+        assert agent.tick(FLUSH_INTERVAL_S) == [span(1)]
+        agent.tick(SCAN_S)
+        assert os.listdir(agent.path) == [writer.path.name]
+    writer.die()
+    agent.tick(SCAN_S)
+    assert os.listdir(agent.path) == []
 
 
 def test_living_ring_is_not_kept_waiting_by_dead_ones(agent: RingAgent) -> None:

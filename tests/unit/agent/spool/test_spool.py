@@ -22,6 +22,7 @@ from kaspan.agent.spool.lock import SpoolError
 from kaspan.agent.spool.portions import FEWEST_ROWS, MOST_BYTES
 from kaspan.agent.spool.spool import Spool
 from kaspan.agent.spool.transaction import BatchRow, Deleted, Transaction
+from support.no_locks import refuse_locks
 
 MAX_BYTES = 1024 * 1024
 LARGE = 10_000_000
@@ -219,6 +220,13 @@ def test_file_is_its_users_alone(spool: Spool, path: str) -> None:
 def test_second_agent_is_refused_and_told_who_holds_the_spool(spool: Spool, path: str) -> None:
     """Two agents on one spool would deliver twice and delete from under each other."""
     with pytest.raises(SpoolError, match=f"{path} is in use by another agent, pid {os.getpid()}"):
+        Spool(path, MAX_BYTES)
+
+
+def test_spool_that_cannot_be_locked_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the system's: no other agent is there that somebody could stop."""
+    refuse_locks(monkeypatch)
+    with pytest.raises(SpoolError, match=f"{path} cannot be locked: No locks available"):
         Spool(path, MAX_BYTES)
 
 

@@ -14,12 +14,14 @@ from kaspan.interceptor.reporters.ring import SpanRing
 from kaspan.interceptor.reporters.ring_dir import (
     MAX_UNREAD_ORPHANS,
     RingDirError,
+    is_read,
     open_ring_dir,
     refuse_unread_orphans,
 )
 from kaspan.interceptor.reporters.ring_file import RingFile
 from kaspan.wire import ring as layout
 from support.mistakes import RING_DIRS
+from support.no_locks import refuse_locks
 
 
 def test_directory_is_made_private(tmp_path: Path) -> None:
@@ -132,6 +134,19 @@ def test_files_that_are_no_rings_do_not_count(tmp_path: Path) -> None:
     (directory / "folder.ring").mkdir()
 
     refuse(directory)
+
+
+def test_directory_whose_lock_cannot_be_asked_for_is_read_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application takes a directory for the agent's only if an agent holds its lock; it sees no error."""
+    with monkeypatch.context() as without_locks:
+        refuse_locks(without_locks)
+        assert not is_read(str(tmp_path))
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert is_read(str(tmp_path))
+    os.close(descriptor)
 
 
 class Shutdown(Exception):
