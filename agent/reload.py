@@ -9,7 +9,10 @@ import msgspec
 
 from kaspan.config import schema
 
-_NEED_RESTART = ("agent.listen", "agent.socket", "agent.tls", "agent.spool.path", "agent.senders")
+_NEED_RESTART = (
+    *("agent.listen", "agent.socket", "agent.tls", "agent.spool.path", "agent.senders"),
+    *("agent.store", "agent.web.lens"),
+)
 _TOKEN = "agent.token"  # noqa: S105 (the name of a key)
 
 
@@ -39,6 +42,8 @@ def changes(old: schema.Agent, new: schema.Agent) -> Changes:
         socket=old.socket,
         tls=old.tls,
         senders=old.senders,
+        store=old.store,
+        web=msgspec.structs.replace(new.web, lens=old.web.lens),
         spool=msgspec.structs.replace(new.spool, path=old.spool.path),
         token=old.token if _TOKEN in pending else new.token,
     )
@@ -49,7 +54,7 @@ def _differing(old: Any, new: Any, prefix: str) -> Iterator[str]:
     """Yield the keys of a section whose values differ, in the schema's order; a list is one value."""
     for field in msgspec.structs.fields(old):
         before, after = getattr(old, field.name), getattr(new, field.name)
-        if isinstance(before, msgspec.Struct):
+        if isinstance(before, msgspec.Struct) and isinstance(after, msgspec.Struct):
             yield from _differing(before, after, f"{prefix}{field.encode_name}.")
         elif before != after:
             yield prefix + field.encode_name

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from typing import Any
 
 from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.cli.settings import add_config_option, print_errors
 from kaspan.config import ConfigError, Loaded, load
 from kaspan.config.display import write
-from kaspan.config.keys import types
+from kaspan.config.keys import types, value_at
 
 MAX_VALUE_WIDTH = 48
 """The width of the column of values; a longer value moves only its own origin to the right."""
@@ -67,15 +65,12 @@ def as_yaml(loaded: Loaded) -> list[str]:
         *sections, name = key.split(".")
         indented = "  " * len(sections) + name
         if key not in values:
-            lines.append(f"{indented}:")
+            if value_at(loaded.settings, key) is not None:
+                lines.append(f"{indented}:")
         elif values[key]:  # a key that is not set has no value
             lines.append(f"{indented}: {values[key]}  # {loaded.origins[key]}")
     return lines
 
 
 def _values(loaded: Loaded) -> Mapping[str, str]:
-    return {key: write(key, _at(loaded.settings, key)) for key in loaded.origins}
-
-
-def _at(settings: Any, key: str) -> Any:
-    return reduce(getattr, key.split("."), settings)
+    return {key: write(key, value_at(loaded.settings, key)) for key in loaded.origins}

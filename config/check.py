@@ -51,8 +51,9 @@ class SenderTypes(Protocol):
 class Checker:
     """Checks the sources one after the other; a later value of the same key replaces an earlier one.
 
-    `found` maps each dotted key that was set to its last valid value. Without `senders`, the settings of
-    senders of other packages are not checked. Mistakes go to `errors`; nothing is raised.
+    `found` maps each dotted key that was set to its last valid value, and each section that is there to {}.
+    Without `senders`, the settings of senders of other packages are not checked. Mistakes go to `errors`;
+    nothing is raised.
     """
 
     def __init__(self, errors: Errors, senders: SenderTypes | None = None) -> None:
@@ -78,10 +79,13 @@ class Checker:
     def _section(self, section: Section, key: str, node: Node) -> None:
         node = self._parsed(key, node)
         if isinstance(node, Scalar) and node.style == "plain" and node.text in NULLS:
-            return  # all keys of the section are commented out
+            if not node.text:  # all keys of the section are commented out; `null` is a section that is absent
+                self.found[key] = Found({}, node.where)
+            return
         if not isinstance(node, Map):
             self._refuse(node, key or "the whole file", f"a map with keys among {', '.join(fields(section))}")
             return
+        self.found[key] = Found({}, node.where)
         prefix = f"{key}." if key else ""
         for name, child in node.entries.items():
             if name in fields(section):

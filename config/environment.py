@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import reduce
 
 import msgspec
 
 from kaspan.config.errors import Errors, closest, shorten, suggest
-from kaspan.config.keys import VARIABLE_PREFIX, key_of, type_of, types, variable
-from kaspan.config.schema import Settings
+from kaspan.config.keys import VARIABLE_PREFIX, default, key_of, type_of, types, variable
 from kaspan.config.yaml_nodes import Items, Map, Node, Scalar
 
 CONFIG_VARIABLE = "KASPAN_CONFIG"
@@ -64,12 +62,11 @@ def _as_one_word(name: str) -> str:
 
 def _can_be_empty(key: str) -> bool:
     """Whether empty text is a valid value of a key, and not its default already."""
-    default: object = reduce(getattr, key.split("."), Settings())
     try:
         msgspec.convert("", type_of(key))
     except msgspec.ValidationError:
         return False
-    return default != ""
+    return bool(default(key) != "")
 
 
 def _is_from_kubernetes(name: str) -> bool:

@@ -31,12 +31,19 @@ def is_section(type_: Any) -> bool:
     return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
 
 
+def key_type(type_: Any) -> Any:
+    """Return the type of a key; a section that may be absent (`Section | None`) is the section."""
+    section = without_none(type_)
+    return section if is_section(section) else type_
+
+
 def walk(section: Section = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every dotted key below a section and its type, sections before their own keys."""
     for name, field in fields(section).items():
-        yield prefix + name, field.type
-        if is_section(field.type):
-            yield from walk(field.type, f"{prefix}{name}.")
+        type_ = key_type(field.type)
+        yield prefix + name, type_
+        if is_section(type_):
+            yield from walk(type_, f"{prefix}{name}.")
 
 
 @cache
@@ -51,7 +58,7 @@ def type_of(key: str) -> Any:
         field = fields(type_).get(name) if is_section(type_) else None
         if field is None:
             return None
-        type_ = field.type
+        type_ = key_type(field.type)
     return type_
 
 
@@ -65,6 +72,25 @@ def types() -> dict[str, Any]:
 def leaves() -> tuple[str, ...]:
     """Return the dotted keys that hold a value, in the schema's order."""
     return tuple(key for key, type_ in types().items() if not is_section(type_))
+
+
+def value_at(settings: Any, key: str) -> Any:
+    """Return the value of a dotted key; None for a key of a section that is absent."""
+    for name in key.split("."):
+        settings = None if settings is None else getattr(settings, name)
+    return settings
+
+
+def default(key: str) -> Any:
+    """Return the default of a dotted key; in a section that is absent by default, the one it has there."""
+    value: Any = Settings()
+    path = ""
+    for name in key.split("."):
+        path = f"{path}.{name}" if path else name
+        value = getattr(value, name)
+        if value is None and is_section(section := type_of(path)):
+            value = section()
+    return value
 
 
 def variable(key: str) -> str:

@@ -20,11 +20,14 @@ import msgspec
 from kaspan.config.check import Checker, Found, SenderTypes
 from kaspan.config.environment import CONFIG_VARIABLE, from_kaspan, from_opentelemetry
 from kaspan.config.errors import ConfigError, Errors, Side, suggest
-from kaspan.config.keys import Section, fields, is_section, leaves, type_of, types
+from kaspan.config.keys import Section, fields, is_section, key_type, leaves, rule, type_of, types
 from kaspan.config.schema import Settings
 from kaspan.config.yaml_nodes import Items, Map, Node, Scalar, read_file
 
 COMMAND_LINE = "command line"
+DEFAULT = "default"
+_SENDERS = "agent.senders"
+_STORE = "agent.store"
 
 
 class Loaded:
@@ -45,7 +48,7 @@ class Loaded:
         VARIABLE` or `command line`.
         """
         found = self._found
-        return {key: found[key].where if key in found else "default" for key in leaves()}
+        return {key: found[key].where if key in found else DEFAULT for key in leaves()}
 
 
 def load(
@@ -89,8 +92,18 @@ def load(
     for source in sources:
         for key, node in source:
             checker.set(key, node)
+    _check_targets(checker.found, errors)
     errors.raise_if_any()
     return Loaded(_build(Settings, "", checker.found), checker.found, errors)
+
+
+def _check_targets(found: dict[str, Found], errors: Errors) -> None:
+    """With a store, spans need no sender, and there is none by default: it would post to the store itself."""
+    if any(f"{key}.".startswith(f"{_STORE}.") for key in found):
+        found.setdefault(_SENDERS, Found((), DEFAULT))
+    elif _SENDERS in found and not found[_SENDERS].value:
+        message = f"{_SENDERS} is an empty list; the rule is {rule(type_of(_SENDERS))}"
+        errors.add(found[_SENDERS].where, message, _SENDERS)
 
 
 def _from_arguments(arguments: Mapping[str, object], errors: Errors) -> Iterable[tuple[str, Node]]:
@@ -122,8 +135,8 @@ def _build(section: Section, prefix: str, found: Mapping[str, Found]) -> Any:
         key = prefix + name
         if not any(one.startswith(key) for one in found):
             continue  # nothing in it is set: the section's default
-        if is_section(field.type):
-            values[field.name] = _build(field.type, f"{key}.", found)
+        if is_section(type_ := key_type(field.type)):
+            values[field.name] = _build(type_, f"{key}.", found)
         elif key in found:
             values[field.name] = found[key].value
     return section(**values)

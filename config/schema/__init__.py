@@ -22,7 +22,9 @@ from kaspan.config.schema.agent import (
     RenameRemote,
     Sender,
     Spool,
+    Store,
     Tls,
+    Web,
     ZipkinSender,
 )
 from kaspan.config.schema.interceptor import Function, Interceptor, Propagation, Sampling, SamplingRule
@@ -32,6 +34,7 @@ from kaspan.config.schema.machine_defaults import (
     default_ring_dirs,
     default_socket,
     default_spool_path,
+    default_store_path,
 )
 from kaspan.config.schema.types import Operation, SchemaSection
 
@@ -56,13 +59,16 @@ __all__ = [
     "Sender",
     "Settings",
     "Spool",
+    "Store",
     "Tls",
+    "Web",
     "ZipkinSender",
     "default_fallback_dir",
     "default_ring_dir",
     "default_ring_dirs",
     "default_socket",
     "default_spool_path",
+    "default_store_path",
 ]
 
 

@@ -11,6 +11,7 @@ from kaspan.config.schema.machine_defaults import (
     default_ring_dirs,
     default_socket,
     default_spool_path,
+    default_store_path,
 )
 from kaspan.config.schema.types import (
     AbsolutePath,
@@ -22,6 +23,7 @@ from kaspan.config.schema.types import (
     Pattern,
     SchemaSection,
     Seconds,
+    TagKey,
     Token,
     Topic,
 )
@@ -38,6 +40,30 @@ class Spool(SchemaSection, frozen=True):
     max_age_s: Annotated[float, Meta(gt=0, le=1e9, description="a number of seconds, more than 0")] | None = (
         None
     )
+
+
+class Store(SchemaSection, frozen=True):
+    """The span store, which keeps all spans and answers Zipkin's queries. Absent: there is none.
+
+    `strict_trace_id`, `search_enabled` and `autocomplete_keys` are Zipkin's STRICT_TRACE_ID, SEARCH_ENABLED
+    and AUTOCOMPLETE_KEYS.
+    """
+
+    path: AbsolutePath = msgspec.field(default_factory=default_store_path)
+    max_bytes: Annotated[int, Meta(ge=16 * 1024 * 1024, le=1 << 50)] = 4 * 1024 * 1024 * 1024
+    max_age_s: Annotated[float, Meta(gt=0, le=1e9, description="a number of seconds, more than 0")] = (
+        7 * 86_400.0
+    )
+    strict_trace_id: bool = True
+    search_enabled: bool = True
+    autocomplete_keys: tuple[TagKey, ...] = ()
+
+
+class Web(SchemaSection, frozen=True):
+    """What the agent serves to browsers from its span store: queries, and Zipkin's page."""
+
+    lens: OptionalPath = ""
+    allowed_origins: tuple[Glob, ...] = ()
 
 
 class Batch(SchemaSection, frozen=True):
@@ -169,10 +195,13 @@ class Agent(SchemaSection, frozen=True):
     max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 256
     ring_dirs: tuple[AbsolutePath, ...] = msgspec.field(default_factory=default_ring_dirs)
     spool: Spool = msgspec.field(default_factory=Spool)
+    store: Store | None = None
+    web: Web = Web()
     batch: Batch = Batch()
     senders: Annotated[
         tuple[Sender, ...],
-        Meta(min_length=1, description="a list of at least one sender, each with its type"),
+        # With a store the list may be empty, and is by default: config/merge.py.
+        Meta(description="a list of senders, each with its type, at least one unless there is agent.store"),
     ] = (ZipkinSender(),)
     processors: Annotated[
         tuple[Processor, ...], Meta(description="a list of processors, each with its type")

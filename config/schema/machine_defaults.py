@@ -29,7 +29,17 @@ def default_ring_dirs() -> tuple[str, ...]:
 
 
 def default_spool_path() -> str:
-    """The agent's spool: in the user's home directory; in /var/lib/kaspan for root.
+    """The agent's spool."""
+    return f"{_state_dir()}/spool.db"
+
+
+def default_store_path() -> str:
+    """The span store, a directory beside the spool."""
+    return f"{_state_dir()}/store"
+
+
+def _state_dir() -> str:
+    """Where kaspan keeps files: in the user's home directory; in /var/lib/kaspan for root.
 
     A user without a home directory gets /var/lib/kaspan too: an administrator may have made it for that user.
     """
@@ -37,8 +47,8 @@ def default_spool_path() -> str:
     if not os.path.isabs(state):  # the specification of XDG_STATE_HOME says to ignore it then
         state = os.path.expanduser("~/.local/state")
     if os.geteuid() == 0 or not os.path.isabs(state):
-        return "/var/lib/kaspan/spool.db"
-    return f"{state}/kaspan/spool.db"
+        return "/var/lib/kaspan"
+    return f"{state}/kaspan"
 
 
 def default_socket() -> str:

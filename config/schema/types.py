@@ -73,6 +73,7 @@ TopicTemplate = Annotated[
     ),
 ]
 Glob = Annotated[str, Meta(min_length=1, description="text, with * for any text and ? for any letter")]
+TagKey = Annotated[str, Meta(min_length=1, description="the key of a tag, such as http.method")]
 Pattern = Annotated[str, Meta(min_length=1, description="a regular expression of RE2")]
 
 

@@ -15,6 +15,7 @@ OLD = schema.Agent(
     token="first-token",
     ring_dirs=("/rings",),
     spool=schema.Spool(path="/spool.db"),
+    store=schema.Store(path="/store"),
 )
 
 
@@ -32,6 +33,7 @@ def changed(**values: Any) -> schema.Agent:
         ({"spool": schema.Spool(path="/spool.db", max_bytes=1 << 20)}, "agent.spool.max_bytes"),
         ({"token": "second-token"}, "agent.token"),
         ({"shutdown_timeout_s": 3.0}, "agent.shutdown_timeout_s"),
+        ({"web": schema.Web(allowed_origins=("https://grafana",))}, "agent.web.allowed_origins"),
     ],
 )
 def test_setting_that_no_open_thing_depends_on_is_taken_over(values: dict[str, Any], key: str) -> None:
@@ -50,6 +52,12 @@ def test_setting_that_no_open_thing_depends_on_is_taken_over(values: dict[str, A
         ({"spool": schema.Spool(path="/other.db")}, "agent.spool.path"),
         ({"senders": (schema.ConsoleSender(),)}, "agent.senders"),
         ({"token": ""}, "agent.token"),
+        ({"store": None}, "agent.store"),
+        ({"store": schema.Store(path="/other")}, "agent.store.path"),
+        ({"store": schema.Store(path="/store", strict_trace_id=False)}, "agent.store.strict_trace_id"),
+        ({"store": schema.Store(path="/store", search_enabled=False)}, "agent.store.search_enabled"),
+        ({"store": schema.Store(path="/store", autocomplete_keys=("a",))}, "agent.store.autocomplete_keys"),
+        ({"web": schema.Web(lens="/lens.jar")}, "agent.web.lens"),
     ],
 )
 def test_setting_that_is_built_upon_needs_a_restart(values: dict[str, Any], key: str) -> None:
@@ -64,3 +72,10 @@ def test_same_settings_are_no_change() -> None:
     """A SIGHUP for nothing does nothing."""
     found = changes(OLD, changed())
     assert (found.applied, found.pending) == ((), ())
+
+
+def test_store_cannot_be_added_to_a_running_agent() -> None:
+    """Its sender has a cursor in the spool from the start."""
+    without = changed(store=None)
+    found = changes(without, OLD)
+    assert (found.pending, found.in_force) == (("agent.store",), without)

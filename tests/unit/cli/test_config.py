@@ -49,11 +49,12 @@ def test_config_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(line[width + 2] != " " for line in lines)
 
 
-def test_config_yaml_has_the_same_effect(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "agent", ["senders: [{type: console}, {type: zipkin}]", "store: {}", "store: {max_age_s: 60}"]
+)
+def test_config_yaml_has_the_same_effect(path: Path, capsys: pytest.CaptureFixture[str], agent: str) -> None:
     """What `--format yaml` prints is a settings file that gives the same settings."""
-    path.write_text(
-        "agent:\n  batch: {flush_interval_s: 1e-7}\n  senders: [{type: console}, {type: zipkin}]\n"
-    )
+    path.write_text(f"agent:\n  batch: {{flush_interval_s: 1e-7}}\n  {agent}\n")
     assert main(["--config", str(path), "--format", "yaml"]) == 0
     wanted = load(str(path)).settings
     path.write_text(capsys.readouterr().out)

@@ -127,11 +127,10 @@ def test_unknown_key_comes_with_a_suggestion(tmp_path: Path, text: str, hint: st
         ),
         ("{type: ''}", "agent.senders[0].type is empty; the rule is one of zipkin, kafka, console"),
         ("zipkin", "agent.senders[0] is zipkin; the rule is a map of keys"),
-        ("", "agent.senders is an empty list; the rule is a list of at least one sender, each with its type"),
     ],
 )
 def test_sender_is_known_by_its_type(tmp_path: Path, text: str, error: str) -> None:
-    """Each sender says what it is, and there is at least one."""
+    """Each sender says what it is."""
     assert refusal_of(tmp_path, f"agent:\n  senders: [{text}]") == f"FILE:2: {error}"
 
 
@@ -210,6 +209,29 @@ def test_headers_of_a_sender_are_secrets(tmp_path: Path) -> None:
     assert 'X-Key: "***"' in write("agent.senders", settings.agent.senders)
     refusal = refusal_of(tmp_path, "agent:\n  senders: [{type: zipkin, headers: {X-Key: 12345}}]")
     assert "X-Key is ***" in refusal
+
+
+@pytest.mark.parametrize(
+    ("store", "error"),
+    [
+        ("{path: store}", "agent.store.path is store; the rule is an absolute path"),
+        (
+            "{max_bytes: 1}",
+            "agent.store.max_bytes is 1; the rule is a whole number from 16777216 to 1125899906842624",
+        ),
+        ("{max_age_s: 0}", "agent.store.max_age_s is 0; the rule is a number of seconds, more than 0"),
+        ("{retention: 1}", "there is no key agent.store.retention"),
+        ("/spans", "agent.store is /spans; the rule is a map with keys among path, max_bytes, max_age_s"),
+        ("true", "agent.store is true; the rule is a map with keys among path, max_bytes, max_age_s"),
+        (
+            '{autocomplete_keys: [""]}',
+            "agent.store.autocomplete_keys[0] is empty; the rule is the key of a tag, such as http.method",
+        ),
+    ],
+)
+def test_store_is_checked_like_any_section(tmp_path: Path, store: str, error: str) -> None:
+    """Its errors name line, key, value and rule; a path or `true` in its place is not guessed at."""
+    assert refusal_of(tmp_path, f"agent:\n  store: {store}").startswith(f"FILE:2: {error}")
 
 
 def processors_of(tmp_path: Path, text: str) -> tuple[Processor, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kaspan.config import ConfigError, load
-from kaspan.config.schema import ConsoleSender, default_spool_path
+from kaspan.config.schema import ConsoleSender, Store, ZipkinSender, default_spool_path, default_store_path
 
 FILE = "service: from-file\nagent:\n  batch: {max_bytes: 2048}\n  senders:\n    - type: console\n"
 
@@ -33,7 +33,7 @@ def path(tmp_path: Path) -> str:
         ("", None, "/var/lib"),
     ],
 )
-def test_spool_is_where_the_user_keeps_state(
+def test_spool_and_store_are_where_the_user_keeps_state(
     state: str, home: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A path that is not absolute does not count, and who has no home has the system's place."""
@@ -46,6 +46,7 @@ def test_spool_is_where_the_user_keeps_state(
         monkeypatch.setenv("HOME", home)
 
     assert default_spool_path() == f"{expected}/kaspan/spool.db"
+    assert default_store_path() == f"{expected}/kaspan/store"
 
 
 def test_each_source_wins_over_the_ones_before(path: str) -> None:
@@ -114,6 +115,65 @@ def test_arguments_may_be_structured() -> None:
     """A sender can be handed over as a map or as the schema's own struct."""
     for sender in ({"type": "console"}, ConsoleSender()):
         assert load(None, {}, {"agent.senders": [sender]}).settings.agent.senders == (ConsoleSender(),)
+
+
+@pytest.mark.parametrize("text", ["{}", "{store: null}", "{spool: {}}"])
+def test_agent_has_no_store_by_default(path: str, text: str) -> None:
+    """The store is a section that may be absent."""
+    Path(path).write_text(f"agent: {text}")
+    agent = load(path, {}).settings.agent
+    assert agent.store is None
+    assert agent.senders == (ZipkinSender(),)
+
+
+@pytest.mark.parametrize(
+    "text", ["store: {}", "store:\n    # path: /spans", "store: {strict_trace_id: true}"]
+)
+def test_section_without_values_is_a_store_with_defaults(path: str, text: str) -> None:
+    """To be there is enough, as for a section all of whose keys are commented out."""
+    Path(path).write_text(f"agent:\n  {text}\n")
+    assert load(path, {}).settings.agent.store == Store()
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "store"),
+    [
+        ({"KASPAN_AGENT__STORE": "{}"}, {}, Store()),
+        ({"KASPAN_AGENT__STORE__PATH": "/spans"}, {}, Store(path="/spans")),
+        ({}, {"agent.store": {}}, Store()),
+        (
+            {"KASPAN_AGENT__STORE__MAX_AGE_S": "60"},
+            {"agent.store": {"path": "/s"}},
+            Store(path="/s", max_age_s=60.0),
+        ),
+    ],
+)
+def test_every_source_can_add_a_store(
+    environ: dict[str, str], arguments: dict[str, object], store: Store
+) -> None:
+    """Its keys are overridden one by one, as in any section."""
+    assert load(None, environ, arguments).settings.agent.store == store
+
+
+def test_store_takes_the_place_of_the_default_sender(path: str) -> None:
+    """The default sender would post to the agent's own query address, where a Zipkin is expected."""
+    loaded = load(None, {"KASPAN_AGENT__STORE": "{}"})
+    assert loaded.settings.agent.senders == ()
+    assert loaded.origins["agent.senders"] == "default"
+    assert load(path, {"KASPAN_AGENT__STORE": "{}"}).settings.agent.senders == (ConsoleSender(),)
+    environ = {"KASPAN_AGENT__STORE": "{}", "KASPAN_AGENT__SENDERS": "[]"}
+    assert load(path, environ).settings.agent.senders == ()
+
+
+def test_no_sender_is_an_error_without_a_store(path: str) -> None:
+    """Spans would go nowhere; the error names the source that says so, whichever source would add a store."""
+    with pytest.raises(ConfigError) as refused:
+        load(path, {"KASPAN_AGENT__SENDERS": "[]"})
+    assert refused.value.errors == (
+        "environment KASPAN_AGENT__SENDERS: agent.senders is an empty list; the rule is a list of senders, "
+        "each with its type, at least one unless there is agent.store",
+    )
+    assert load(path, {"KASPAN_AGENT__SENDERS": "[]"}, side="interceptor").warnings
 
 
 @pytest.mark.processes
