@@ -3,7 +3,8 @@
 A browser sends requests for any page, to the loopback address too, and shows the page the answer if the
 page's own name resolves to this machine (DNS rebinding). Two headers tell: `Origin` names the page, `Host`
 the name that the request was sent to. A page of another site cannot have an address as `Host`, or a private
-name.
+name. Where `Origin` is missing, as with images and scripts, `Sec-Fetch-Site` says that another site's page
+asks. agent.allowed_origins are the pages that may report, agent.web.allowed_origins those that may read.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hmac
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -38,10 +39,9 @@ class Access:
         listen_host = settings.listen.rpartition(":")[0]
         self._names = {name.lower() for name in (listen_host, machine or socket.gethostname()) if name}
         self._domains = (*_PRIVATE_DOMAINS, *_service_domains(resolver))
-        self._hosts = Globs(settings.allowed_hosts, ignore_case=True) if settings.allowed_hosts else None
-        self._origins = (
-            Globs(settings.allowed_origins, ignore_case=True) if settings.allowed_origins else None
-        )
+        self._hosts = _globs(settings.allowed_hosts)
+        self._reporting = _globs(settings.allowed_origins)
+        self._reading = _globs(settings.web.allowed_origins)
         self._seen_hosts: dict[str, bool] = {}
         self._has_warned = False
 
@@ -60,8 +60,8 @@ class Access:
     def is_preflight(self, request: Request) -> bool:
         """Whether a request is the CORS preflight of an allowed page."""
         headers = request.headers
-        is_asked = request.method == "OPTIONS" and "access-control-request-method" in headers
-        return is_asked and self._is_origin(headers.get("origin", ""))
+        wanted = headers.get("access-control-request-method", "")
+        return request.method == "OPTIONS" and bool(wanted) and self._is_origin(headers, wanted)
 
     def preflight(self, request: Request, methods: Iterable[str]) -> Response:
         """Allow what the preflight asks for."""
@@ -74,7 +74,8 @@ class Access:
     def with_cors_headers(self, request: Request, answer: Response) -> Response:
         """Add headers that let an allowed page read the response."""
         origin = request.headers.get("origin", "")
-        if not self._is_origin(origin):
+        wanted = request.headers.get("access-control-request-method", "")
+        if not self._is_origin(request.headers, wanted if request.method == "OPTIONS" else request.method):
             return answer
         shared = (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
         return answer._replace(headers=(*answer.headers, *shared))
@@ -106,18 +107,24 @@ class Access:
 
     def _refuse_origin(self, request: Request) -> Response | None:
         """Refuse a web page that is not allowed: browsers name its origin, or say that it is another site."""
-        origin = request.headers.get("origin", "")
+        headers, is_reading = request.headers, request.method in _READING
+        origin = headers.get("origin", "")
         if not origin:
-            site = request.headers.get("sec-fetch-site", "none")
-            if request.method in _READING or site in ("none", "same-origin"):
+            if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
                 return None
-        elif self._is_origin(origin):
-            return None
+            if is_reading and _is_followed_link(headers):
+                return None
+        elif self._is_origin(headers, request.method) or origin.partition("://")[2] == headers.get("host"):
+            return None  # allowed, or the agent's own page: the host was checked
         page = escaped(origin)[:200] or "of another site"
-        return self._forbid("origin", f"Origin {page} is not in agent.allowed_origins")
+        key = "agent.web.allowed_origins" if is_reading else "agent.allowed_origins"
+        return self._forbid("origin", f"Origin {page} is not in {key}")
 
-    def _is_origin(self, origin: str) -> bool:
-        return bool(origin) and self._origins is not None and self._origins.matches(origin)
+    def _is_origin(self, headers: Mapping[str, str], method: str) -> bool:
+        """Whether a request comes from a page that is allowed to send requests of this method."""
+        origin = headers.get("origin", "")
+        allowed = self._reading if method in _READING else self._reporting
+        return bool(origin) and allowed is not None and allowed.matches(origin)
 
     def _forbid(self, refusal: str, reason: str) -> Response:
         if not self._has_warned:
@@ -128,6 +135,17 @@ class Access:
             refusal,
             f"{reason}; add it there, or set agent.token and send it with each request",
         )
+
+
+def _globs(globs: tuple[str, ...]) -> Globs | None:
+    """Return what matches one of the globs, None for none: no globs together would match everything."""
+    return Globs(globs, ignore_case=True) if globs else None
+
+
+def _is_followed_link(headers: Mapping[str, str]) -> bool:
+    """Whether a user followed a link from another site's page, which then sees nothing of the answer."""
+    destination = headers.get("sec-fetch-dest", "document")
+    return headers.get("sec-fetch-mode") == "navigate" and destination == "document"
 
 
 def _service_domains(resolver: Path) -> list[str]:

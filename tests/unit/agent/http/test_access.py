@@ -133,12 +133,56 @@ def test_pages_may_not_report(tmp_path: Path, headers: dict[str, str]) -> None:
         ("POST", {}),
         ("POST", {"sec_fetch_site": "none"}),
         ("POST", {"sec_fetch_site": "same-origin"}),
-        ("GET", {"sec_fetch_site": "cross-site"}),
+        ("GET", {"sec_fetch_site": "same-origin"}),
+        ("GET", {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}),
     ],
 )
 def test_clients_that_are_no_pages_may(tmp_path: Path, method: str, headers: dict[str, str]) -> None:
     """Tracers send no Origin; and a link to /status may be followed from anywhere."""
     assert access(tmp_path).refuse(request(method, host="localhost", **headers)) is None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": PAGE},
+        {"origin": "null"},
+        {"origin": "http://localhost:3000"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"},
+        {"sec_fetch_site": "same-site", "sec_fetch_mode": "no-cors", "sec_fetch_dest": "script"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "iframe"},
+        {"sec_fetch_site": "cross-site"},
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_pages_may_not_read(tmp_path: Path, method: str, headers: dict[str, str]) -> None:
+    """Another site's page gets no answer, also not as image, script or frame; pages that report neither."""
+    reported = access(tmp_path, allowed_origins=("*",))
+    answer = reported.refuse(request(method, host="127.0.0.1:9412", **headers))
+    assert refusal(answer) == (403, "origin")
+    assert b"agent.web.allowed_origins" in answer.body  # type: ignore[union-attr]
+
+
+def test_page_of_the_agent_itself_may_read_and_report(tmp_path: Path) -> None:
+    """A page that came from this very address is not another site's, in whatever a browser says of it."""
+    for method in ("GET", "POST"):
+        asked = request(method, host="localhost:9411", origin="http://localhost:9411")
+        assert access(tmp_path).refuse(asked) is None
+        other = request(method, host="localhost:9411", origin="http://localhost:9412")
+        assert refusal(access(tmp_path).refuse(other)) == (403, "origin")
+
+
+def test_web_origin_may_read_and_not_report(tmp_path: Path) -> None:
+    """agent.web.allowed_origins lets a page read the store, and agent.allowed_origins lets one report."""
+    grafana = access(tmp_path, web=schema.Web(allowed_origins=(PAGE,)))
+    read = request("GET", host="localhost", origin=PAGE)
+    assert grafana.refuse(read) is None
+    assert ("Access-Control-Allow-Origin", PAGE) in grafana.with_cors_headers(read, Response(200)).headers
+    assert refusal(grafana.refuse(request("POST", host="localhost", origin=PAGE))) == (403, "origin")
+    for method, is_allowed in (("GET", True), ("POST", False), ("DELETE", False)):
+        asked = request("OPTIONS", host="localhost", origin=PAGE, access_control_request_method=method)
+        assert grafana.is_preflight(asked) is is_allowed
+        assert bool(grafana.with_cors_headers(asked, Response(204)).headers) is is_allowed
 
 
 def test_allowed_origin_may_report_and_is_shown_the_answer(tmp_path: Path) -> None:
