@@ -1,17 +1,26 @@
 """One HTTP/1.1 connection: reads requests and sends their responses in order, within time limits.
 
-`parser` limits the size of requests. This module limits their time, and handles clients that are refused
-while they still send.
+`parser` limits the size of requests, `body_writer` what a response holds that is not read. This module limits
+their time, and handles clients that are refused while they still send.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from typing import Protocol, cast
 
-from kaspan.agent.http.messages import ACCEPTED, Request, Response, make_refusal
+from kaspan.agent.http.body_writer import BodyWriter
+from kaspan.agent.http.messages import (
+    ACCEPTED,
+    PIECE_BYTES,
+    Request,
+    Response,
+    StreamError,
+    make_refusal,
+)
 from kaspan.agent.http.parser import Gate, Incoming, RequestReader
 
 IDLE_S = 300.0
@@ -30,6 +39,8 @@ LINGER_S = 2.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NEVER = float("inf")
 
+_log = logging.getLogger("kaspan.agent")
+
 
 class Server(Gate, Protocol):
     """What a connection uses of its server."""
@@ -44,8 +55,8 @@ class Server(Gate, Protocol):
     async def answer(self, request: Request) -> Response:
         """Answer a whole request. Never raises."""
 
-    def count_refusal(self, answer: Response) -> None:
-        """Count an answer that refuses a request."""
+    def count_refusal(self, reason: str) -> None:
+        """Count a request that is refused, or whose response is cut off."""
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that is closed."""
@@ -66,7 +77,8 @@ class Connection(asyncio.BufferedProtocol):
         self._seen = (0, False)
         self._is_open = False
         self._answering: asyncio.Task[None] | None = None
-        self._is_lingering = self._is_write_paused = False
+        self._ends_with_client = False
+        self._is_lingering = False
 
     @property
     def is_sending(self) -> bool:
@@ -75,8 +87,13 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a whole request has arrived and is being answered."""
-        return self._answering is not None
+        """Whether a whole request has arrived and is being answered, and the client is not waited for."""
+        return self._answering is not None and not self.is_stalled
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether a piece of a response waits for the client."""
+        return self._is_open and self._writer.is_waiting
 
     @property
     def is_in_head(self) -> bool:
@@ -114,11 +131,14 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102 (asyncio's own)
         self._is_open = True
         self._transport = cast(asyncio.Transport, transport)
+        self._writer = BodyWriter(self._transport, self._wait_for_client)
         self._allow(HEAD_S)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002, D102 (asyncio's own)
         self._reader.end()
         self._server.disconnected(self)
+        if self._answering is not None and self._ends_with_client:
+            self._answering.cancel()
 
     def _allow(self, seconds: float) -> None:
         """Set the deadline for what the client must do next."""
@@ -138,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _react(self) -> None:
         """React to what was read."""
-        if self._answering is not None or self._is_write_paused:
+        if self._answering is not None or self._writer.is_paused:
             if self._reader.requests or self._reader.refusal is not None:
                 self._transport.pause_reading()
         elif self._reader.requests:
@@ -161,18 +181,26 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer_next(self) -> None:
         self.deadline_s = _NEVER
-        self._answering = self._server.loop.create_task(self._answer(self._reader.requests.popleft()))
+        incoming = self._reader.requests.popleft()
+        # What only reads ends with its client; spans are stored also when nobody waits for the answer.
+        self._ends_with_client = incoming.request.method in ("GET", "HEAD")
+        self._answering = self._server.loop.create_task(self._answer(incoming))
 
     async def _answer(self, incoming: Incoming) -> None:
         request = incoming.request
-        answer = await self._server.answer(request)
-        incoming.reservation.release()
-        self._answering = None
+        try:
+            answer = await self._server.answer(request)
+        finally:
+            incoming.reservation.release()
         self.has_delivered = self.has_delivered or answer.status == ACCEPTED
+        keep_alive = incoming.keep_alive and not self._server.is_stopping
+        if answer.stream is not None or len(answer.body) > PIECE_BYTES:
+            await self._send_pieces(answer, incoming, keep_alive)
+        elif not self._transport.is_closing():
+            self._transport.write(answer.encode(self._server.date, keep_alive, request.method == "HEAD"))
+        self._answering = None
         if self._transport.is_closing():
             return
-        keep_alive = incoming.keep_alive and not self._server.is_stopping
-        self._transport.write(answer.encode(self._server.date, keep_alive, request.method == "HEAD"))
         if keep_alive:
             self._allow(IDLE_S)
             self._resume()
@@ -180,9 +208,31 @@ class Connection(asyncio.BufferedProtocol):
             self._allow(LINGER_S)
             self._transport.close()
 
+    async def _send_pieces(self, answer: Response, incoming: Incoming, keep_alive: bool) -> None:
+        """Send a long response, each piece when the client has taken the one before."""
+        self._ends_with_client = True
+        is_chunked = answer.stream is not None and incoming.is_http_1_1
+        if is_chunked:
+            framing = "Transfer-Encoding: chunked"
+        else:
+            framing = "" if answer.stream is not None else f"Content-Length: {len(answer.body)}"
+        head = answer.encode_head(self._server.date, keep_alive, framing)
+        try:
+            await self._writer.send(answer, head, is_chunked, incoming.request.method == "HEAD")
+        except StreamError as error:
+            _log.warning("the response to %s is cut off: %s", incoming.request.path[:200], error)
+            self._server.count_refusal("cut off")
+            self._writer.reset()
+
+    def _wait_for_client(self, seconds: float | None) -> None:
+        if seconds is None:
+            self.deadline_s = _NEVER
+        else:
+            self._allow(seconds)
+
     def _resume(self) -> None:
         """Parse what arrived while a request was answered, or while its response was not read."""
-        if self._is_write_paused or self._answering is not None or self._transport.is_closing():
+        if self._writer.is_paused or self._answering is not None or self._transport.is_closing():
             return
         self.is_reading = True
         self._reader.resume()
@@ -192,15 +242,15 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def pause_writing(self) -> None:  # noqa: D102 (asyncio's own)
-        self._is_write_paused = True
+        self._writer.is_paused = True
 
     def resume_writing(self) -> None:  # noqa: D102 (asyncio's own)
-        self._is_write_paused = False
+        self._writer.resume()
         self._resume()
 
     def _refuse(self, answer: Response) -> None:
         """Refuse the request, and parse no more."""
-        self._server.count_refusal(answer)
+        self._server.count_refusal(answer.refusal)
         self._reader.end()
         self._is_lingering = True
         self._allow(LINGER_S)
@@ -210,7 +260,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def time_out(self) -> None:
         """Close the connection after its deadline; answer 408 if a request has begun."""
-        if not self._is_open or self._is_lingering or self._transport.is_closing():
+        if self.is_stalled:
+            self._server.count_refusal("stalled")
+            self._writer.reset()
+        elif not self._is_open or self._is_lingering or self._transport.is_closing():
             self.abort()
         elif self.is_in_head or self.is_in_body:
             self._refuse(make_refusal(408, "slow", "The request did not arrive in time"))

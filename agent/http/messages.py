@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+PIECE_BYTES = 64 * 1024
+"""A longer body is sent in pieces of about this size, each when the client has taken the one before."""
 ACCEPTED = 202
 TEXT = "text/plain; charset=utf-8"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
@@ -35,26 +37,49 @@ class Request(NamedTuple):
         return cls(method.decode("latin-1"), path, query, named, is_trusted)
 
 
+class BodyStream(Protocol):
+    """A body that is made while it is sent."""
+
+    async def read(self) -> bytes:
+        """Return the next piece, nothing at the end. Raises StreamError if the rest cannot be made."""
+
+    def close(self) -> None:
+        """Free what the body holds: it was sent, or its client is gone. Does not block."""
+
+
+class StreamError(Exception):
+    """The rest of a body cannot be made; the text says why."""
+
+
 class Response(NamedTuple):
-    """The response to a request. `refusal` is the reason in the counters, empty if it was not refused."""
+    """The response to a request. `refusal` is the reason in the counters, empty if it was not refused.
+
+    With a `stream` the body is what it yields, and `body` is empty.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = TEXT
     headers: tuple[tuple[str, str], ...] = ()
     refusal: str = ""
+    stream: BodyStream | None = None
 
     def encode(self, date: str, keep_alive: bool, without_body: bool = False) -> bytes:
-        """Return the response as bytes to send."""
+        """Return the response as bytes to send, of one with a `body`."""
+        head = self.encode_head(date, keep_alive, f"Content-Length: {len(self.body)}")
+        return head if without_body else head + self.body
+
+    def encode_head(self, date: str, keep_alive: bool, framing: str) -> bytes:
+        """Return the head; `framing` is the header that says where the body ends, empty for none."""
         lines = [f"HTTP/1.1 {self.status} {_REASONS.get(self.status, '')}", f"Date: {date}"]
-        if self.body:
+        if self.body or self.stream is not None:
             lines.append(f"Content-Type: {self.content_type}")
         lines += [f"{name}: {value}" for name, value in self.headers]
-        lines.append(f"Content-Length: {len(self.body)}")
+        if framing:
+            lines.append(framing)
         if not keep_alive:
             lines.append("Connection: close")
-        head = "\r\n".join([*lines, "\r\n"]).encode("latin-1")
-        return head if without_body else head + self.body
+        return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
 
 
 Handler = Callable[[Request], Awaitable[Response]]

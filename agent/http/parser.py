@@ -27,11 +27,15 @@ _CHUNK_LINE_BYTES = 24
 
 
 class Incoming(NamedTuple):
-    """A whole request, the part of the budget that its body uses, and whether the connection stays open."""
+    """A whole request, the part of the budget that its body uses, and whether the connection stays open.
+
+    `is_http_1_1`: its client reads a body in chunks.
+    """
 
     request: Request
     reservation: BodyReservation
     keep_alive: bool
+    is_http_1_1: bool
 
 
 class Gate(Protocol):
@@ -217,10 +221,11 @@ class RequestReader:
     def on_message_complete(self) -> None:  # noqa: D102 (httptools' own)
         if self._parser.should_upgrade():
             return
-        keep_alive = self._parser.should_keep_alive() and self._parser.get_http_version() == "1.1"
+        is_http_1_1 = self._parser.get_http_version() == "1.1"
+        keep_alive = is_http_1_1 and self._parser.should_keep_alive()
         body = self._whole if self._body is None else self._body.getvalue()
         request = Request(*self._request[:-1], body)  # _replace() takes three times as long
-        self.requests.append(Incoming(request, self._reservation, keep_alive))
+        self.requests.append(Incoming(request, self._reservation, keep_alive, is_http_1_1))
         self._reservation = BodyReservation(self._gate.budget)
         self._begin()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ HELD_BODIES = 2
 """The budget for request bodies, in bodies of the largest size; beyond it requests get 429."""
 SLOW_BODY_S = 5.0
 """How long a body may take to arrive while other bodies do not fit."""
+VARIABLE = "/{}"
+"""The last part of a route's path for any name: /api/v2/trace/{}."""
 _READ_BYTES = 64 * 1024
+_SLASHES = re.compile("//+")
 
 _log = logging.getLogger("kaspan.agent")
 
@@ -76,7 +80,10 @@ class HttpServer:
         return [listener.name for listener in self._listeners]
 
     def add(self, method: str, path: str, handler: Handler, needs_token: bool = True) -> None:
-        """Add a route: `handler` answers requests with this method and path, in the event loop."""
+        """Add a route: `handler` answers requests with this method and path, in the event loop.
+
+        A path that ends in VARIABLE has any text without a slash in its place.
+        """
         methods = self._routes.setdefault(path, {})
         methods[method] = (handler, needs_token)
         if method == "GET":
@@ -137,7 +144,7 @@ class HttpServer:
 
     def refuse_head(self, request: Request) -> Response | None:
         """Refuse a request before its body is read: without access, or with a Content-Length too large."""
-        _, needs_token = self._routes.get(request.path, {}).get(request.method, (None, True))
+        _, needs_token = (self._methods(request.path) or {}).get(request.method, (None, True))
         refusal = self._access.refuse(request) if needs_token else None
         if refusal is not None:
             return refusal
@@ -145,6 +152,16 @@ class HttpServer:
         if announced or "transfer-encoding" in request.headers:
             return self._refuse_body(request) or self.refuse_size(announced, announced)
         return None
+
+    def _methods(self, path: str) -> dict[str, tuple[Handler, bool]] | None:
+        """Return the methods of a path; None if there is nothing. As in Zipkin, `//` is `/`."""
+        methods = self._routes.get(path)
+        if methods is None:
+            folder, _, name = _SLASHES.sub("/", path).rpartition("/")
+            methods = self._routes.get(f"{folder}/{name}")
+            if methods is None and name:
+                methods = self._routes.get(folder + VARIABLE)
+        return methods
 
     def _refuse_body(self, request: Request) -> Response | None:
         """Refuse a body on routes without one: /health is public, and must not fill the budget."""
@@ -156,7 +173,7 @@ class HttpServer:
 
     def _refuse_route(self, request: Request) -> Response | None:
         """Refuse an unknown path or method."""
-        methods = self._routes.get(request.path)
+        methods = self._methods(request.path)
         if methods is None:
             return make_refusal(404, "path", f"There is nothing at {request.path[:200]}")
         if request.method not in methods and not self._access.is_preflight(request):
@@ -188,21 +205,21 @@ class HttpServer:
                 return
             connection.time_out()
 
-    def count_refusal(self, answer: Response) -> None:
-        """Count an answer that refuses a request."""
-        self.refusals[answer.refusal] += 1
+    def count_refusal(self, reason: str) -> None:
+        """Count a request that is refused, or whose response is cut off."""
+        self.refusals[reason] += 1
 
     async def answer(self, request: Request) -> Response:
         """Answer a whole request. Never raises."""
         answer = self._refuse_route(request)
         if answer is None:
-            methods = self._routes[request.path]
+            methods = self._methods(request.path) or {}
             if self._access.is_preflight(request):
                 answer = self._access.preflight(request, methods)
             else:
                 answer = await self._handle(methods[request.method][0], request)
         if answer.refusal:
-            self.count_refusal(answer)
+            self.count_refusal(answer.refusal)
         return self._access.with_cors_headers(request, answer)
 
     async def _handle(self, handler: Handler, request: Request) -> Response:

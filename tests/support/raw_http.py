@@ -39,9 +39,11 @@ class RawHttpClient:
         self.send(request(body, path, **headers))
         return self.answer()
 
-    def get(self, path: str, method: str = "GET") -> Response:
-        """Ask for something."""
-        self.send(f"{method} {path} HTTP/1.1\r\nHost: agent\r\n\r\n".encode())
+    def get(self, path: str, method: str = "GET", **headers: str) -> Response:
+        """Ask for something; headers as for `post`."""
+        named = {name.replace("_", "-"): value for name, value in {"host": "agent", **headers}.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+        self.send(f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1"))
         return self.answer(without_body=method == "HEAD")
 
     def answer(self, without_body: bool = False) -> Response:
@@ -51,17 +53,38 @@ class RawHttpClient:
         head, _, self._rest = self._rest.partition(b"\r\n\r\n")
         status_line, *lines = head.decode("latin-1").split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        length = 0 if without_body else int(headers.get("content-length", 0))
-        while len(self._rest) < length:
-            self._read()
-        body, self._rest = self._rest[:length], self._rest[length:]
+        if "chunked" in headers.get("transfer-encoding", "") and not without_body:
+            body = self._chunks()
+        else:
+            body = self._take(0 if without_body else int(headers.get("content-length", 0)))
         return Response(int(status_line.split()[1]), headers, body)
 
+    def _chunks(self) -> bytes:
+        chunks = []
+        while not chunks or chunks[-1]:
+            while b"\r\n" not in self._rest:
+                self._read()
+            size, _, self._rest = self._rest.partition(b"\r\n")
+            chunks.append(self._take(int(size, 16)))
+            assert self._take(2) == b"\r\n"
+        return b"".join(chunks)
+
+    def _take(self, length: int) -> bytes:
+        pieces = [self._rest]
+        while sum(map(len, pieces)) < length:
+            pieces.append(self._received())
+        whole = b"".join(pieces)
+        self._rest = whole[length:]
+        return whole[:length]
+
     def _read(self) -> None:
+        self._rest += self._received()
+
+    def _received(self) -> bytes:
         received = self.socket.recv(65536)
         if not received:
             raise EOFError("the agent closed the connection")
-        self._rest += received
+        return received
 
     def is_closed(self) -> bool:
         """Whether the agent has closed the connection, or does before the timeout."""
