@@ -9,12 +9,15 @@ A store is a directory:
 
 Partitions:
 
-- Only the newest partition is written, in WAL mode. Every older one is *sealed*: it is complete in its
-  file, has nothing in its write-ahead log, and never changes again. It may be opened with `immutable=1`,
-  and disappears only as a whole, by retention. Files derived from a sealed partition (such as counts of
-  links) have its name and another suffix in place of `.spans`, and are deleted with it.
-- `user_version` is FORMAT. The one row of `state` says when the first and the last span were written, in
-  seconds since the epoch by the writer's clock, and whether the partition is sealed.
+- Only the newest partition is written, in WAL mode. Every older one is *sealed*: it never changes again, and
+  disappears only as a whole, by retention. A sealed partition without a `-wal` file, or with an empty one, is
+  complete in its file and may be opened with `immutable=1`; where a reader kept SQLite from moving its
+  write-ahead log into the file, it is opened as the newest one, with `mode=ro`.
+- Files derived from a sealed partition (such as counts of links) have its name and another suffix in place
+  of `.spans`; they count towards `max_bytes` and are deleted with it.
+- `user_version` is FORMAT. The one row of `state` says when the partition was made, in seconds since the
+  epoch by the writer's clock, and whether it is sealed. When it was last written is its file's time of
+  modification, which the writer moves when it sees the clock jump.
 
 Blocks:
 
@@ -52,11 +55,13 @@ FORMAT = 1
 """The version of these tables."""
 
 MAX_BLOCK_SPANS = 1024
+MAX_TIMESTAMP_US = 2**62
+"""What is later has no time for the store; the bounds of blocks are SQLite's integers."""
 MAX_PARTS = 64
 """More than the parts of one block: the ids of its bodies are block * MAX_PARTS and those after it."""
 
 TABLES = (
-    "create table state (first_s real not null, last_s real not null, is_sealed integer not null)",
+    "create table state (first_s real not null, is_sealed integer not null)",
     """create table blocks (
         id integer primary key, is_open integer not null, spans integer not null, bytes integer not null,
         min_us integer, max_us integer, durations integer not null)""",

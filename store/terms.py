@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from zlib import crc32
@@ -67,11 +67,14 @@ def block_entries(terms: Mapping[str, Iterable[bytes]]) -> bytes:
     for service, service_terms in terms.items():
         byte = _service_byte(service)
         found.update([crc32(term) & 0xFFFFFF00 | byte for term in service_terms])
-    entries = array("I", sorted(found))
-    ends = [bisect_left(entries, shard << 24) for shard in range(1, SHARDS)] + [len(entries)]
+    # Of the four bytes of an entry, the first is the service, the last is the shard.
+    entries = array("I", sorted(found)).tobytes()
+    services, shards = entries[::4], entries[3::4]
+    ends = [bisect_right(shards, shard) for shard in range(SHARDS)]
     counts = array("I", map(int.__sub__, ends, [0, *ends]))
-    hashes = array("H", [entry >> 8 & 0xFFFF for entry in entries])
-    return counts.tobytes() + hashes.tobytes() + bytes([entry & 0xFF for entry in entries])
+    hashes = bytearray(len(services) * _HASH_BYTES)
+    hashes[::2], hashes[1::2] = entries[1::4], entries[2::4]
+    return counts.tobytes() + hashes + services
 
 
 def merge(blocks: Sequence[bytes]) -> list[bytes]:

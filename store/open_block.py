@@ -1,0 +1,103 @@
+"""A block that gets more spans: what the next commit writes, and what its index needs when it ends."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import chain
+
+from kaspan.store.digest import Digest, SpacedTagsError
+from kaspan.store.indexed_span import IndexedSpan, read_spans
+from kaspan.store.schema import MAX_BLOCK_SPANS
+from kaspan.store.terms import block_entries
+
+MAX_BLOCK_BYTES = 1024 * 1024
+"""A block gets no more spans once their JSON has this size."""
+MAX_OPEN_PARTS = 16
+"""When so many bodies of an open block are stored, they are replaced by one."""
+
+Trace = list[tuple[bytes, IndexedSpan]]
+"""Spans of one trace: the JSON of each, and what the index needs of it."""
+
+
+class OpenBlock:
+    """The spans of a block by trace, and their digests by service.
+
+    `parts` is how many bodies of it are stored, `new_traces` has the spans that are in none of them.
+    """
+
+    def __init__(self, block_id: int, decodes_tags: bool = False) -> None:
+        self.id = block_id
+        self.spans = self.bytes = self.parts = 0
+        self.services: dict[str, Digest] = {}
+        self.new_traces: dict[int, list[bytes]] = {}
+        self._stored_traces: dict[int, list[bytes]] = {}
+        self._new_spans: dict[str | None, list[IndexedSpan]] = defaultdict(list)
+        self._decodes_tags = decodes_tags
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it must not get more spans."""
+        return self.spans >= MAX_BLOCK_SPANS or self.bytes >= MAX_BLOCK_BYTES
+
+    def add(self, trace: int, spans: Trace) -> int:
+        """Add spans of one trace, as many as there is room for, and return how many."""
+        before, bodies, new_spans = self.spans, self.new_traces.setdefault(trace, []), self._new_spans
+        size = self.bytes
+        for body, span in spans[: MAX_BLOCK_SPANS - before]:
+            if size >= MAX_BLOCK_BYTES:
+                break
+            size += len(body)
+            bodies.append(body)
+            endpoint = span.local_endpoint
+            new_spans[endpoint.service_name if endpoint else None].append(span)
+            self.spans += 1
+        self.bytes = size
+        return self.spans - before
+
+    def digest(self) -> set[str]:
+        """Bring the digests up to date, and return the services that have new spans."""
+        changed = set()
+        for name, spans in self._new_spans.items():
+            service = (name or "").lower()
+            changed.add(service)
+            digest = self.services.get(service)
+            if digest is None:
+                digest = self.services[service] = Digest(self._decodes_tags)
+            digest.add(spans)
+        self._new_spans.clear()
+        return changed
+
+    def next_body(self, ends: bool) -> tuple[Iterable[bytes], bool]:
+        """Return the spans of the body to store, and whether it replaces the bodies that are stored.
+
+        `ends` says that the block gets no more spans.
+        """
+        replaces = self.parts >= MAX_OPEN_PARTS or (ends and self.parts > 0)
+        if not replaces:
+            return chain.from_iterable(self.new_traces.values()), False
+        old, new = self._stored_traces, self.new_traces
+        traces = (old.get(trace, []) + new.get(trace, []) for trace in old | new)
+        return chain.from_iterable(traces), True
+
+    def stored(self, replaced: bool) -> None:
+        """Note that the body of `next_body` is stored."""
+        self.parts = 1 if replaced else self.parts + 1
+        for trace, bodies in self.new_traces.items():
+            self._stored_traces.setdefault(trace, []).extend(bodies)
+        self.new_traces = {}
+
+    def entries(self) -> bytes:
+        """Return the entries of the index of terms, after `digest`."""
+        try:
+            return block_entries({name: digest.terms() for name, digest in self.services.items()})
+        except SpacedTagsError:
+            return self._with_decoded_tags().entries()
+
+    def _with_decoded_tags(self) -> OpenBlock:
+        block = OpenBlock(self.id, decodes_tags=True)
+        for traces in (self._stored_traces, self.new_traces):
+            for trace, bodies in traces.items():
+                block.add(trace, [pair for body in bodies for pair in read_spans(body)])
+        block.digest()
+        return block
