@@ -33,7 +33,7 @@ def decode_spans(spans: bytes) -> list[Span]:
     try:
         decoded = _decode_spans(b"[%b]" % spans)
     except msgspec.MsgspecError:
-        decoded = [_decode_any(span) for span in take_apart(spans)]
+        return [decode_span(span) for span in take_apart(spans)]
     for span in decoded:
         normalize(span)
     return decoded
@@ -47,12 +47,14 @@ def take_apart(spans: bytes) -> list[bytes]:
         raise ValueError(f"not spans: {error}") from error
 
 
-def _decode_any(span: bytes) -> Span:
-    """Decode one span, whose values may have types that only Zipkin's reader accepts."""
+def decode_span(payload: bytes) -> Span:
+    """Decode one span as `decode_spans` does, with values of types that only Zipkin's reader accepts."""
     try:
-        return _decode_span(span)
+        span = _decode_span(payload)
     except msgspec.MsgspecError:
-        return read_span(span)
+        span = read_span(payload)
+    normalize(span)
+    return span
 
 
 def normalize(span: Span) -> None:

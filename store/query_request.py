@@ -5,8 +5,9 @@ Source: QueryRequest of Zipkin 3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from kaspan.wire.span import Span
@@ -63,29 +64,71 @@ class QueryRequest:
 
         With a service name, the other conditions look only at that service's spans.
         """
-        timestamp_us = trace_timestamp_us(spans)
-        if not timestamp_us or not self.first_us <= timestamp_us <= self.last_us:
-            return False
-        service = self.service_name
-        looked_at = spans if service is None else [span for span in spans if local_service(span) == service]
-        return (
-            (service is None or bool(looked_at))
-            and (
-                self.remote_service_name is None
-                or any(remote_service(span) == self.remote_service_name for span in looked_at)
-            )
-            and (self.span_name is None or any(span.name == self.span_name for span in looked_at))
-            and (self.min_duration_us is None or any(map(self._has_duration, looked_at)))
-            and all(
-                any(has_annotation(span, key, value) for span in looked_at)
-                for key, value in self.annotation_query.items()
-            )
-        )
+        test = TraceTest(self)
+        test.add(spans)
+        return test.is_met
 
-    def _has_duration(self, span: Span) -> bool:
-        duration_us = span.duration or 0
-        is_short_enough = self.max_duration_us is None or duration_us <= self.max_duration_us
-        return duration_us >= (self.min_duration_us or 0) and is_short_enough
+
+class TraceTest:
+    """Tests one trace, whose spans may come in portions."""
+
+    def __init__(self, request: QueryRequest) -> None:
+        self._request = request
+        self._timestamp_us = 0
+        self._has_root = False
+        self._open = _conditions(request)
+
+    def add(self, spans: Iterable[Span]) -> None:
+        """Look at more spans of the trace."""
+        service = self._request.service_name
+        for span in spans:
+            self._note_time(span)
+            if self._open and (service is None or local_service(span) == service):
+                self._open = [is_met for is_met in self._open if not is_met(span)]
+
+    def _note_time(self, span: Span) -> None:
+        """A trace's time is that of the first span without a parent, else the earliest."""
+        timestamp_us = span.timestamp
+        if not timestamp_us or self._has_root:
+            return
+        self._has_root = span.parent_id is None
+        if self._has_root or not self._timestamp_us or timestamp_us < self._timestamp_us:
+            self._timestamp_us = timestamp_us
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the spans until now match."""
+        is_in_time = self._request.first_us <= self._timestamp_us <= self._request.last_us
+        return bool(self._timestamp_us) and is_in_time and not self._open
+
+
+_Condition = Callable[[Span], bool]
+
+
+def _conditions(request: QueryRequest) -> list[_Condition]:
+    """Return what some span must meet, each of them, among those of the service."""
+    found: list[_Condition] = []
+    if request.service_name is not None:
+        found.append(lambda _: True)
+    if request.remote_service_name is not None:
+        found.append(lambda span: remote_service(span) == request.remote_service_name)
+    if request.span_name is not None:
+        found.append(lambda span: span.name == request.span_name)
+    if request.min_duration_us is not None:
+        found.append(partial(has_duration, request))
+    found += [_has(key, value) for key, value in request.annotation_query.items()]
+    return found
+
+
+def _has(key: str, value: str) -> _Condition:
+    return lambda span: has_annotation(span, key, value)
+
+
+def has_duration(request: QueryRequest, span: Span) -> bool:
+    """Whether a span lasts as long as a request asks for."""
+    duration_us = span.duration or 0
+    is_short_enough = request.max_duration_us is None or duration_us <= request.max_duration_us
+    return duration_us >= (request.min_duration_us or 0) and is_short_enough
 
 
 def parse_annotation_query(text: str) -> dict[str, str]:
@@ -107,20 +150,6 @@ def has_annotation(span: Span, key: str, value: str) -> bool:
     if value:
         return span.tags.get(key) == value
     return key in span.tags or any(annotation.value == key for annotation in span.annotations)
-
-
-def trace_timestamp_us(spans: Sequence[Span]) -> int:
-    """Return the time of a trace: that of the first span without a parent, else the earliest; 0 for none."""
-    earliest_us = 0
-    for span in spans:
-        timestamp_us = span.timestamp
-        if not timestamp_us:
-            continue
-        if span.parent_id is None:
-            return timestamp_us
-        if not earliest_us or timestamp_us < earliest_us:
-            earliest_us = timestamp_us
-    return earliest_us
 
 
 def local_service(span: Span) -> str | None:
