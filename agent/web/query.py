@@ -1,0 +1,179 @@
+"""One query, whose answer the threads of a pool make piece by piece, as fast as its client reads.
+
+No query runs in the event loop's thread. A query that waits for its client holds no thread, and one whose
+client is gone is not begun, or ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+from kaspan.agent.http.messages import PIECE_BYTES, StreamError
+from kaspan.store.reader import QueryLimitError
+
+THREADS = 4
+MAX_OPEN = 64
+"""How many queries may run, wait for a thread, or be sent."""
+MAX_WAIT_S = 11.0
+"""How long a query may wait for a thread."""
+FILL_BYTES = 256 * 1024
+"""How much of an answer is made at a time. An error that comes later cuts the answer off."""
+_MIN_GZIP_BYTES = 2048
+_GZIP = 31  # the largest window, plus 16 for gzip's header and trailer
+_NEVER = float("inf")
+_LEVEL = 1  # 6 takes three times as long, and makes the JSON of spans a fifth smaller
+
+_log = logging.getLogger("kaspan.agent")
+_current = threading.local()
+
+
+def query_clock_s() -> float:
+    """A monotonic clock for the store's reader, in seconds; for a query whose client is gone time is over.
+
+    So the reader ends that query where it looks at its time limit.
+    """
+    query: Query | None = getattr(_current, "query", None)
+    return _NEVER if query is not None and query.is_closed else time.monotonic()
+
+
+class BusyError(Exception):
+    """There are too many queries; the text says so."""
+
+
+class QueryPool:
+    """The threads that make answers, and how many queries they have. All methods run in the event loop."""
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self.open_queries = 0
+        self.clock_s = clock_s
+        self._threads = ThreadPoolExecutor(THREADS, "query")
+        self._lock = threading.Lock()
+
+    def begin(self, make: Callable[[], Iterator[bytes]]) -> Query:
+        """Return a query whose answer is what `make` yields. Raises BusyError if there are too many."""
+        with self._lock:
+            if self.open_queries >= MAX_OPEN:
+                raise BusyError(f"There are {MAX_OPEN} queries already; ask again")
+            self.open_queries += 1
+        return Query(self, make)
+
+    def submit(self, work: Callable[[], bytes]) -> Future[bytes]:
+        """Have a thread do this."""
+        return self._threads.submit(work)
+
+    def end(self, pieces: Iterator[bytes]) -> None:
+        """Free what a query holds, in a thread."""
+
+        def close() -> bytes:
+            with self._lock:
+                self.open_queries -= 1
+            with suppress(AttributeError):
+                pieces.close()  # type: ignore[attr-defined]  # generators have it
+            return b""
+
+        with suppress(RuntimeError):  # the interpreter ends
+            self._threads.submit(close)
+
+
+class Query:
+    """The answer to one query, as a BodyStream. All public methods run in the event loop.
+
+    `fill` comes first: it makes the beginning, and raises what the query raises. `is_packed`: it is in gzip.
+    `is_closed`: nobody waits for it.
+    """
+
+    def __init__(self, pool: QueryPool, make: Callable[[], Iterator[bytes]]) -> None:
+        self.is_packed = self.is_closed = False
+        self._pool = pool
+        self._asked_s = pool.clock_s()
+        self._pieces: Iterator[bytes] = _deferred(make)
+        self._made = b""
+        self._position = 0
+        self._is_finished = False
+        self._running: Future[bytes] | None = None
+
+    async def fill(self, may_pack: bool) -> bytes | None:
+        """Make the beginning of the answer; return it if it is the whole, None if `read` has to go on."""
+        await self._run(lambda: self._begin(may_pack))
+        return self._made if self._is_finished else None
+
+    async def read(self) -> bytes:
+        """Return the next piece, nothing at the end. Raises StreamError."""
+        if self._position >= len(self._made):
+            if self._is_finished:
+                return b""
+            try:
+                await self._run(self._make)
+            except QueryLimitError as error:
+                raise StreamError(str(error)) from error
+            except Exception as error:
+                _log.exception("a query failed")
+                raise StreamError("the query failed") from error
+        piece = self._made[self._position : self._position + PIECE_BYTES]
+        self._position += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """End the query: its answer is sent, or nobody waits for it. May be called repeatedly."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        if self._running is None or self._running.cancel():
+            self._pool.end(self._pieces)
+        else:
+            self._running.add_done_callback(lambda _: self._pool.end(self._pieces))
+
+    async def _run(self, work: Callable[[], bytes]) -> None:
+        self._running = self._pool.submit(work)
+        self._made, self._position = await asyncio.wrap_future(self._running), 0
+
+    # In a thread of the pool.
+
+    def _begin(self, may_pack: bool) -> bytes:
+        if self._pool.clock_s() > self._asked_s + MAX_WAIT_S:
+            raise BusyError(f"The query waited {MAX_WAIT_S:g} s for others; ask again")
+        beginning = self._gather()
+        if not may_pack or (self._is_finished and len(beginning) < _MIN_GZIP_BYTES):
+            return beginning
+        self.is_packed = True
+        self._packer = zlib.compressobj(_LEVEL, wbits=_GZIP)
+        return self._pack(beginning)
+
+    def _make(self) -> bytes:
+        made = self._gather()
+        while self.is_packed:
+            if packed := self._pack(made):
+                return packed
+            made = self._gather()
+        return made
+
+    def _gather(self) -> bytes:
+        gathered: list[bytes] = []
+        size = 0
+        _current.query = self
+        try:
+            for piece in self._pieces:
+                gathered.append(piece)
+                size += len(piece)
+                if size >= FILL_BYTES or self.is_closed:
+                    return b"".join(gathered)
+        finally:
+            _current.query = None
+        self._is_finished = True
+        return b"".join(gathered)
+
+    def _pack(self, made: bytes) -> bytes:
+        packed = self._packer.compress(made)
+        return packed + self._packer.flush() if self._is_finished else packed
+
+
+def _deferred(make: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+    """Call `make` when the first piece is taken: the query begins in a thread."""
+    yield from make()
