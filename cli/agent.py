@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         "--zipkin", metavar="URL", help="send to this Zipkin: http://zipkin:9411, or the full address"
     )
     parser.add_argument("--kafka", metavar="HOST:PORT,...", help="send to the topic `zipkin` of this Kafka")
-    parser.add_argument("--console", action="store_true", help="print each trace as a tree")
+    parser.add_argument("--console", action="store_true", help="print each trace as a waterfall")
     parser.add_argument(
         "--ring-dir",
         type=absolute,

@@ -1,17 +1,17 @@
-"""Prints each trace as a tree on standard output, once no new spans of it come."""
+"""Prints each trace as a waterfall on standard output, once no new spans of it come."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 import msgspec
-from rich.console import Console
 
 from kaspan.agent.senders.base import Delivered, Outcome, Refused, Sender
-from kaspan.agent.senders.trace_tree import render
+from kaspan.terminal.line import Line
+from kaspan.terminal.screen import Screen
+from kaspan.terminal.waterfall import draw
 from kaspan.wire.span import Span
 
 MAX_SPANS_HELD = 20_000
@@ -54,7 +54,7 @@ class ConsoleSender(Sender):
     def __init__(
         self, quiet_s: float, stream: TextIO | None = None, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
-        self._console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        self._screen = Screen(stream)
         self._quiet_s = quiet_s
         self._clock_s = clock_s
         self._coming: dict[str, _Trace] = {}
@@ -108,7 +108,9 @@ class ConsoleSender(Sender):
         self._held_spans -= len(trace.spans)
         late_spans = len(trace.spans) - trace.printed_spans if trace.printed_spans else 0
         if not trace.printed_spans or late_spans:
-            self._console.print(render(trace_id, list(trace.spans.values()), self._console.width, late_spans))
+            spans, width = list(trace.spans.values()), self._screen.width
+            self._screen.print(draw(trace_id, spans, width, every=True, late_spans=late_spans))
+            self._screen.print([Line()])
         trace.printed_spans = len(trace.spans)
         self._printed[trace_id] = trace
         self._remembered_spans += len(trace.spans)

@@ -117,7 +117,7 @@ class KafkaSender(SchemaSection, frozen=True, tag="kafka", tag_field="type"):
 
 
 class ConsoleSender(SchemaSection, frozen=True, tag="console", tag_field="type"):
-    """Prints each trace as a tree on standard output."""
+    """Prints each trace as a waterfall on standard output."""
 
 
 # The settings of another package's sender (an entry point of kaspan.senders) are a struct of the package's
