@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kaspan.agent.http.errors import ListenError
@@ -17,11 +18,13 @@ from kaspan.agent.receivers.ring_directory import RingDirectory, RingDirectoryEr
 from kaspan.agent.receivers.ring_receiver import Adjustment, RingReceiver
 from kaspan.agent.reload import changes
 from kaspan.agent.senders.build import build as build_senders
+from kaspan.agent.senders.build import open_store
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.spool.control_socket import ControlSocket
 from kaspan.agent.spool.expiry import Expiry
 from kaspan.agent.spool.spool import Spool
 from kaspan.config import schema
+from kaspan.store.lock import StoreError
 
 if TYPE_CHECKING:
     from kaspan.agent.receivers.collector import Collector
@@ -60,14 +63,18 @@ class Agent:
     """All parts of one agent.
 
     `collector` is None if agent.listen and agent.socket are empty. `settings` are the settings in force.
-    Raises SpoolError, RingDirectoryError, ListenError or ConfigError if the agent cannot work with them.
+    Raises StoreError, SpoolError, RingDirectoryError, ListenError or ConfigError if the agent cannot work
+    with them.
     """
 
     def __init__(self, settings: schema.Agent) -> None:
         self.settings = settings
         self._chain = _chain(settings)
         self._former_chains: list[Chain] = []
-        senders = build_senders(settings.senders, settings.batch, os.environ)
+        senders = build_senders(settings.senders, settings.batch, os.environ, settings.listen)
+        self._store_sender = open_store(settings.store) if settings.store is not None else None
+        if self._store_sender is not None:
+            senders.append(self._store_sender)
         self._directories = _open_directories(
             settings.ring_dirs, {}, is_listening=bool(settings.listen or settings.socket)
         )
@@ -93,7 +100,13 @@ class Agent:
         self._expiring = _Worker("expiry", lambda: self._expiry.run(lambda: self.settings.spool.max_age_s))
         workers = (*self._receiving, *self._sending, self._expiring)
         self.observer = Observer(
-            self.spool, self._receiver, self.collector, self._deliveries, workers, self._tally
+            self.spool,
+            self._receiver,
+            self.collector,
+            self._deliveries,
+            workers,
+            self._tally,
+            self._store_sender,
         )
         if self.collector is not None:
             add_monitoring_routes(self.collector, self.observer)
@@ -117,10 +130,11 @@ class Agent:
     @property
     def summary(self) -> str:
         """What the agent does, in one line."""
+        rings = f"rings in {', '.join(self.settings.ring_dirs)}" if self.settings.ring_dirs else "no rings"
         listens = ", ".join(self.collector.server.names) if self.collector else "nothing"
         senders = ", ".join(delivery.sender.name for delivery in self._deliveries)
         return (
-            f"reads rings in {', '.join(self.settings.ring_dirs)}; listens on {listens}; spool "
+            f"reads {rings}; listens on {listens}; spool "
             f"{self.spool.path} ({self.spool.totals.spans} spans in it); sends to {senders}"
         )
 
@@ -198,7 +212,14 @@ class Agent:
             self.spool.totals.spans,
         )
         if not any(worker.is_alive() for worker in (*self._receiving, *self._sending, self._expiring)):
-            self.spool.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Release spool and store for another agent."""
+        self.spool.close()
+        if self._store_sender is not None:
+            with suppress(StoreError):  # its sender has said why; what is not committed is in the spool
+                self._store_sender.store.close()
 
 
 def make_collector(settings: schema.Agent, spool: Spool, chain: Chain | None) -> Collector | None:

@@ -12,7 +12,7 @@ from kaspan.config import schema
 from kaspan.config.errors import escaped
 
 _OWN_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_log = logging.getLogger("kaspan.agent")
+_logs = tuple(map(logging.getLogger, ("kaspan.agent", "kaspan.store")))
 
 
 class _TextFormatter(logging.Formatter):
@@ -54,9 +54,13 @@ _FORMATTERS: dict[str, type[logging.Formatter]] = {"text": _TextFormatter, "json
 
 
 def write_log(settings: schema.Log, stream: TextIO | None = None) -> None:
-    """Write the agent's log to standard error, as the settings say. May be called again to change it."""
+    """Write the log of agent and store to standard error, as the settings say.
+
+    May be called again to change it.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_FORMATTERS[settings.format]())
-    _log.handlers[:] = [handler]
-    _log.setLevel(settings.level.upper())
-    _log.propagate = False
+    for log in _logs:
+        log.handlers[:] = [handler]
+        log.setLevel(settings.level.upper())
+        log.propagate = False

@@ -13,6 +13,7 @@ _NEED_RESTART = (
     *("agent.listen", "agent.socket", "agent.tls", "agent.spool.path", "agent.senders"),
     *("agent.store", "agent.web.lens"),
 )
+_STORE_LIMITS = ("agent.store.max_bytes", "agent.store.max_age_s")
 _TOKEN = "agent.token"  # noqa: S105 (the name of a key)
 
 
@@ -34,7 +35,8 @@ def changes(old: schema.Agent, new: schema.Agent) -> Changes:
     pending = tuple(
         key
         for key in differing
-        if key.startswith(_NEED_RESTART) or (key == _TOKEN and not (old.token and new.token))
+        if (key.startswith(_NEED_RESTART) and key not in _STORE_LIMITS)
+        or (key == _TOKEN and not (old.token and new.token))
     )
     in_force = msgspec.structs.replace(
         new,
@@ -42,12 +44,18 @@ def changes(old: schema.Agent, new: schema.Agent) -> Changes:
         socket=old.socket,
         tls=old.tls,
         senders=old.senders,
-        store=old.store,
+        store=_store_in_force(old.store, new.store),
         web=msgspec.structs.replace(new.web, lens=old.web.lens),
         spool=msgspec.structs.replace(new.spool, path=old.spool.path),
         token=old.token if _TOKEN in pending else new.token,
     )
     return Changes(tuple(key for key in differing if key not in pending), pending, in_force)
+
+
+def _store_in_force(old: schema.Store | None, new: schema.Store | None) -> schema.Store | None:
+    if old is None or new is None:
+        return old
+    return msgspec.structs.replace(old, max_bytes=new.max_bytes, max_age_s=new.max_age_s)
 
 
 def _differing(old: Any, new: Any, prefix: str) -> Iterator[str]:

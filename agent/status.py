@@ -20,10 +20,12 @@ SENDER_FAILING = "sender_failing"
 RECEIVER_STALLED = "receiver_stalled"
 PART_FAILED = "part_failed"
 RING_DIR_REFUSED = "ring_dir_refused"
+STORE_FAILING = "store_failing"
+STORE_DAMAGED = "store_damaged"
 STOPPING = "stopping"
 REASONS = (
     *(SPOOL_FULL, DISK_FULL, SPOOL_DAMAGED, SENDER_FAILING, RECEIVER_STALLED, PART_FAILED),
-    *(RING_DIR_REFUSED, STOPPING),
+    *(RING_DIR_REFUSED, STORE_FAILING, STORE_DAMAGED, STOPPING),
 )
 """All reasons of problems."""
 _REFUSING = frozenset((SPOOL_FULL, DISK_FULL, RECEIVER_STALLED, PART_FAILED, STOPPING))
@@ -77,6 +79,24 @@ class SpoolStatus(msgspec.Struct):
     damages: int
 
 
+class StoreStatus(msgspec.Struct):
+    """What the span store holds. `oldest_age_s`: how long ago the oldest span came, None without a span.
+
+    `deleted_spans`, for their age or for the store's size, and `commit_s` are counted since the agent
+    started; `damaged_partitions` are those that lie in the directory.
+    """
+
+    path: str
+    spans: int
+    bytes: int
+    max_bytes: int
+    partitions: int
+    damaged_partitions: int
+    deleted_spans: int
+    oldest_age_s: float | None
+    commit_s: Histogram
+
+
 class SenderStatus(msgspec.Struct):
     """What one sender did since the agent started, and how far it is behind.
 
@@ -102,7 +122,7 @@ class Status(msgspec.Struct):
     """The whole status of an agent at one moment. `started_at_s` is a Unix time.
 
     `dropped_spans` are counted by reason, `failed_spans` by the processor that failed on them and passed them
-    on.
+    on. `store` is None without a span store.
     """
 
     version: str
@@ -114,6 +134,7 @@ class Status(msgspec.Struct):
     senders: list[SenderStatus]
     dropped_spans: dict[str, int]
     failed_spans: dict[str, int]
+    store: StoreStatus | None = None
 
     @property
     def state(self) -> str:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from kaspan.agent.process import block_signals, keep_freed_memory, raise_descriptor_limit, serve
-from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.cli.path import absolute
-from kaspan.cli.settings import add_config_option, print_errors
-from kaspan.config import ConfigError, Loaded, load
-
-_log = logging.getLogger("kaspan.agent")
+from kaspan.cli.run_agent import load_for_agent, run, store_argument
+from kaspan.cli.settings import add_config_option
 
 _COMMANDS = {
     "status": "kaspan.cli.status",
@@ -29,52 +23,8 @@ def main(arguments: Sequence[str]) -> int:
     if command is not None:
         code: int = import_module(command).main(arguments[1:])
         return code
-    block_signals()
-    try:
-        loaded = _load(arguments)
-    except ConfigError as error:
-        return print_errors("kaspan agent", error)
-    try:
-        # Imported here: without the agent's packages `--help` works, and the message below says what to
-        # install.
-        from kaspan.agent.agent import Agent
-        from kaspan.agent.http.errors import ListenError
-        from kaspan.agent.log import write_log
-        from kaspan.agent.receivers.ring_directory import RingDirectoryError
-        from kaspan.agent.spool.lock import SpoolError
-
-        write_log(loaded.settings.agent.log)
-        _log_warnings(loaded)
-        keep_freed_memory()
-        raise_descriptor_limit()
-        agent = Agent(loaded.settings.agent)
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"kaspan agent: {error.name} is not installed for {sys.executable}: install kaspan[agent], "
-            "preferably into an environment of its own\n"
-        )
-        return 2
-    except ConfigError as error:
-        # A mistake that only shows when senders and processors are made.
-        for line in error.errors:
-            key = "agent.senders" if line.startswith("agent.senders") else "agent.processors"
-            sys.stderr.write(f"kaspan agent: {loaded.origins[key]}: {line}\n")
-        return 2
-    except (SpoolError, RingDirectoryError, ListenError) as error:
-        sys.stderr.write(f"kaspan agent: {error}\n")
-        return 2
-    return serve(agent, lambda: _log_warnings(_load(arguments)).settings.agent)
-
-
-def _log_warnings(loaded: Loaded) -> Loaded:
-    for line in loaded.warnings:
-        _log.warning("settings: %s", line)
-    return loaded
-
-
-def _load(arguments: Sequence[str]) -> Loaded:
-    config_file = _parser().parse_args(arguments).config
-    return load(config_file, arguments=parse_settings(arguments), senders=InstalledSenders(), side="agent")
+    options = _parser().parse_args(arguments)
+    return run("kaspan agent", lambda: load_for_agent(options.config, parse_settings(arguments)))
 
 
 def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
@@ -95,6 +45,7 @@ def parse_settings(arguments: Sequence[str]) -> dict[str, object]:
         "agent.listen": options.listen,
         "agent.ring_dirs": options.ring_dir or None,
         "agent.spool.path": options.spool or None,
+        "agent.store": store_argument(options.store),
     }
 
 
@@ -128,5 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--spool", type=absolute, metavar="FILE", help="keep spans in FILE until they are delivered"
+    )
+    parser.add_argument(
+        "--store",
+        type=absolute,
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="keep all spans in a store of its own too, in DIR if it is given, and answer Zipkin's queries",
     )
     return parser

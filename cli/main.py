@@ -18,6 +18,7 @@ usage: kaspan COMMAND ...
   kaspan run [--service NAME] [--config FILE] -- COMMAND ...
                     run a kafka-python application traced, without a change to its code
   kaspan agent      take the applications' spans and deliver them to Zipkin
+  kaspan server     run a small Zipkin: take spans, keep them, and answer Zipkin's queries
   kaspan demo       run three small applications and print their traces
   kaspan config     print the settings in effect and where each value came from
   kaspan doctor     print whether this Python is traced, what is in its rings, and what is wrong
@@ -26,7 +27,7 @@ usage: kaspan COMMAND ...
 
 `kaspan COMMAND --help` describes a command, `kaspan --version` prints the versions of kaspan and Python.
 """
-COMMANDS = ("agent", "demo", "config", "doctor", "install", "uninstall")
+COMMANDS = ("agent", "server", "demo", "config", "doctor", "install", "uninstall")
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from kaspan.agent.senders.entry_points import InstalledSenders
-from kaspan.agent.status import SenderStatus, ServiceStatus, SpoolStatus, Status
+from kaspan.agent.status import SenderStatus, ServiceStatus, SpoolStatus, Status, StoreStatus
 from kaspan.cli.ask import NoAnswerError, ask
 from kaspan.cli.settings import add_config_option, print_errors
 from kaspan.config import ConfigError, load, schema
@@ -120,6 +120,8 @@ def lines(status: Status, now_s: float | None = None) -> list[Line]:
         head = ("rings of", "rings", "full", "accepted", "dropped", "errors")
         shown += [*_table(head, _rings(status)), *_without_length(status), Line("")]
     shown += [*_spool(status.spool), Line("")]
+    if status.store is not None:
+        shown += [*_store(status.store), Line("")]
     shown += _table(("sender", "sent", "refused", "behind", "state", "last error"), _senders(status))
     drops = [(reason, str(count)) for reason, count in status.dropped_spans.items() if count]
     if drops:
@@ -164,6 +166,15 @@ def _spool(spool: SpoolStatus) -> list[Line]:
         f"{spool.dead_spans} ({_size(spool.dead_bytes)})",
     )
     return _table(("spool", "spans", "size", "oldest", "dead letters"), [row])
+
+
+def _store(store: StoreStatus) -> list[Line]:
+    oldest = "-" if store.oldest_age_s is None else duration(store.oldest_age_s)
+    row = (
+        *(store.path, str(store.spans), f"{_size(store.bytes)} of {_size(store.max_bytes)}"),
+        *(str(store.partitions), oldest, str(store.deleted_spans)),
+    )
+    return _table(("store", "spans", "size", "files", "oldest", "deleted"), [row])
 
 
 def _senders(status: Status) -> list[tuple[str, ...]]:

@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from kaspan.agent.histogram import Histogram
-from kaspan.agent.status import REASONS, ReceiverStatus, SenderStatus, ServiceStatus, SpoolStatus, Status
+from kaspan.agent.status import (
+    REASONS,
+    ReceiverStatus,
+    SenderStatus,
+    ServiceStatus,
+    SpoolStatus,
+    Status,
+    StoreStatus,
+)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "kaspan_agent_"
@@ -102,6 +110,7 @@ def render(status: Status) -> str:
         *_receivers(status.receivers),
         *_drops(status),
         *_spool(status.spool),
+        *(_store(status.store) if status.store is not None else ()),
         *_senders(status.senders),
         *_process(status.started_at_s),
     )
@@ -171,6 +180,23 @@ def _spool(spool: SpoolStatus) -> Iterator[list[str]]:
     yield _one("dead_letter_bytes", _GAUGE, "Bytes of dead letters.", spool.dead_bytes)
 
 
+def _store(store: StoreStatus) -> Iterator[list[str]]:
+    yield _one("store_spans", _GAUGE, "Spans in the span store.", store.spans)
+    yield _one("store_bytes", _GAUGE, "Bytes of the span store on disk.", store.bytes)
+    yield _one("store_capacity_bytes", _GAUGE, "agent.store.max_bytes.", store.max_bytes)
+    yield _one("store_partitions", _GAUGE, "Files of the span store.", store.partitions)
+    help_text = "How long ago the oldest span in the store came; 0 without a span."
+    yield _one("store_oldest_age_seconds", _GAUGE, help_text, store.oldest_age_s or 0)
+    help_text = (
+        "Spans that were deleted since the store was full, or they were older than agent.store.max_age_s."
+    )
+    yield _one("store_deleted_spans_total", _COUNTER, help_text, store.deleted_spans)
+    help_text = "Damaged files of the span store that were moved aside."
+    yield _one("store_damaged_partitions", _GAUGE, help_text, store.damaged_partitions)
+    help_text = "Time to write spans to the span store, with the flush of the disk."
+    yield _histograms(f"{PREFIX}store_commit_duration_seconds", help_text, {"": store.commit_s})
+
+
 def _senders(senders: list[SenderStatus]) -> Iterator[list[str]]:
     for name, kind, help_text, value in _BY_SENDER:
         yield _by(name, kind, help_text, "sender", {sender.name: value(sender) for sender in senders})
@@ -188,7 +214,7 @@ def _senders(senders: list[SenderStatus]) -> Iterator[list[str]]:
 def _histograms(name: str, help_text: str, by_sender: Mapping[str, Histogram]) -> list[str]:
     lines = [f"# HELP {name} {help_text}", f"# TYPE {name} histogram"]
     for sender, histogram in by_sender.items():
-        labels = (("sender", sender),)
+        labels: _Labels = (("sender", sender),) if sender else ()
         total = 0
         for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
             total += count

@@ -15,11 +15,12 @@ from kaspan.agent.receivers.ring_receiver import RingReceiver
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.spool.database import DAMAGED_INFIX
 from kaspan.agent.spool.spool import DAMAGED, EXPIRED, SENDER_REMOVED, Spool
-from kaspan.agent.status import Problem, ReceiverStatus, SenderStatus, SpoolStatus, Status
+from kaspan.agent.status import Problem, ReceiverStatus, SenderStatus, SpoolStatus, Status, StoreStatus
 from kaspan.wire import VERSION
 
 if TYPE_CHECKING:
     from kaspan.agent.receivers.collector import Collector
+    from kaspan.agent.senders.store import StoreSender
 
 DEAD_LETTERS_FULL = "dead_letters_full"
 """The reason for dropping a refused span for which the dead letters have no space."""
@@ -49,6 +50,7 @@ class Observer:
         deliveries: Sequence[Delivery],
         parts: Sequence[Part],
         tally: Callable[[], Tally],
+        store_sender: StoreSender | None = None,
         clock_s: Callable[[], float] = time.monotonic,
         wall_clock_s: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +61,7 @@ class Observer:
         self._deliveries = deliveries
         self._parts = parts
         self._tally = tally
+        self._store_sender = store_sender
         self._clock_s = clock_s
         self._wall_clock_s = wall_clock_s
         self._started_at_s = wall_clock_s()
@@ -77,6 +80,7 @@ class Observer:
             senders=senders,
             dropped_spans=self._dropped_spans(tally),
             failed_spans=dict(tally.failed),
+            store=None if self._store_sender is None else self._store_status(self._store_sender),
         )
 
     def problems(self) -> Iterator[Problem]:
@@ -100,11 +104,27 @@ class Observer:
             yield Problem(reasons.SPOOL_DAMAGED, text)
         for text in self._receiver.problems():
             yield Problem(reasons.RING_DIR_REFUSED, text)
+        if self._store_sender is not None:
+            yield from self._store_problems(self._store_sender)
         for delivery in self._deliveries:
+            if delivery.sender is self._store_sender:
+                continue  # a store that cannot commit is a problem at once
             failing_s = self._failing_s(delivery)
             if failing_s is not None and failing_s > reasons.FAILING_S:
                 text = f"{delivery.sender.name} has failed for {failing_s:.0f} s: {delivery.stats.last_error}"
                 yield Problem(reasons.SENDER_FAILING, text)
+
+    def _store_problems(self, sender: StoreSender) -> Iterator[Problem]:
+        if sender.problem:
+            text = f"the span store takes no spans, and they wait in the spool: {sender.problem}"
+            yield Problem(reasons.STORE_FAILING, text)
+        damaged = sender.store.totals.damaged_partitions
+        if damaged:
+            text = (
+                f"{damaged} damaged partitions of the span store were moved aside: "
+                f"{sender.settings.path}/*.damaged"
+            )
+            yield Problem(reasons.STORE_DAMAGED, text)
 
     @property
     def stalled_s(self) -> float:
@@ -139,6 +159,20 @@ class Observer:
             dead_spans=spool.totals.dead_spans,
             dead_bytes=spool.totals.dead_bytes,
             damages=spool.damages,
+        )
+
+    def _store_status(self, sender: StoreSender) -> StoreStatus:
+        settings, totals = sender.settings, sender.store.totals
+        return StoreStatus(
+            path=settings.path,
+            spans=totals.spans,
+            bytes=totals.bytes,
+            max_bytes=settings.max_bytes,
+            partitions=totals.partitions,
+            damaged_partitions=totals.damaged_partitions,
+            deleted_spans=totals.deleted_spans,
+            oldest_age_s=self._age_s(totals.oldest_s) if totals.oldest_s else None,
+            commit_s=sender.commit_s,
         )
 
     def _sender(self, delivery: Delivery) -> SenderStatus:

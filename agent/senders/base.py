@@ -81,8 +81,14 @@ class Sender(ABC):
         """Return up to which id rows may be deleted: `last_id`, up to which all are sent, or less."""
         return last_id
 
-    def idle(self) -> None:  # noqa: B027 (optional: most senders have nothing to do)
-        """Called when there is nothing to send, every `idle_s` and after every message."""
+    def idle(self) -> Delivered | Failed | None:  # noqa: B027 (optional: most senders have nothing to do)
+        """Called when there is nothing to send, every `idle_s` and after every message.
 
-    def close(self) -> None:  # noqa: B027 (optional)
-        """Send what is held back, and close connections. Called once, after the last message."""
+        A sender that sends here what it has held back returns the outcome, else None.
+        """
+
+    def close(self) -> Delivered | Failed | None:  # noqa: B027 (optional)
+        """Send what is held back, and close connections. Called once, after the last message.
+
+        Returns the outcome as `idle` does.
+        """

@@ -110,16 +110,23 @@ class Delivery:
                     return None
                 self._pause(self._backoff.next_s())
 
-    def _advance(self, after: Callable[[], None]) -> None:
-        """Call one of the sender's methods, then advance its cursor."""
+    def _advance(self, after: Callable[[], Outcome | None]) -> None:
+        """Call one of the sender's methods, note its outcome, then advance its cursor."""
+        began_s = self.stats.clock_s()
         try:
-            after()
+            outcome = after()
             passed = min(self._sent_id, self.sender.passed(self._sent_id))
         except Exception as error:  # noqa: BLE001 (logged, and the rows stay)
             reason = f"{type(error).__name__}: {error}"
-            self.stats.failed(reason, self.stats.clock_s())
+            self.stats.failed(reason, began_s)
             self._failed(reason, is_bug=True)
             return
+        if isinstance(outcome, Failed):
+            self.stats.failed(outcome.reason, began_s)
+            self._failed(outcome.reason)
+        elif isinstance(outcome, Delivered):
+            self.stats.delivered(began_s)
+            self._recovered()
         self._spool.advance(self.sender.name, passed)
 
     def _deliver(self, message: Message) -> bool:

@@ -13,11 +13,11 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from support.deployment import Deployment
+from support.deployment import KASPAN, Deployment
 from support.load import MakeSpan
 from support.process import RunningProcess
 from support.waiting import wait_until
@@ -28,15 +28,25 @@ SENDER_TIMEOUT_S = 0.5
 
 
 class KilledAgent:
-    """An agent that is killed and started again where it was, over and over."""
+    """An agent that is killed and started again where it was, over and over.
 
-    def __init__(self, deployment: Deployment, sender: dict[str, Any], **variables: str) -> None:
+    `command` are the words of the command line behind `kaspan`.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        sender: dict[str, Any] | None,
+        command: Sequence[str] = ("agent",),
+        **variables: str,
+    ) -> None:
+        self._command = command
         self.socket = str(deployment.directory / "agent.sock")
         self.spool_path = Path(variables.get("KASPAN_AGENT__SPOOL__PATH", deployment.spool_path))
         self._deployment = deployment
         self._variables = {
             "KASPAN_AGENT__SOCKET": self.socket,
-            "KASPAN_AGENT__SENDERS": json.dumps([sender]),
+            "KASPAN_AGENT__SENDERS": json.dumps([sender] if sender else []),
             "KASPAN_AGENT__BATCH__FLUSH_INTERVAL_S": "0.05",
             **variables,
         }
@@ -46,7 +56,9 @@ class KilledAgent:
     def start(self, **variables: str) -> None:
         """Start it again, with these variables from now on."""
         self._variables |= variables
-        self.running: RunningProcess = self._deployment.start_agent(**self._variables)
+        self.running: RunningProcess = self._deployment.start(
+            "agent", KASPAN, *self._command, **self._variables
+        )
 
     def is_up(self) -> bool:
         assert self.running.process.poll() is None, self.running.stderr

@@ -122,7 +122,7 @@ class Applications:
     def __init__(
         self,
         ring_dir: Path,
-        socket_path: str,
+        address: tuple[str, int] | str,
         rings: int = 3,
         clients: int = 3,
         make: MakeSpan = span,
@@ -135,8 +135,7 @@ class Applications:
         self._promised: set[str] = set()
         self._rings = [self._open_ring() for _ in range(rings)]
         self.clients = [
-            HttpApplication(socket_path, self._next_first(), make=make, pause_s=pause_s)
-            for _ in range(clients)
+            HttpApplication(address, self._next_first(), make=make, pause_s=pause_s) for _ in range(clients)
         ]
 
     def _next_first(self) -> int:
@@ -148,7 +147,9 @@ class Applications:
         return RingApplication(self._ring_dir, f"{self._made}-a.ring", first, self._pause_s, self._make)
 
     def replace_one(self, rng: random.Random) -> None:
-        """Let one of the applications with rings die, and another one start."""
+        """Let one of the applications with rings die, if there are any, and another one start."""
+        if not self._rings:
+            return
         self._promised |= self._rings.pop(rng.randrange(len(self._rings))).end()
         self._rings.append(self._open_ring())
 

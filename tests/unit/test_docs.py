@@ -17,14 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kaspan.agent.histogram import Histogram
 from kaspan.agent.monitoring.metrics import PREFIX, render
-from kaspan.agent.status import REASONS, ReceiverStatus, SenderStatus, SpoolStatus, Status
+from kaspan.agent.status import REASONS, ReceiverStatus, SenderStatus, SpoolStatus, Status, StoreStatus
 from kaspan.config import load
 
 DOCS = Path(__file__).parents[2] / "docs"
 OPERATION = (DOCS / "operation.md").read_text(encoding="utf-8")
 DEPLOYMENT = (DOCS / "deployment.md").read_text(encoding="utf-8")
 DEPLOY = DOCS.parent / "deploy"
-UNIT = DEPLOY / "kaspan-agent.service"
+UNITS = [DEPLOY / "kaspan-agent.service", DEPLOY / "kaspan-server.service"]
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 _DROPS = ("dead_letters_full", "spool_damaged", "spool_expired", "sender_removed", "unreadable")
 
@@ -43,6 +43,7 @@ def names() -> set[str]:
         senders=[sender],
         dropped_spans={},
         failed_spans={},
+        store=StoreStatus("/store", 0, 0, 0, 0, 0, 0, None, empty),
     )
     families = text_string_to_metric_families(render(status))
     return {family.name + ("_total" if family.type == "counter" else "") for family in families}
@@ -89,8 +90,9 @@ def environments() -> Iterator[dict[str, str]]:
     """The settings of every container and unit in the examples."""
     for example in EXAMPLES:
         yield from _environments(example)
-    lines = re.findall(r"^Environment=(\w+)=(.*)$", UNIT.read_text(), re.M)
-    yield {name: value for name, value in lines if name != "KASPAN_CONFIG"}
+    for unit in UNITS:
+        lines = re.findall(r"^Environment=(\w+)=(.*)$", unit.read_text(), re.M)
+        yield {name: value for name, value in lines if name != "KASPAN_CONFIG"}
 
 
 def _environments(example: Any) -> Iterator[dict[str, str]]:
@@ -124,10 +126,11 @@ def test_application_and_agent_of_an_example_share_a_directory() -> None:
 
 @pytest.mark.processes
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_unit_is_understood_by_systemd(tmp_path: Path) -> None:
+@pytest.mark.parametrize("described", UNITS, ids=lambda unit: unit.stem)
+def test_unit_is_understood_by_systemd(tmp_path: Path, described: Path) -> None:
     """Every line of the unit is one that this systemd knows; only the agent is not where it says."""
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/kaspan-agent/bin/kaspan", "/bin/sh"))
+    unit = tmp_path / described.name
+    unit.write_text(described.read_text().replace("/opt/kaspan-agent/bin/kaspan", "/bin/sh"))
     checked = subprocess.run(
         ["systemd-analyze", "verify", "--recursive-errors=no", unit],
         capture_output=True,

@@ -15,13 +15,15 @@ from kaspan.agent.log import write_log
 from kaspan.config import schema
 
 LOG = logging.getLogger("kaspan.agent")
+STORE_LOG = logging.getLogger("kaspan.store")
 
 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
-    before = (list(LOG.handlers), LOG.level, LOG.propagate)
+    before = [(log, list(log.handlers), log.level, log.propagate) for log in (LOG, STORE_LOG)]
     yield
-    LOG.handlers[:], LOG.level, LOG.propagate = before
+    for log, handlers, level, propagate in before:
+        log.handlers[:], log.level, log.propagate = handlers, level, propagate
 
 
 def written(settings: schema.Log) -> io.StringIO:
@@ -37,6 +39,14 @@ def test_text_is_one_line_with_time_and_level() -> None:
     time, level, text = stream.getvalue().split(" ", 2)
     assert time.endswith("Z")
     assert (level, text) == ("WARNING", "spool /spool.db is damaged\n")
+
+
+def test_store_writes_to_the_same_log() -> None:
+    """What it says of a damaged partition is for the operator of the agent."""
+    stream = written(schema.Log(level="warning"))
+    STORE_LOG.info("a partition is sealed")
+    STORE_LOG.warning("a partition is damaged")
+    assert stream.getvalue().endswith("WARNING a partition is damaged\n")
 
 
 @pytest.mark.parametrize("format_", ["text", "json"])

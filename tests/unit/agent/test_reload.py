@@ -33,6 +33,8 @@ def changed(**values: Any) -> schema.Agent:
         ({"spool": schema.Spool(path="/spool.db", max_bytes=1 << 20)}, "agent.spool.max_bytes"),
         ({"token": "second-token"}, "agent.token"),
         ({"shutdown_timeout_s": 3.0}, "agent.shutdown_timeout_s"),
+        ({"store": schema.Store(path="/store", max_bytes=1 << 30)}, "agent.store.max_bytes"),
+        ({"store": schema.Store(path="/store", max_age_s=60.0)}, "agent.store.max_age_s"),
         ({"web": schema.Web(allowed_origins=("https://grafana",))}, "agent.web.allowed_origins"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,6 +17,7 @@ from kaspan.agent.status import (
     ServiceStatus,
     SpoolStatus,
     Status,
+    StoreStatus,
 )
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -42,6 +44,7 @@ def status(service: str = "orders", sender: str = "zipkin http://z") -> Status:
         ],
         dropped_spans={"processor_drop": 9},
         failed_spans={},
+        store=StoreStatus("/store", 7, 4096, 1 << 30, 2, 1, 11, 60.5, durations),
     )
 
 
@@ -70,8 +73,22 @@ def test_numbers_are_what_prometheus_parses() -> None:
     assert value(found, "kaspan_agent_sender_sent_spans_total", **sender) == 11
     assert value(found, "kaspan_agent_sender_failed_sends_total", reason="503", **sender) == 6
     assert value(found, "kaspan_agent_sender_failing_seconds", **sender) == 0
+    assert value(found, "kaspan_agent_store_spans") == 7
+    assert value(found, "kaspan_agent_store_bytes") == 4096
+    assert value(found, "kaspan_agent_store_capacity_bytes") == 1 << 30
+    assert value(found, "kaspan_agent_store_partitions") == 2
+    assert value(found, "kaspan_agent_store_damaged_partitions") == 1
+    assert value(found, "kaspan_agent_store_deleted_spans_total") == 11
+    assert value(found, "kaspan_agent_store_oldest_age_seconds") == 60.5
+    assert value(found, "kaspan_agent_store_commit_duration_seconds_count") == 4
     assert value(found, "process_start_time_seconds") == 1000.5
     assert value(found, "process_resident_memory_bytes") > 1_000_000
+
+
+def test_agent_without_a_store_has_no_metric_of_one() -> None:
+    """A dashboard would show an empty store."""
+    without = msgspec.structs.replace(status(), store=None)
+    assert not [name for name, _ in samples(render(without)) if name.startswith("kaspan_agent_store_")]
 
 
 def test_every_reason_has_a_series_also_while_it_is_not_so() -> None:

@@ -20,8 +20,12 @@ from kaspan.agent.receivers.ring_receiver import SCAN_S, RingReceiver
 from kaspan.agent.senders.base import Delivered, Outcome, Sender
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.senders.stats import SenderStats
+from kaspan.agent.senders.store import StoreSender
 from kaspan.agent.spool.database import DiskFull, SpoolFull
 from kaspan.agent.spool.spool import Spool
+from kaspan.store.span_store import StoreTotals
+from support.fake_store import FULL, SETTINGS, FakeStore
+from support.ring_writer import span
 
 MAX_BYTES = 1024 * 1024
 
@@ -60,9 +64,20 @@ class Parts:
             [self.delivery],
             [self.part],
             lambda: self.tally,
-            lambda: self.now_s,
-            lambda: self.now_s,
+            clock_s=lambda: self.now_s,
+            wall_clock_s=lambda: self.now_s,
         )
+
+    def add_store(self) -> StoreSender:
+        """Have the agent keep spans in a store as well."""
+        sender = StoreSender(SETTINGS, FakeStore(), lambda: self.now_s)
+        self.spool.register([FakeSender.name, sender.name])
+        deliveries = [self.delivery, Delivery(self.spool, sender, 10_000)]
+        clocks = (lambda: self.now_s, lambda: self.now_s)
+        self.observer = Observer(
+            self.spool, self.receiver, None, deliveries, [], lambda: self.tally, sender, *clocks
+        )
+        return sender
 
     def reasons(self) -> list[str]:
         return [problem.reason for problem in self.observer.problems()]
@@ -228,3 +243,38 @@ def test_text_that_is_not_utf8_is_shown_all_the_same(parts: Parts) -> None:
     assert msgspec.json.decode(status.body)["senders"][0]["last_error"] == "HTTP ? ?"
     metrics = asyncio.run(operation.metrics(request))
     assert b'reason="processor_?"' in metrics.body
+
+
+def test_store_that_cannot_be_written_is_a_problem_and_spans_are_taken(parts: Parts) -> None:
+    """They wait in the spool, which may be on the same disk and says so itself then."""
+    sender = parts.add_store()
+    assert isinstance(sender.store, FakeStore)
+    sender.store.full = FULL
+    sender.send(span(1), 1)
+    sender.close()
+    (problem,) = parts.observer.problems()
+    assert problem.reason == reasons.STORE_FAILING
+    assert str(FULL) in problem.text
+    assert parts.observer.observe().is_accepting
+    sender.store.full = None
+    sender.close()
+    assert parts.reasons() == []
+
+
+def test_damaged_partition_is_a_problem_until_it_is_removed(parts: Parts) -> None:
+    """Its spans are missing, and nothing else says so."""
+    sender = parts.add_store()
+    sender.store.totals = StoreTotals(0, 0, 0, 2, 0, 0.0)
+    (problem,) = parts.observer.problems()
+    assert problem.reason == reasons.STORE_DAMAGED
+    assert "/store/*.damaged" in problem.text
+
+
+def test_store_is_in_the_status_if_there_is_one(parts: Parts) -> None:
+    """With its limit, and the age of what is oldest in it."""
+    assert parts.observer.observe().store is None
+    parts.add_store().store.totals = StoreTotals(7, 4096, 2, 0, 11, parts.now_s - 60)
+    store = parts.observer.observe().store
+    assert store is not None
+    assert (store.path, store.spans, store.bytes, store.max_bytes) == ("/store", 7, 4096, 1 << 30)
+    assert (store.partitions, store.deleted_spans, store.oldest_age_s) == (2, 11, 60)

@@ -611,3 +611,27 @@ def test_backoff_waits_no_less_than_asked_and_not_for_ever() -> None:
     """A target's wish counts up to five minutes."""
     assert Backoff().next_s(60.0) == 60.0
     assert Backoff().next_s(1e9) == 300.0
+
+
+class HoldingSender(FakeSender):
+    """Sends in `idle` what it has held back, with these outcomes one after the other."""
+
+    def __init__(self, *outcomes: Delivered | Failed) -> None:
+        super().__init__()
+        self.outcomes = list(outcomes)
+
+    def idle(self) -> Delivered | Failed | None:
+        return self.outcomes.pop(0) if self.outcomes else None
+
+
+def test_outcome_of_sending_what_was_held_back_counts(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure without a further message is logged and counted like any other, and so is its end."""
+    bench.delivery.sender = sender = HoldingSender(Failed("disk full"), Failed("disk full"), Delivered())
+    stats = bench.delivery.stats
+    with caplog.at_level("INFO"):
+        bench.run_until(lambda: not sender.outcomes and stats.failing_since_s is None)
+    assert sum(stats.failures.values()) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "fake: disk full; spans wait in the spool",
+        "fake: works again",
+    ]
