@@ -56,6 +56,7 @@ class PartitionWriter:
     def __init__(self, partition: Partition, autocomplete_keys: Collection[str], now_s: float) -> None:
         self.partition = partition
         self._autocomplete_keys = frozenset(autocomplete_keys)
+        is_new = not os.path.exists(partition.path)
         # SQLite would create it with the umask's mode; its other files get the mode of this one.
         os.close(os.open(partition.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = sqlite3.connect(partition.path, isolation_level=None, check_same_thread=False)
@@ -67,6 +68,8 @@ class PartitionWriter:
             self._load()
         except BaseException:
             self._connection.close()
+            if is_new:  # else each attempt on a full disk would leave a file without tables
+                os.unlink(partition.path)
             raise
 
     def _create(self, now_s: float) -> None:
