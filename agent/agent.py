@@ -166,6 +166,8 @@ class Agent:
 
     def _adjust(self, batch: schema.Batch) -> None:
         self.spool.max_bytes = self.settings.spool.max_bytes
+        if self._store_sender is not None and self.settings.store is not None:
+            self._store_sender.adjust(self.settings.store.max_bytes, self.settings.store.max_age_s)
         directories = list(self._directories.values())
         self._receiver.adjust(Adjustment(directories, batch.max_bytes, batch.flush_interval_s, self._chain))
         for delivery in self._deliveries:

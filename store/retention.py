@@ -54,6 +54,10 @@ class Retention:
         self._boot_clock_s = boot_clock_s
         self._boot_s = clock_s() - boot_clock_s()
 
+    def adjust(self, max_bytes: int, max_age_s: float) -> None:
+        """Use other limits from the next check on. Any thread may call it."""
+        self._max_bytes, self._max_age_s = max_bytes, max_age_s
+
     def check(self, newest: int) -> Kept:
         """Delete what is beyond a limit, but not the partition `newest` or what comes after it."""
         self._follow_clock()

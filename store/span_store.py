@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kaspan.store.damage import ERRORS, is_damage, is_unwritable
 from kaspan.store.indexed_span import read_spans
@@ -131,6 +131,12 @@ class SpanStore:
         self._oldest_s[partition.number] = writer.first_s
         self._opened_s = self._boot_clock_s()
         return writer
+
+    def adjust(self, max_bytes: int, max_age_s: float) -> None:
+        """Use other limits from the next commit on. Any thread may call it."""
+        self._settings = replace(self._settings, max_bytes=max_bytes, max_age_s=max_age_s)
+        self._partition_bytes = partition_bytes(max_bytes)
+        self._retention.adjust(max_bytes, max_age_s)
 
     def accept(self, spans: bytes) -> None:
         """Hold JSON spans joined by commas until the next commit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from kaspan.agent.histogram import Histogram
 from kaspan.agent.senders.base import Delivered, Failed, Outcome, Refused, Sender
@@ -41,6 +42,11 @@ class StoreSender(Sender):
         self._accepted_id = self._committed_id = 0
         self._commit_at_s = 0.0
         self._tidy_at_s = clock_s() + TIDY_INTERVAL_S
+
+    def adjust(self, max_bytes: int, max_age_s: float) -> None:
+        """Use other limits of the store from the next commit on. Any thread may call it."""
+        self.settings = replace(self.settings, max_bytes=max_bytes, max_age_s=max_age_s)
+        self.store.adjust(max_bytes, max_age_s)
 
     def send(self, spans: bytes, last_id: int) -> Outcome:
         """Hold spans until the next commit; blocks for the commit of earlier ones if it is due.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -63,4 +64,23 @@ def test_trace_stands_together_in_a_full_block(tmp_path: Path) -> None:
     assert len(ids) == 1024
     traces = [number % 7 for number in ids]
     assert sum(first != second for first, second in pairwise(traces)) == 6
+    store.close()
+
+
+def test_limits_can_be_changed_while_it_is_open(tmp_path: Path) -> None:
+    """An operator shortens the age, and what is older goes with the next commit."""
+    days = {"max_age_s": 32 * 86_400.0}
+    old_s = time.time() - 4 * 86_400
+    store = SpanStore(settings(tmp_path, **days), lambda: old_s)
+    store.accept(span(1))
+    store.close()
+    store = SpanStore(settings(tmp_path, **days))  # seals it, since it is more than a day old
+    store.accept(span(2))
+    store.commit()
+    os.utime(list_partitions(str(tmp_path))[0].path, (old_s, old_s))
+    assert stored_ids(tmp_path) == [1, 2]
+    store.adjust(1 << 40, 86_400.0)
+    store.commit()
+    assert stored_ids(tmp_path) == [2]
+    assert store.totals.deleted_spans == 1
     store.close()
