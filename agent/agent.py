@@ -28,6 +28,8 @@ from kaspan.store.lock import StoreError
 
 if TYPE_CHECKING:
     from kaspan.agent.receivers.collector import Collector
+    from kaspan.store.reader import StoreReader
+    from kaspan.store.span_store import StoreSettings
 
 _MAX_LINGER_S = 0.2
 
@@ -108,8 +110,11 @@ class Agent:
             self._tally,
             self._store_sender,
         )
+        self._reader: StoreReader | None = None
         if self.collector is not None:
             add_monitoring_routes(self.collector, self.observer)
+            if self._store_sender is not None:
+                self._reader = add_query_routes(self.collector, self._store_sender.settings, settings)
         self._control = ControlSocket(self.spool)
         self._controlling = _Worker("control", self._control.run)
 
@@ -219,6 +224,8 @@ class Agent:
     def _close(self) -> None:
         """Release spool and store for another agent."""
         self.spool.close()
+        if self._reader is not None:
+            self._reader.close()
         if self._store_sender is not None:
             with suppress(StoreError):  # its sender has said why; what is not committed is in the spool
                 self._store_sender.store.close()
@@ -238,6 +245,17 @@ def add_monitoring_routes(collector: Collector, observer: Observer) -> None:
     from kaspan.agent.monitoring.routes import MonitoringRoutes
 
     MonitoringRoutes(observer).add_to(collector.server)
+
+
+def add_query_routes(collector: Collector, store: StoreSettings, settings: schema.Agent) -> StoreReader:
+    """Open a store for reading, and add Zipkin's query API over it to the HTTP server. Raises ConfigError."""
+    from kaspan.agent.web.query import query_clock_s
+    from kaspan.agent.web.query_api import QueryApi
+    from kaspan.store.reader import StoreReader
+
+    reader = StoreReader(store, clock_s=query_clock_s)
+    QueryApi(reader, settings).add_to(collector.server)
+    return reader
 
 
 def _chain(settings: schema.Agent) -> Chain | None:

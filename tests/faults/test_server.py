@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ from support.waiting import wait_until
 from support.zipkin_stub import ZipkinStub
 
 
+class StoringAgent(SpanServer):
+    """A `kaspan agent` with a store, asked by HTTP."""
+
+    def __init__(self, deployment: Deployment, store: Path, variables: dict[str, str]) -> None:
+        self.store = store
+        self.running = deployment.start_agent(**variables)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_server_that_is_stopped_keeps_every_span(deployment: Deployment, stop: signal.Signals) -> None:
     """Exit code 0, and what was answered 202 a moment before is found by its trace id."""
@@ -27,6 +37,30 @@ def test_server_that_is_stopped_keeps_every_span(deployment: Deployment, stop: s
     assert "50 spans accepted, sent 50 to store" in server.running.stderr
     assert "0 left in the spool" in server.running.stderr
     assert missing_traces(server.store, [f"{number:016x}" for number in range(1, 51)]) == []
+
+
+def test_server_answers_zipkins_queries(deployment: Deployment) -> None:
+    """What was reported is found by its trace id, by a search, and by its service, a second later."""
+    server = SpanServer(deployment)
+    timestamp_us = time.time_ns() // 1000
+    reported = (
+        b'{"traceId":"%016x","id":"%016x","name":"send","timestamp":%d,"duration":10,'
+        b'"localEndpoint":{"serviceName":"orders"},"tags":{"kafka.topic":"paid"}}' % (5, 5, timestamp_us)
+    )
+    assert server.post(reported) == 202
+    trace_id = f"{5:016x}"
+    wait_until(lambda: server.get(f"/api/v2/trace/{trace_id}").status == 200, "the trace")
+    (found,) = json.loads(server.get(f"/zipkin/api/v2/trace/{trace_id}").body)
+    assert found == json.loads(reported)
+    search = "/api/v2/traces?serviceName=orders&annotationQuery=kafka.topic%3Dpaid"
+    assert json.loads(server.get(search).body) == [[found]]
+    assert json.loads(server.get("/api/v2/services").body) == ["orders"]
+
+
+def test_agent_without_a_store_answers_no_queries(deployment: Deployment) -> None:
+    """Nothing of the web is there, or loaded."""
+    agent = StoringAgent(deployment, deployment.directory, {"KASPAN_AGENT__LISTEN": "127.0.0.1:0"})
+    assert agent.get("/api/v2/services").status == 404
 
 
 def run(deployment: Deployment, *arguments: str, **variables: str) -> RunningProcess:
@@ -166,11 +200,3 @@ def test_full_disk_of_the_store_loses_nothing(deployment: Deployment, disk: Path
     assert "0 left in the spool" in agent.running.stderr
     assert len(list(store.glob("*.spans"))) == 1  # attempts that failed leave no files
     assert missing_traces(store, [f"{number:016x}" for number in (1, *numbers)]) == []
-
-
-class StoringAgent(SpanServer):
-    """A `kaspan agent` with a store, asked by HTTP."""
-
-    def __init__(self, deployment: Deployment, store: Path, variables: dict[str, str]) -> None:
-        self.store = store
-        self.running = deployment.start_agent(**variables)
