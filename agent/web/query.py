@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
@@ -21,6 +21,8 @@ from kaspan.store.reader import QueryLimitError
 THREADS = 4
 MAX_OPEN = 64
 """How many queries may run, wait for a thread, or be sent."""
+MAX_LARGE = 8
+"""How many of them may have more than FILL_BYTES: each holds some 25 MB while its client reads."""
 MAX_WAIT_S = 11.0
 """How long a query may wait for a thread."""
 FILL_BYTES = 256 * 1024
@@ -51,7 +53,7 @@ class QueryPool:
     """The threads that make answers, and how many queries they have. All methods run in the event loop."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self.open_queries = 0
+        self.open_queries = self.large_queries = 0
         self.clock_s = clock_s
         self._threads = ThreadPoolExecutor(THREADS, "query")
         self._lock = threading.Lock()
@@ -68,14 +70,21 @@ class QueryPool:
         """Have a thread do this."""
         return self._threads.submit(work)
 
-    def end(self, pieces: Iterator[bytes]) -> None:
+    def begin_large(self) -> None:
+        """Count a query with a large answer. Raises BusyError if there are too many."""
+        with self._lock:
+            if self.large_queries >= MAX_LARGE:
+                raise BusyError(f"{MAX_LARGE} large answers are being sent; ask again, or for less")
+            self.large_queries += 1
+
+    def end(self, pieces: Generator[bytes, None, None], is_large: bool) -> None:
         """Free what a query holds, in a thread."""
 
         def close() -> bytes:
+            pieces.close()
             with self._lock:
                 self.open_queries -= 1
-            with suppress(AttributeError):
-                pieces.close()  # type: ignore[attr-defined]  # generators have it
+                self.large_queries -= is_large
             return b""
 
         with suppress(RuntimeError):  # the interpreter ends
@@ -93,7 +102,8 @@ class Query:
         self.is_packed = self.is_closed = False
         self._pool = pool
         self._asked_s = pool.clock_s()
-        self._pieces: Iterator[bytes] = _deferred(make)
+        self._pieces = _deferred(make)
+        self._is_large = False
         self._made = b""
         self._position = 0
         self._is_finished = False
@@ -102,7 +112,11 @@ class Query:
     async def fill(self, may_pack: bool) -> bytes | None:
         """Make the beginning of the answer; return it if it is the whole, None if `read` has to go on."""
         await self._run(lambda: self._begin(may_pack))
-        return self._made if self._is_finished else None
+        if self._is_finished:
+            return self._made
+        self._pool.begin_large()
+        self._is_large = True
+        return None
 
     async def read(self) -> bytes:
         """Return the next piece, nothing at the end. Raises StreamError."""
@@ -126,9 +140,9 @@ class Query:
             return
         self.is_closed = True
         if self._running is None or self._running.cancel():
-            self._pool.end(self._pieces)
+            self._pool.end(self._pieces, self._is_large)
         else:
-            self._running.add_done_callback(lambda _: self._pool.end(self._pieces))
+            self._running.add_done_callback(lambda _: self._pool.end(self._pieces, self._is_large))
 
     async def _run(self, work: Callable[[], bytes]) -> None:
         self._running = self._pool.submit(work)
@@ -174,6 +188,6 @@ class Query:
         return packed + self._packer.flush() if self._is_finished else packed
 
 
-def _deferred(make: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+def _deferred(make: Callable[[], Iterator[bytes]]) -> Generator[bytes, None, None]:
     """Call `make` when the first piece is taken: the query begins in a thread."""
     yield from make()

@@ -291,6 +291,28 @@ def test_too_many_queries_are_asked_to_wait(served: Served, monkeypatch: pytest.
     assert served.get("/api/v2/services").status == 200
 
 
+def test_large_answers_have_a_bound_of_their_own(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that do not read large answers cannot fill the memory; small answers are not concerned."""
+    monkeypatch.setattr(query, "MAX_LARGE", 3)
+    served.store_large_trace()
+    path = f"/api/v2/trace/{'a' * 16}"
+    clients = [served.http.client() for _ in range(3)]
+    for client in clients:
+        client.send(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+        assert client.socket.recv(5) == b"HTTP/"
+    answer = served.get(path)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert "3 large answers" in answer.text
+    assert served.get("/api/v2/services").status == 200
+    clients[0].close()
+    wait_until(lambda: served.api._pool.large_queries == 2, "one is gone")
+    assert served.get(path).status == 200
+    for client in clients:
+        client.close()
+    wait_until(lambda: served.api._pool.open_queries == 0, "nothing is open")
+    assert served.api._pool.large_queries == 0
+
+
 def test_query_that_waits_too_long_is_not_begun(served: Served) -> None:
     """Who has waited for a thread as long as a query may take is told to ask again."""
     served.api._pool.clock_s = iter([0.0, query.MAX_WAIT_S + 1]).__next__
