@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from kaspan.store.indexed_span import IndexedSpan
+from kaspan.store.lenient_json import read_span
 from kaspan.store.schema import MAX_TIMESTAMP_US, duration_bit
 from kaspan.store.terms import name_term, remote_term, tag_term, word_term
 
@@ -81,7 +82,7 @@ class Digest:
             try:
                 decoded = _decode_tags(text) or {}
             except msgspec.MsgspecError:
-                continue  # no reader can decode them either
+                decoded = _read_tags(text)
             self.tags.update(decoded.items())
             self._words.update(decoded)
 
@@ -98,3 +99,11 @@ class Digest:
         terms += map(name_term, self.names)
         terms += map(remote_term, self.remote_names)
         return terms
+
+
+def _read_tags(text: bytes) -> dict[str, str]:
+    """Read tags whose values have types that only Zipkin's reader accepts; none if it does not either."""
+    try:
+        return read_span(b'{"traceId":"1","id":"1","tags":%b}' % text).tags
+    except ValueError:
+        return {}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from kaspan.store.lenient_json import read_span
+from kaspan.store.normal_form import take_apart
+
 _NO_TAGS = msgspec.Raw(b"{}")
 _FIRST = b'{"traceId":'
 _BETWEEN = b"}," + _FIRST
@@ -21,6 +24,7 @@ class IndexedSpan(msgspec.Struct, gc=False, rename="camel"):
     """What the index needs of a span, not in normal form. `tags` is their JSON."""
 
     trace_id: str
+    id: str
     name: str | None = None
     timestamp: int | None = None
     duration: int | None = None
@@ -29,14 +33,8 @@ class IndexedSpan(msgspec.Struct, gc=False, rename="camel"):
     annotations: list[_Annotation] | None = None
     tags: msgspec.Raw = _NO_TAGS
 
-    @property
-    def service(self) -> str:
-        """The name of the service that recorded the span, "" if there is none."""
-        return (self.local_endpoint.service_name or "") if self.local_endpoint else ""
-
 
 _decode = msgspec.json.Decoder(IndexedSpan).decode
-_take_apart = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def read_spans(spans: bytes) -> list[tuple[bytes, IndexedSpan]]:
@@ -51,4 +49,12 @@ def read_spans(spans: bytes) -> list[tuple[bytes, IndexedSpan]]:
         pieces[:-1] = [piece + b"}" for piece in pieces[:-1]]
         return [(piece, _decode(piece)) for piece in pieces]
     except msgspec.MsgspecError:
-        return [(bytes(span), _decode(span)) for span in _take_apart(b"[%b]" % spans)]
+        return [(span, _read(span)) for span in take_apart(spans)]
+
+
+def _read(body: bytes) -> IndexedSpan:
+    """Read one span, whose values may have types that only Zipkin's reader accepts."""
+    try:
+        return _decode(body)
+    except msgspec.MsgspecError:
+        return _decode(msgspec.json.encode(read_span(body)))

@@ -9,7 +9,6 @@ from itertools import chain
 from kaspan.store.digest import Digest, SpacedTagsError
 from kaspan.store.indexed_span import IndexedSpan, read_spans
 from kaspan.store.schema import MAX_BLOCK_SPANS
-from kaspan.store.terms import block_entries
 
 MAX_BLOCK_BYTES = 1024 * 1024
 """A block gets no more spans once their JSON has this size."""
@@ -87,12 +86,12 @@ class OpenBlock:
             self._stored_traces.setdefault(trace, []).extend(bodies)
         self.new_traces = {}
 
-    def entries(self) -> bytes:
-        """Return the entries of the index of terms, after `digest`."""
+    def terms(self) -> dict[str, list[bytes]]:
+        """Return the terms of the spans by service, after `digest`."""
         try:
-            return block_entries({name: digest.terms() for name, digest in self.services.items()})
+            return {name: digest.terms() for name, digest in self.services.items()}
         except SpacedTagsError:
-            return self._with_decoded_tags().entries()
+            return self._with_decoded_tags().terms()
 
     def _with_decoded_tags(self) -> OpenBlock:
         block = OpenBlock(self.id, decodes_tags=True)

@@ -43,6 +43,11 @@ class Files:
         """Whether the partition was moved aside."""
         return any(name.endswith(SUFFIX + DAMAGED) for name in self.names)
 
+    @property
+    def is_left_over(self) -> bool:
+        """Whether the partition itself was deleted, and what belongs to it was not, or was made again."""
+        return not any(name.endswith((SUFFIX, SUFFIX + DAMAGED)) for name in self.names)
+
 
 def list_partitions(directory: str) -> list[Partition]:
     """Return the partitions that can be read, the oldest first; none if there is no such directory."""

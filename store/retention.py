@@ -62,6 +62,8 @@ class Retention:
         """Delete what is beyond a limit, but not the partition `newest` or what comes after it."""
         self._follow_clock()
         found = list_files(self._directory)
+        for number in [number for number, files in found.items() if files.is_left_over]:
+            delete_files(self._directory, found.pop(number))
         total = sum(files.bytes for files in found.values())
         for number, is_old in self._ages(found):
             if number >= newest or not (is_old or total > self._max_bytes):

@@ -61,7 +61,8 @@ class Tables:
                 self._store_names(service, block.services[service], autocomplete_keys)
             block.stored(replaces)
         if ends:
-            execute("insert into block_terms values (?, ?)", (block.id, block.entries()))
+            found = {self._service_id(name): listed for name, listed in block.terms().items()}
+            execute("insert into block_terms values (?, ?)", (block.id, terms.block_entries(found)))
             self._ungrouped.append(block.id)
             if len(self._ungrouped) >= terms.GROUP_BLOCKS:
                 self.group()
@@ -85,6 +86,9 @@ class Tables:
         self._connection.executemany(_UPSERT_SERVICE, sorted(rows))
 
     def _service_id(self, service: str) -> int:
+        """Return the id of a service, which is made for a new one; 0 for none."""
+        if not service:
+            return 0
         found = self._service_ids.get(service)
         if found is None:
             if len(self._service_ids) >= MAX_KNOWN_NAMES:

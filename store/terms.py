@@ -1,17 +1,17 @@
 """The index of what a search may ask for beside service and time: which blocks may have a term.
 
 A term is a tag and its value, a tag's key or an annotation's value, a span's name, or the name of a remote
-service; the functions below make its bytes. The index keeps 24 bits of a term's hash and 8 of its
-service's, so it may name a block that has no such span, and never leaves out one that has.
+service; the functions below make its bytes. The index keeps the CRC-32 of a term and 8 bits of its
+service's id, so it may name a block that has no such span, and never leaves out one that has.
 
 The entries of one block, when it is complete, are a row of `block_terms`. The entries of GROUP_BLOCKS
 blocks then become one row of `term_groups` and SHARDS rows of `term_shards`, by the first 8 bits of the
-hash: a search reads one small row for each group.
+CRC: a search reads one small row for each group.
 
-Formats, little-endian: `block_terms.entries` is the number of entries in each shard (32 bits each), the
-other 16 bits of the hash of each entry, and 8 bits for the service of each, both in the order of shards. A
-row of `term_shards` is the number of entries of each block of the group, then the same two lists in the
-order of blocks.
+Formats, little-endian: an entry is the other 24 bits of the CRC, then the service's 8 bits as its low byte.
+`block_terms.entries` is how many entries each shard has (32 bits each), then the entries in the order of
+shards. A row of `term_shards` is how many entries each block of the group has in this shard, then those in
+the order of blocks.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from zlib import crc32
 
 SHARDS = 256
@@ -33,8 +33,9 @@ TABLES = (
 )
 """`term_groups.blocks` is block ids, 32 bits each; the ids of a group's shards begin at id * SHARDS."""
 
-_COUNT_BYTES = 4
-_HASH_BYTES = 2
+_BYTES = 4
+"""Of an entry, and of the number of entries."""
+_COUNTS_BYTES = SHARDS * _BYTES
 
 
 def tag_term(key: str, value: str) -> bytes:
@@ -57,47 +58,28 @@ def remote_term(service: str) -> bytes:
     return b'"r' + service.encode("utf-8", "surrogatepass")
 
 
-def _service_byte(service: str) -> int:
-    return crc32(service.encode("utf-8", "surrogatepass")) & 0xFF
-
-
-def block_entries(terms: Mapping[str, Iterable[bytes]]) -> bytes:
-    """Return the entries of a block, given its terms by service, "" for spans without a service."""
-    found: set[int] = set()
+def block_entries(terms: Mapping[int, Collection[bytes]]) -> bytes:
+    """Return the entries of a block, given its terms by the id of their service, 0 for none."""
+    shards: list[list[int]] = [[] for _ in range(SHARDS)]
     for service, service_terms in terms.items():
-        byte = _service_byte(service)
-        found.update([crc32(term) & 0xFFFFFF00 | byte for term in service_terms])
-    # Of the four bytes of an entry, the first is the service, the last is the shard.
-    entries = array("I", sorted(found)).tobytes()
-    services, shards = entries[::4], entries[3::4]
-    ends = [bisect_right(shards, shard) for shard in range(SHARDS)]
-    counts = array("I", map(int.__sub__, ends, [0, *ends]))
-    hashes = bytearray(len(services) * _HASH_BYTES)
-    hashes[::2], hashes[1::2] = entries[1::4], entries[2::4]
-    return counts.tobytes() + hashes + services
+        byte = service & 0xFF
+        for found in map(crc32, service_terms):
+            shards[found >> 24].append((found & 0xFFFFFF) << 8 | byte)
+    counts = array("I", map(len, shards))
+    return counts.tobytes() + array("I", chain.from_iterable(shards)).tobytes()
 
 
-def merge(blocks: Sequence[bytes]) -> list[bytes]:
-    """Return the shards of a group, given the entries of its blocks."""
-    parts: list[tuple[list[int], list[int], bytes, bytes]] = []
-    for entries in blocks:
-        counts = array("I", entries[: SHARDS * _COUNT_BYTES]).tolist()
-        ends = list(accumulate(counts))
-        first_service = SHARDS * _COUNT_BYTES + ends[-1] * _HASH_BYTES
-        hashes, services = entries[SHARDS * _COUNT_BYTES : first_service], entries[first_service:]
-        parts.append((counts, ends, hashes, services))
-    return [_shard(parts, shard) for shard in range(SHARDS)]
-
-
-def _shard(parts: list[tuple[list[int], list[int], bytes, bytes]], shard: int) -> bytes:
-    counts = array("I", [part[0][shard] for part in parts])
-    ranges = [(ends[shard] - count[shard], ends[shard]) for count, ends, _, _ in parts]
-    hashes = [
-        part[2][first * _HASH_BYTES : end * _HASH_BYTES]
-        for part, (first, end) in zip(parts, ranges, strict=True)
-    ]
-    services = [part[3][first:end] for part, (first, end) in zip(parts, ranges, strict=True)]
-    return counts.tobytes() + b"".join(hashes) + b"".join(services)
+def _merge(blocks: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield the shards of a group, given the entries of its blocks."""
+    counts = [array("I", entries[:_COUNTS_BYTES]).tolist() for entries in blocks]
+    ends = [[_COUNTS_BYTES + end * _BYTES for end in accumulate(block)] for block in counts]
+    for shard in range(SHARDS):
+        lengths = array("I", [block[shard] for block in counts])
+        parts = [
+            entries[end[shard] - length * _BYTES : end[shard]]
+            for entries, end, length in zip(blocks, ends, lengths, strict=True)
+        ]
+        yield lengths.tobytes() + b"".join(parts)
 
 
 def store_group(connection: sqlite3.Connection, blocks: Sequence[int]) -> None:
@@ -107,7 +89,7 @@ def store_group(connection: sqlite3.Connection, blocks: Sequence[int]) -> None:
     group = 1 + connection.execute("select coalesce(max(id), 0) from term_groups").fetchone()[0]
     ids = array("I", blocks).tobytes()
     connection.execute("insert into term_groups (id, blocks) values (?, ?)", (group, ids))
-    rows = enumerate(merge(entries), group * SHARDS)
+    rows = enumerate(_merge(entries), group * SHARDS)
     connection.executemany("insert into term_shards (id, entries) values (?, ?)", rows)
     connection.executemany("delete from block_terms where block = ?", [(block,) for block in blocks])
 
@@ -115,43 +97,49 @@ def store_group(connection: sqlite3.Connection, blocks: Sequence[int]) -> None:
 def find_blocks(connection: sqlite3.Connection, term: bytes, service: str | None = None) -> set[int]:
     """Return the blocks of a partition that may have a span with a term, of a service if one is given.
 
-    `service` is in lower case. Open blocks are not in the index, so not in the result either.
+    `service` is in lower case, "" for spans without one. Open blocks are not in the index, so not in the
+    result either.
     """
-    hashed = crc32(term)
-    shard, needle = hashed >> 24, (hashed >> 8 & 0xFFFF).to_bytes(_HASH_BYTES, "little")
-    service_byte = None if service is None else _service_byte(service)
-    found: set[int] = set()
+    service_id = 0
+    if service:
+        row = connection.execute("select id from service_names where name = ?", (service,)).fetchone()
+        if row is None:
+            return set()
+        (service_id,) = row
+    crc = crc32(term)
+    shard = crc >> 24
+    needle = ((crc & 0xFFFFFF) << 8 | service_id & 0xFF).to_bytes(_BYTES, "little")
+    if service is None:
+        needle = needle[1:]
+    return _in_blocks(connection, shard, needle) | _in_groups(connection, shard, needle)
+
+
+def _in_blocks(connection: sqlite3.Connection, shard: int, needle: bytes) -> set[int]:
+    found = set()
     for block, entries in connection.execute("select block, entries from block_terms"):
-        counts = array("I", entries[: SHARDS * _COUNT_BYTES]).tolist()
-        if counts[shard] and _is_in(entries, counts, shard, needle, service_byte):
+        counts = array("I", entries[: (shard + 1) * _BYTES])
+        end = _COUNTS_BYTES + sum(counts) * _BYTES
+        if next(_offsets(entries, needle, end - counts[-1] * _BYTES, end), None) is not None:
             found.add(block)
-    groups = "select g.blocks, s.entries from term_groups g join term_shards s on s.id = g.id * ? + ?"
-    for blocks, entries in connection.execute(groups, (SHARDS, shard)):
-        ids = array("I", blocks)
-        ends = list(accumulate(array("I", entries[: len(blocks)])))
-        for place in _places(entries, len(blocks), 0, ends[-1], ends[-1], needle, service_byte):
-            found.add(ids[bisect_right(ends, place)])
     return found
 
 
-def _is_in(entries: bytes, counts: list[int], shard: int, needle: bytes, service: int | None) -> bool:
-    first = sum(counts[:shard])
-    places = _places(
-        entries, SHARDS * _COUNT_BYTES, first, first + counts[shard], sum(counts), needle, service
-    )
-    return next(places, None) is not None
+def _in_groups(connection: sqlite3.Connection, shard: int, needle: bytes) -> set[int]:
+    found = set()
+    select = "select g.blocks, s.entries from term_groups g join term_shards s on s.id = g.id * ? + ?"
+    for blocks, entries in connection.execute(select, (SHARDS, shard)):
+        # There are as many bytes of counts as of block ids.
+        offsets = list(_offsets(entries, needle, len(blocks), len(entries)))
+        if offsets:
+            ids, ends = array("I", blocks), list(accumulate(array("I", entries[: len(blocks)])))
+            found.update([ids[bisect_right(ends, (offset - len(blocks)) // _BYTES)] for offset in offsets])
+    return found
 
 
-def _places(
-    entries: bytes, base: int, first: int, end: int, total: int, needle: bytes, service: int | None
-) -> Iterator[int]:
-    """Yield which entries from `first` to `end` have the hash, and the service if there is one.
-
-    `base` is where the hashes begin, and `total` is how many entries there are.
-    """
-    at = entries.find(needle, base + first * _HASH_BYTES, base + end * _HASH_BYTES)
+def _offsets(entries: bytes, needle: bytes, first: int, end: int) -> Iterator[int]:
+    """Yield where entries end with these bytes, between two offsets; a yielded offset lies in the entry."""
+    at = entries.find(needle, first, end)
     while at >= 0:
-        place, half = divmod(at - base, _HASH_BYTES)
-        if not half and (service is None or entries[base + total * _HASH_BYTES + place] == service):
-            yield place
-        at = entries.find(needle, at + 1, base + end * _HASH_BYTES)
+        if (at + len(needle)) % _BYTES == 0:
+            yield at
+        at = entries.find(needle, at + 1, end)
