@@ -13,11 +13,13 @@ from functools import lru_cache
 
 import msgspec
 
+from kaspan.insight.trace import TraceSpan
 from kaspan.store.ip_address import read_ip
 from kaspan.store.lenient_json import read_span
 from kaspan.wire.span import Annotation, Endpoint, Span
 
 _MAX_ENDPOINTS = 4096
+_ZERO = "0" * 16
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
 _decode_spans = msgspec.json.Decoder(list[Span]).decode
@@ -26,7 +28,7 @@ _take_apart = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def decode_spans(spans: bytes) -> list[Span]:
-    """Decode JSON spans joined by commas, in their order. Their endpoints are shared: do not change them.
+    """Decode JSON spans joined by commas, in their order. Their endpoints may be shared: do not change them.
 
     Raises ValueError for spans that Zipkin would have refused.
     """
@@ -59,33 +61,51 @@ def decode_span(payload: bytes) -> Span:
 
 def normalize(span: Span) -> None:
     """Bring a decoded span into normal form, in place."""
-    trace_id, span_id, parent_id = span.trace_id, span.id, span.parent_id
-    if len(trace_id) not in (16, 32) or trace_id.startswith("0000000000000000"):
-        span.trace_id = _padded(trace_id)
-    if len(span_id) != 16:
-        span.id = span_id = span_id.rjust(16, "0")
-    if parent_id is not None:
-        parent_id = parent_id.rjust(16, "0")
-        span.parent_id = None if parent_id in (span_id, "0000000000000000") else parent_id
+    normalize_structure(span)
     if span.name is not None:
         span.name = span.name.lower() or None
-    if span.timestamp is not None and span.timestamp <= 0:
-        span.timestamp = None
     if span.duration is not None and span.duration <= 0:
         span.duration = None
-    if span.local_endpoint is not None:
-        span.local_endpoint = _normal_endpoint(span.local_endpoint)
-    if span.remote_endpoint is not None:
-        span.remote_endpoint = _normal_endpoint(span.remote_endpoint)
     if len(span.annotations) > 1:
         span.annotations = _sorted_annotations(span.annotations)
     if len(span.tags) > 1:
         span.tags = dict(sorted(span.tags.items()))
     if span.debug is False:
         span.debug = None
+
+
+def normalize_structure(span: TraceSpan) -> None:
+    """Bring the fields into normal form, in place, that say where a span belongs in its trace."""
+    trace_id, parent_id = span.trace_id, span.parent_id
+    if len(trace_id) not in (16, 32) or trace_id.startswith(_ZERO):
+        span.trace_id = _padded(trace_id)
+    if len(span.id) != 16:
+        span.id = span.id.rjust(16, "0")
+    if parent_id is not None:
+        parent_id = parent_id.rjust(16, "0")
+        span.parent_id = None if parent_id in (span.id, _ZERO) else parent_id
+    if span.timestamp is not None and span.timestamp <= 0:
+        span.timestamp = None
+    local, remote = span.local_endpoint, span.remote_endpoint
+    if local is not None and not _is_normal(local):
+        span.local_endpoint = _normal_endpoint(local)
+    if remote is not None and not _is_normal(remote):
+        span.remote_endpoint = _normal_endpoint(remote)
     # Only a server shares the id of its client.
     if span.shared is not None and (not span.shared or span.kind == "CLIENT"):
         span.shared = None
+
+
+def _is_normal(endpoint: Endpoint) -> bool:
+    """Whether an endpoint is a name in lower case. Most are, and this is the cheapest way to see it."""
+    name = endpoint.service_name
+    return (
+        name is not None
+        and name.islower()
+        and endpoint.ipv4 is None
+        and endpoint.ipv6 is None
+        and endpoint.port is None
+    )
 
 
 def normalize_trace_id(text: str) -> str:
@@ -103,7 +123,7 @@ def normalize_trace_id(text: str) -> str:
 def _padded(trace_id: str) -> str:
     if len(trace_id) > 16:
         trace_id = trace_id.rjust(32, "0")
-        return trace_id[16:] if trace_id.startswith("0000000000000000") else trace_id
+        return trace_id[16:] if trace_id.startswith(_ZERO) else trace_id
     return trace_id.rjust(16, "0")
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from kaspan.insight.links import DependencyLink
 from kaspan.store.limits import Budget, Limits, QueryLimitError
+from kaspan.store.links import Window, get_dependencies
 from kaspan.store.normal_form import normalize_trace_id, sorted_texts
 from kaspan.store.partition_readers import PartitionReaders
 from kaspan.store.query_request import QueryRequest
@@ -172,6 +174,18 @@ class StoreReader:
             budget.check_time()
             found.update(partition.names(statement, values))
         return sorted_texts(found)
+
+    def get_dependencies(self, end_ts_ms: int, lookback_ms: int) -> list[DependencyLink]:
+        """Return the links of all traces that have a span in this time, sorted by parent and child.
+
+        Trace ids are the lower 64 bits, as in Zipkin. What a large store rounds: links.py. Raises ValueError,
+        with Zipkin's text, for a time that is not positive.
+        """
+        for name, value in (("endTs", end_ts_ms), ("lookback", lookback_ms)):
+            if value <= 0:
+                raise ValueError(f"{name} <= 0")
+        window = Window(end_ts_ms - lookback_ms, end_ts_ms)
+        return get_dependencies(self._partitions.all(), window, self._budget())
 
     def close(self) -> None:
         """Close all files; queries that are running end first."""
