@@ -19,6 +19,8 @@ usage: kaspan COMMAND ...
                     run a kafka-python application traced, without a change to its code
   kaspan agent      take the applications' spans and deliver them to Zipkin
   kaspan server     run a small Zipkin: take spans, keep them, and answer Zipkin's queries
+  kaspan traces     list traces, the newest first, from the span store or from any Zipkin
+  kaspan trace      draw one trace in the terminal
   kaspan demo       run three small applications and print their traces
   kaspan config     print the settings in effect and where each value came from
   kaspan doctor     print whether this Python is traced, what is in its rings, and what is wrong
@@ -27,7 +29,7 @@ usage: kaspan COMMAND ...
 
 `kaspan COMMAND --help` describes a command, `kaspan --version` prints the versions of kaspan and Python.
 """
-COMMANDS = ("agent", "server", "demo", "config", "doctor", "install", "uninstall")
+COMMANDS = ("agent", "server", "traces", "trace", "demo", "config", "doctor", "install", "uninstall")
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 
 

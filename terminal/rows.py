@@ -97,8 +97,7 @@ class _Tree:
         similar: dict[object, _Siblings] = {}
         for index in siblings:
             span = self._spans[index]
-            service = span.local_endpoint and span.local_endpoint.service_name
-            similar.setdefault((service, span.kind, span.name, "error" in span.tags), []).append(index)
+            similar.setdefault((_service(span), span.kind, span.name, "error" in span.tags), []).append(index)
         groups = []
         for group in similar.values():
             if is_below_folded or len(group) >= MIN_FOLDED:
@@ -124,12 +123,20 @@ class _Tree:
 
 
 def _parents(spans: Sequence[Span]) -> list[int | None]:
-    """Return the index of each span's parent. The parent of a shared span is the span with the same id."""
+    """Return the index of each span's parent. The parent of a shared span is the span with the same id.
+
+    Of several servers with the same id, a span belongs to the one of its own service.
+    """
     caller = {span.id: index for index, span in reversed(list(enumerate(spans))) if not span.shared}
-    holder = caller | {span.id: index for index, span in enumerate(spans) if span.shared}
-    return [
-        caller.get(span.id, holder.get(span.parent_id or ""))
-        if span.shared
-        else holder.get(span.parent_id or "")
-        for span in spans
-    ]
+    server = {(span.id, _service(span)): index for index, span in enumerate(spans) if span.shared}
+    holder = {span.id: index for index, span in enumerate(spans) if span.shared} | caller
+    parents = []
+    for span in spans:
+        parent_id = span.parent_id or ""
+        parent = server.get((parent_id, _service(span)), holder.get(parent_id))
+        parents.append(caller.get(span.id, parent) if span.shared else parent)
+    return parents
+
+
+def _service(span: Span) -> str | None:
+    return span.local_endpoint.service_name if span.local_endpoint else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TextIO
@@ -31,6 +32,11 @@ class Screen:
     def width(self) -> int:
         """The width in cells: the terminal's, or COLUMNS; 80 where neither is known."""
         return self._console.width
+
+    @property
+    def table_width(self) -> int | None:
+        """The width for what programs read as well: None, for any, unless there is a terminal or COLUMNS."""
+        return self.width if self._stream.isatty() or "COLUMNS" in os.environ else None
 
     def print(self, lines: Iterable[Line]) -> None:
         """Print lines, as they come. Raises OSError if the stream cannot be written."""

@@ -24,6 +24,8 @@ SPEAKING = [
     ["demo", "--help"],
     ["uninstall"],
     ["agent", "--help"],
+    ["trace", "--help"],
+    ["traces", "--help"],
     ["agent", "dead-letter", "list", "--help"],
 ]
 
