@@ -28,8 +28,8 @@ from kaspan.store.lock import StoreError
 
 if TYPE_CHECKING:
     from kaspan.agent.receivers.collector import Collector
-    from kaspan.store.reader import StoreReader
-    from kaspan.store.span_store import StoreSettings
+    from kaspan.agent.senders.store import StoreSender
+    from kaspan.agent.web.store_queries import StoreQueries
 
 _MAX_LINGER_S = 0.2
 
@@ -110,11 +110,13 @@ class Agent:
             self._tally,
             self._store_sender,
         )
-        self._reader: StoreReader | None = None
+        self._queries: StoreQueries | None = None
+        self._counting: list[_Worker] = []
         if self.collector is not None:
             add_monitoring_routes(self.collector, self.observer)
             if self._store_sender is not None:
-                self._reader = add_query_routes(self.collector, self._store_sender.settings, settings)
+                self._queries = make_queries(self._store_sender, settings, self.collector)
+                self._counting.append(_Worker("link counter", self._queries.run))
         self._control = ControlSocket(self.spool)
         self._controlling = _Worker("control", self._control.run)
 
@@ -128,7 +130,7 @@ class Agent:
 
     def start(self) -> None:
         """Start all threads, and log the summary."""
-        for worker in (*self._sending, *self._receiving, self._expiring, self._controlling):
+        for worker in (*self._sending, *self._receiving, self._expiring, self._controlling, *self._counting):
             worker.start()
         _log.info("%s", self.summary)
 
@@ -200,9 +202,11 @@ class Agent:
         self._control.stop()
         self._expiry.stop()
         self._receiver.stop()
+        if self._queries is not None:
+            self._queries.stop()
         if self.collector is not None:
             self.collector.server.stop()
-        if not wait(self._receiving, deadline_s):
+        if not wait((*self._receiving, *self._counting), deadline_s):
             return
         for delivery in self._deliveries:
             delivery.drain()
@@ -224,8 +228,8 @@ class Agent:
     def _close(self) -> None:
         """Release spool and store for another agent."""
         self.spool.close()
-        if self._reader is not None:
-            self._reader.close()
+        if self._queries is not None:
+            self._queries.close()
         if self._store_sender is not None:
             with suppress(StoreError):  # its sender has said why; what is not committed is in the spool
                 self._store_sender.store.close()
@@ -247,15 +251,13 @@ def add_monitoring_routes(collector: Collector, observer: Observer) -> None:
     MonitoringRoutes(observer).add_to(collector.server)
 
 
-def add_query_routes(collector: Collector, store: StoreSettings, settings: schema.Agent) -> StoreReader:
-    """Open a store for reading, and add Zipkin's query API over it to the HTTP server. Raises ConfigError."""
-    from kaspan.agent.web.query import query_clock_s
-    from kaspan.agent.web.query_api import QueryApi
-    from kaspan.store.reader import StoreReader
+def make_queries(sender: StoreSender, settings: schema.Agent, collector: Collector) -> StoreQueries:
+    """Open the store of a sender for reading, and answer Zipkin's queries. Raises ConfigError."""
+    from kaspan.agent.web.store_queries import StoreQueries
 
-    reader = StoreReader(store, clock_s=query_clock_s)
-    QueryApi(reader, settings).add_to(collector.server)
-    return reader
+    queries = StoreQueries(sender.settings, settings)
+    queries.add_to(collector.server)
+    return queries
 
 
 def _chain(settings: schema.Agent) -> Chain | None:
