@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -238,19 +237,24 @@ def test_interpreter_without_kaspan_says_so_and_runs_on(programs: ProgramRunner)
     assert "install it there as well" in done.stderr
 
 
-def old_pythons() -> Iterator[str]:
-    """Name the Pythons on this machine that are too old for kaspan: usually none, with pyenv some."""
+def old_pythons() -> set[str]:
+    """Name the Pythons on this machine that are too old for kaspan: usually none, with pyenv some.
+
+    Their names say so: to start them would take every run of any test a second.
+    """
     on_path = (shutil.which(f"python{version}") for version in ("2.7", "3.6", "3.7", "3.8", "3.9"))
     of_pyenv = Path.home().glob(".pyenv/versions/*/bin/python")
-    code = "import sys; sys.exit(sys.version_info >= (3, 10))"
-    for python in {*filter(None, on_path), *map(str, of_pyenv)}:
-        if subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0:
-            yield python
+    return {
+        *filter(None, on_path),
+        *(str(python) for python in of_pyenv if re.search(r"(?<![\d.])(2\.|3\.\d(?!\d))", python.parts[-3])),
+    }
 
 
-@pytest.mark.parametrize("old", list(old_pythons()))
+@pytest.mark.parametrize("old", sorted(old_pythons()))
 def test_python_that_is_too_old_runs_as_without_kaspan(programs: ProgramRunner, old: str) -> None:
     """Its next sitecustomize runs, and one line says that a newer one is needed once kafka is imported."""
+    if programs.run(old, "-c", "import sys; sys.exit(sys.version_info >= (3, 10))").returncode:
+        pytest.skip(f"{old} does not start, or is new enough")
     programs.module("sitecustomize.py", "print('theirs')")
     programs.module("kafka/__init__.py", "print('mine')")
     path = f"{INJECT}:{programs.environment['PYTHONPATH']}"
