@@ -67,10 +67,18 @@ class GroupCommit:
         self._timer = None
         self._next_s = loop.time() + INTERVAL_S
         taken, self._waiting = self._waiting, []
-        # Not by run_in_executor(), whose futures cost as much again as all of this.
-        self._disk.submit(self._run, loop, taken)
+        try:
+            # Not by run_in_executor(), whose futures cost as much again as all of this.
+            self._disk.submit(self._run, loop, taken)
+        except Exception as error:  # noqa: BLE001 (raised where somebody waits)
+            # The executor has queued the call before it fails to start its thread: leave it nothing to do.
+            refused, taken[:] = list(taken), []
+            full = SpoolFull(f"the agent cannot start a thread to store spans: {error}")
+            self._committed(loop, refused, [full] * len(refused))
 
     def _run(self, loop: asyncio.AbstractEventLoop, taken: list[_Waiting]) -> None:
+        if not taken:
+            return
         outcomes: Sequence[BaseException | None]
         try:
             outcomes = self._store([batches for batches, _ in taken])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 
 import pytest
@@ -82,6 +83,27 @@ def test_failed_transaction_is_everybodys() -> None:
     assert commits.waiting_bytes == 0
     spool.error = None
     assert run(commits, batch(3)) == [None]
+
+
+def test_nobody_waits_for_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients are told to come again, later ones are served, and nothing is stored that was refused."""
+    spool = FakeSpool()
+    commits = commits_to(spool)
+
+    async def put_twice() -> None:
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(SpoolFull, match="cannot start a thread to store spans: can't start new"):
+                await commits.put([batch(1)])
+        await commits.put([batch(2)])
+
+    asyncio.run(asyncio.wait_for(put_twice(), 60))
+    assert spool.spans == [batch(2).body]
+    assert commits.waiting_bytes == 0
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_bodies_that_do_not_fit_together_are_taken_one_by_one() -> None:
