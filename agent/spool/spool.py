@@ -54,6 +54,8 @@ class Spool:
         self._totals = Totals()
         self._senders: tuple[str, ...] = ()
         self._is_unsaved = False
+        self._put_back_ids = (0, 0)
+        """Of the batches after the first of these ids, up to the last, each is put back or deleted."""
         self.portions = Portions()
         self.database = Database(path, STEPS, self._load, self._count_damaged)
 
@@ -266,9 +268,15 @@ class Spool:
 
     def has_untried(self, after_id: int) -> bool:
         """Whether there is a batch after a row that no sender has put back."""
+        # What is known to be put back stays so: new batches follow all others.
+        first, last = self._put_back_ids
+        is_known = first <= after_id < last
+        from_id = last if is_known else after_id
+        newest_id = self._totals.newest_id
         # A batch that was put back is for one sender. typeof() does not read the column behind the body.
-        statement = "select 1 from batches where id > ? and typeof(sender) = 'null' limit 1"
-        found = self.database.run(lambda connection: connection.execute(statement, (after_id,)).fetchone())
+        statement = "select id from batches where id > ? and typeof(sender) = 'null' order by id limit 1"
+        found = self.database.run(lambda connection: connection.execute(statement, (from_id,)).fetchone())
+        self._put_back_ids = first if is_known else after_id, found[0] - 1 if found else newest_id
         return found is not None
 
     def pick(self, sender: str, place: float) -> bytes | None:

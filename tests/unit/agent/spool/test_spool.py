@@ -217,6 +217,34 @@ def test_file_is_its_users_alone(spool: Spool, path: str) -> None:
         assert stat.S_IMODE(os.stat(f"{os.path.dirname(path)}/{name}").st_mode) == 0o600, name
 
 
+def test_batch_that_was_not_put_back_is_found_behind_others(spool: Spool) -> None:
+    """Whatever was asked before, and whoever asks: only a batch for all senders is one that nobody tried."""
+    spool.register(["zipkin"])
+    spool.put([batch(b"{1}")], {})
+    spool.put_back([batch(b"{2}"), batch(b"{3}")], "zipkin")
+    assert [spool.has_untried(after_id) for after_id in (0, 1, 2, 3)] == [True, False, False, False]
+    spool.put([batch(b"{4}")], {})
+    spool.put_back([batch(b"{5}")], "zipkin")
+    assert [spool.has_untried(after_id) for after_id in (3, 1, 0, 2, 4, 5)] == [True] * 4 + [False] * 2
+
+
+def test_batches_that_were_put_back_are_looked_at_once(spool: Spool) -> None:
+    """Thousands of them would cost milliseconds for each message that is refused before them."""
+    spool.register(["zipkin"])
+    spool.put([batch(b"{1}")], {})
+    spool.put_back([batch(b"{2}")] * 2000, "zipkin")
+    steps = [0]
+
+    def count() -> None:
+        steps[0] += 1
+
+    spool.database._connection.set_progress_handler(count, 100)
+    assert not spool.has_untried(1)
+    first, steps[0] = steps[0], 0
+    assert not spool.has_untried(2)
+    assert steps[0] < first / 10
+
+
 def test_second_agent_is_refused_and_told_who_holds_the_spool(spool: Spool, path: str) -> None:
     """Two agents on one spool would deliver twice and delete from under each other."""
     with pytest.raises(SpoolError, match=f"{path} is in use by another agent, pid {os.getpid()}"):
