@@ -175,6 +175,11 @@ def _checked(body: bytes, first: int = 0) -> Iterator[Batch]:
 
 def _count_if_plainly_valid(body: bytes, first: int) -> int | None:
     """Return how many spans there are if all are surely valid, otherwise None."""
+    if len(body) > LENIENT_BYTES:
+        try:
+            _decode_ids(body)  # `_Id` would have any value decoded, half a million lists too
+        except _NOT_JSON:
+            return None
     try:
         spans, ids = _decode(body, list[_Span])
     except _NOT_JSON:

@@ -160,13 +160,25 @@ def test_large_span_is_taken() -> None:
 def test_what_could_not_be_spans_is_refused_before_it_is_taken_apart(element: bytes, row_bytes: int) -> None:
     """A large list of something else costs no multiple of its size, however large a row may be."""
     good = with_members("")[1:-1]
-    body = b"[" + good + b"," + b",".join([element] * (4_000_000 // len(element))) + b"]"
+    body = b"[" + good + b"," + b",".join([element] * (2_000_000 // len(element))) + b"]"
     tracemalloc.start()
     with pytest.raises(InvalidSpansError, match="Malformed"):
         taken(body, row_bytes)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 4 * len(body)
+
+
+@pytest.mark.parametrize("element", ["[]   ", "12345.5", '"abcd"'])
+def test_large_id_that_is_no_text_is_refused_before_it_is_decoded(element: str) -> None:
+    """Of all keys `id` is read by hand, and costs no multiple of its size either."""
+    body = f'[{{"traceId":"1","id":[{",".join([element] * 240_000)}]}}]'.encode()
+    tracemalloc.start()
+    with pytest.raises(InvalidSpansError, match="must be strictly valid JSON"):
+        taken(body)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 5 * len(body)
 
 
 def test_deep_nesting_does_not_raise_anything_else() -> None:
