@@ -93,8 +93,9 @@ def _open_tcp(settings: schema.Agent) -> Listener:
 def _warn_of_strangers(settings: schema.Agent, tls: ssl.SSLContext | None) -> None:
     if not settings.token:
         _log.warning(
-            "agent.listen: ANYBODY who reaches %s can report spans, since agent.token is not set",
+            "agent.listen: ANYBODY who reaches %s can report spans%s, since agent.token is not set",
             settings.listen,
+            " and read all that are in the store" if settings.store is not None else "",
         )
     elif tls is None:
         _log.warning("agent.listen: agent.token crosses the network unencrypted, since agent.tls is not set")

@@ -178,6 +178,35 @@ def test_agent_with_a_store_sends_nothing_elsewhere_unless_told(deployment: Depl
     assert "127.0.0.1:9411" not in agent.stderr
 
 
+def test_limits_of_the_store_are_taken_over_by_a_reload(deployment: Deployment, tmp_path: Path) -> None:
+    """SIGHUP; the log says what is in force, and what needs a restart."""
+    file = tmp_path / "kaspan.yaml"
+    file.write_text("agent: {store: {max_bytes: 1073741824}}")
+    server = SpanServer(deployment, "--config", str(file))
+    assert server.status()["store"]["max_bytes"] == 1 << 30
+    file.write_text("agent: {store: {max_bytes: 536870912, strict_trace_id: false}}")
+    server.running.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: server.status()["store"]["max_bytes"] == 1 << 29, "the new limit")
+    assert "now in force: agent.store.max_bytes" in server.running.stderr
+    assert "needs a restart of the agent: agent.store.strict_trace_id" in server.running.stderr
+
+
+def test_damaged_partition_is_named_and_the_server_goes_on(deployment: Deployment) -> None:
+    """It is moved aside, /health and the log say so, and what comes is stored and found."""
+    server = SpanServer(deployment)
+    assert server.post(span(1)) == 202
+    assert server.running.terminate() == 0, server.running.stderr
+    (partition,) = server.store.glob("*.spans")
+    partition.write_bytes(b"damaged" * 10_000)
+    again = SpanServer(deployment, store=server.store)
+    assert again.health() == (200, {"status": "degraded", "reasons": ["store_damaged"]})
+    assert f"{partition} " in again.running.stderr
+    assert [path.name for path in server.store.glob("*.damaged")] == [f"{partition.name}.damaged"]
+    assert again.post(span(2)) == 202
+    assert again.running.terminate() == 0, again.running.stderr
+    assert missing_traces(server.store, [f"{2:016x}"]) == []
+
+
 def test_full_disk_of_the_store_loses_nothing(deployment: Deployment, disk: Path) -> None:
     """Spans wait in the spool, /health says why, and all are stored once there is room."""
     store, filler = disk / "store", disk / "filler"

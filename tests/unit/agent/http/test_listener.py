@@ -110,6 +110,14 @@ def test_open_door_is_said_loudly(
     assert TOKEN not in caplog.text
 
 
+def test_open_door_to_a_store_is_said_louder(
+    opened: list[Listener], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Spans of a whole site can be read there."""
+    open_these(opened, listen="0.0.0.0:0", store=schema.Store(path="/store"))
+    assert "can report spans and read all that are in the store, since agent.token is not set" in caplog.text
+
+
 def test_socket_is_for_owner_and_group(opened: list[Listener], tmp_path: Path) -> None:
     """The socket has mode 0660, whatever the umask, and its directory is made if need be."""
     path = tmp_path / "run" / "agent.sock"
