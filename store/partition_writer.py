@@ -61,6 +61,7 @@ class PartitionWriter:
         os.close(os.open(partition.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = sqlite3.connect(partition.path, isolation_level=None, check_same_thread=False)
         self._identity = os.stat(partition.path)
+        self._sealed_s: float | None = None
         try:
             for pragma in _PRAGMAS:
                 self._connection.execute(pragma)
@@ -171,12 +172,13 @@ class PartitionWriter:
         self._tables.store(self._open.pop(hour), True, self._autocomplete_keys)
         del self._last_use[hour]
 
-    def seal(self) -> None:
+    def seal(self, now_s: float) -> None:
         """End all blocks and mark the partition as complete: it is never written again."""
         if not self._is_loaded:
             self._load()
         self._transact(self._seal)
         self.is_sealed = True
+        self._sealed_s = now_s
 
     def _seal(self) -> None:
         for hour in list(self._open):
@@ -207,3 +209,6 @@ class PartitionWriter:
     def close(self) -> None:
         """Close the file. What was written stays, and is found by the next one that opens it."""
         self._connection.close()
+        if self._sealed_s is not None:
+            with suppress(FileNotFoundError):
+                os.utime(self.partition.path, (self._sealed_s, self._sealed_s))

@@ -238,7 +238,7 @@ class SpanStore:
 
     def _seal(self, writer: PartitionWriter) -> None:
         if not writer.is_sealed:
-            writer.seal()
+            writer.seal(self._clock_s())
         self._sealed.append(writer)
         self._writer = None
 

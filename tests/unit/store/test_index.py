@@ -23,6 +23,7 @@ from kaspan.store.span_store import SpanStore
 from kaspan.store.terms import find_blocks, name_term, remote_term, tag_term, word_term
 from kaspan.wire.span import Span
 from support.span_strategies import SPANS
+from support.store_clock import StoreClock
 from support.stored_spans import settings
 
 SEPARATORS = [(",", ":"), (", ", ": "), (" , ", " : "), (",", ": "), (",\t", ":\t")]
@@ -91,10 +92,11 @@ def test_index_leaves_out_no_span(
 ) -> None:
     """Trace, service, time, duration, names and terms of each span lead to its block, in normal form."""
     with TemporaryDirectory() as directory:
-        store = SpanStore(settings(Path(directory), max_age_s=32.0), clock := iter_clock())
+        clock = StoreClock()
+        store = SpanStore(settings(Path(directory)), clock.clock_s, clock.boot_clock_s)
         store.accept(written(spans, ways))
         store.commit()
-        clock.now_s += 3600.0  # the partition is old enough to be sealed, with all its blocks
+        clock.advance(1e9)  # the partition is old enough to be sealed, with all its blocks
         store.commit()
         store.close()
         (partition,) = list_partitions(directory)
@@ -122,13 +124,3 @@ def check(connection: sqlite3.Connection, block: int, found: Span) -> None:
         )
         check_times(connection.execute(times, (service, block)).fetchone(), found)
         check_names(connection, service, found)
-
-
-class iter_clock:  # noqa: N801
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 1e9
-
-    def __call__(self) -> float:
-        return self.now_s
