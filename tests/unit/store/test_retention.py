@@ -40,7 +40,7 @@ def size(path: Path) -> int:
 
 
 def test_store_stays_within_its_size(tmp_path: Path, clock: StoreClock) -> None:
-    """After each commit the files are within `max_bytes`; the oldest partitions go as a whole and are counted."""
+    """After each commit the files are within `max_bytes`; the oldest partitions go whole, and are counted."""
     store = opened(tmp_path, clock, max_bytes=MAX_BYTES)
     for round_ in range(60):
         store_kilobytes(store, 1 + round_ * 200, 200)
