@@ -13,7 +13,9 @@ from kaspan.store.span_store import SpanStore, StoreError, StoreSettings
 COMMIT_INTERVAL_S = 1.0
 """How long spans are held in memory before they are committed."""
 MAX_HELD_SPANS = 16_000
-"""With these, spans are committed earlier."""
+"""With so many, spans are committed earlier."""
+MAX_HELD_BYTES = 16 * 1024 * 1024
+"""With so much JSON too: a span may be large."""
 TIDY_INTERVAL_S = 10.0
 """How often the store deletes what is too old while no spans come."""
 
@@ -40,6 +42,7 @@ class StoreSender(Sender):
         self.commit_s = Histogram.of(_SECONDS)
         self._clock_s = clock_s
         self._accepted_id = self._committed_id = 0
+        self._held_bytes = 0
         self._commit_at_s = 0.0
         self._tidy_at_s = clock_s() + TIDY_INTERVAL_S
 
@@ -53,8 +56,7 @@ class StoreSender(Sender):
 
         Refuses what is not JSON spans of Zipkin v2.
         """
-        held = self.store.held_spans
-        if self.problem or held >= MAX_HELD_SPANS or (held and self._clock_s() >= self._commit_at_s):
+        if self.problem or self._is_due():
             outcome = self._commit()
             if isinstance(outcome, Failed):
                 return outcome
@@ -69,16 +71,21 @@ class StoreSender(Sender):
         except Exception as error:  # noqa: BLE001 (a span that the store fails on must not hold up the others)
             return Refused(f"cannot be stored: {type(error).__name__}: {error}")
         self._accepted_id = last_id
+        self._held_bytes += len(spans)
         return Delivered()
 
     def idle(self) -> Delivered | Failed | None:
         """Commit what is held, if it is due; blocks for that."""
-        held = self.store.held_spans
-        if not held:
+        if not self.store.held_spans:
             self._tidy()
-            return None
-        is_full = held >= MAX_HELD_SPANS and not self.problem
-        return self._commit() if is_full or self._clock_s() >= self._commit_at_s else None
+        return self._commit() if self._is_due() else None
+
+    def _is_due(self) -> bool:
+        """Whether what is held must be committed now; after a failure that is tried once in an interval."""
+        if not self.store.held_spans:
+            return False
+        is_full = self.store.held_spans >= MAX_HELD_SPANS or self._held_bytes >= MAX_HELD_BYTES
+        return (is_full and not self.problem) or self._clock_s() >= self._commit_at_s
 
     def _tidy(self) -> None:
         """Let the store keep its limits, which a commit does too."""
@@ -105,4 +112,5 @@ class StoreSender(Sender):
         self.problem = ""
         self.commit_s.add(self._clock_s() - began_s)
         self._committed_id = self._accepted_id
+        self._held_bytes = 0
         return Delivered()

@@ -11,7 +11,13 @@ from kaspan.agent.batch import SEPARATOR, Batch
 from kaspan.agent.senders.base import Delivered, Failed, Refused, Sender
 from kaspan.agent.senders.delivery import Delivery
 from kaspan.agent.senders.stats import SenderStats
-from kaspan.agent.senders.store import COMMIT_INTERVAL_S, MAX_HELD_SPANS, TIDY_INTERVAL_S, StoreSender
+from kaspan.agent.senders.store import (
+    COMMIT_INTERVAL_S,
+    MAX_HELD_BYTES,
+    MAX_HELD_SPANS,
+    TIDY_INTERVAL_S,
+    StoreSender,
+)
 from kaspan.agent.spool.dead_letters import DeadLetters, Selection
 from kaspan.agent.spool.spool import Spool
 from support.fake_store import FULL, SETTINGS, FakeStore
@@ -66,6 +72,18 @@ def test_memory_for_held_spans_is_bounded(bench: Bench) -> None:
     bench.send(2, MAX_HELD_SPANS)
     bench.send(3)
     assert len(bench.store.committed) == 2 * MAX_HELD_SPANS
+
+
+def test_large_spans_are_committed_earlier(bench: Bench) -> None:
+    """A few of the largest would take as much memory as very many."""
+    large = span(1, MAX_HELD_BYTES // 4)
+    for row_id in (1, 2, 3):
+        assert bench.sender.send(large, row_id) == Delivered()
+        assert bench.sender.idle() is None
+    assert bench.sender.send(large, 4) == Delivered()
+    assert bench.sender.idle() == Delivered()
+    assert bench.sender.send(large, 5) == Delivered()
+    assert bench.sender.idle() is None
 
 
 def test_rows_without_spans_that_are_held_are_passed(bench: Bench) -> None:
