@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -15,9 +16,14 @@ from kaspan.demo.harness import DemoError
 from kaspan.demo.harness.children import Children
 from kaspan.demo.harness.interrupts import Interrupted, Interrupts
 from kaspan.demo.harness.zipkin_query import ZipkinQuery
-from kaspan.demo.scenarios import ShopScenario
+from kaspan.demo.kept_store import NotKeptError, keep
 
-REQUIRED = {"kafka": "kafka-python", "confluent_kafka": "confluent-kafka", "rich": "rich"}
+REQUIRED = {
+    "kafka": "kafka-python",
+    "confluent_kafka": "confluent-kafka",
+    "rich": "rich",
+    "zstandard": "zstandard",
+}
 MAX_ORDERS = 1000
 
 
@@ -30,7 +36,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kaspan demo",
         description="Run three small applications that know nothing of kaspan, and print their traces. "
-        "Without options, Kafka is a mock inside the demo, and no server is needed.",
+        "Without options, Kafka is a mock inside the demo, and no server is needed. Without --zipkin the "
+        "traces stay in a span store until the next demo, and the demo says how to look at them again.",
     )
     parser.add_argument(
         "--kafka", type=_host_port, metavar="HOST:PORT", help="use this Kafka (no TLS, no password)"
@@ -87,8 +94,9 @@ def check_installed() -> None:
 
 def run(options: argparse.Namespace, kaspan: str, directory: Path, interrupts: Interrupts) -> None:
     """Run the scenario on a mock of Kafka or a real one, and leave no process and no topic behind."""
-    # Imported here: confluent-kafka may be missing, and `check_installed` says so first.
+    # Imported here: packages may be missing, and `check_installed` says so first.
     from kaspan.demo.harness.cluster import ClusterError, MockCluster, RealCluster
+    from kaspan.demo.scenarios import ShopScenario
 
     zipkin = ZipkinQuery(options.zipkin) if options.zipkin else None
     if zipkin is not None:
@@ -96,12 +104,37 @@ def run(options: argparse.Namespace, kaspan: str, directory: Path, interrupts: I
     cluster = RealCluster(options.kafka) if options.kafka else MockCluster()
     try:
         with Children(directory, interrupts) as children:
-            ShopScenario(kaspan, directory, cluster, children, options.orders).run(zipkin)
+            scenario = ShopScenario(kaspan, directory, cluster, children, options.orders)
+            trace_id = scenario.run(zipkin)
+        if trace_id is not None:
+            _keep_store(scenario.store, trace_id, kaspan)
     finally:
         try:
             cluster.close()
         except ClusterError as error:
             sys.stderr.write(f"kaspan demo: {error}\n")
+
+
+def _keep_store(store: Path, trace_id: str, kaspan: str) -> None:
+    """Keep the store of a run, and print how to look at it."""
+    try:
+        kept = keep(store)
+    except NotKeptError as error:
+        sys.stderr.write(f"kaspan demo: the traces are not kept: {error}\n")
+        return
+    command = _as_typed(kaspan)
+    print(f"\nThe traces are kept in {kept} until the next demo. To look at them again:\n")
+    for arguments in (f"trace {trace_id}", "traces --errors", "server"):
+        print(f"  {command} {arguments} --store {shlex.quote(str(kept))}")
+    print("\nThe server answers Zipkin's API at http://127.0.0.1:9411, until Ctrl-C.", flush=True)
+
+
+def _as_typed(kaspan: str) -> str:
+    """Return the shortest way to call the command from here."""
+    on_path = shutil.which("kaspan")
+    if on_path is not None and os.path.samefile(on_path, kaspan):
+        return "kaspan"
+    return shlex.quote(min(os.path.relpath(kaspan), kaspan, key=len))
 
 
 def _host_port(text: str) -> str:

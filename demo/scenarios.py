@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kaspan.demo.harness import DemoError
 from kaspan.demo.harness.children import Child, Children
+from kaspan.store.query_request import QueryRequest
+from kaspan.store.reader import StoreReader
+from kaspan.store.span_store import StoreSettings
+from kaspan.terminal.screen import Screen
+from kaspan.terminal.waterfall import draw
+from kaspan.wire.span import Span
 
 if TYPE_CHECKING:
     from kaspan.demo.harness.cluster import MockCluster, RealCluster
     from kaspan.demo.harness.zipkin_query import ZipkinQuery
 
+MAX_STORE_BYTES = 64 * 1024 * 1024
 ORDER_INTERVAL_S = 0.3
 READY_TIMEOUT_S = 45.0
 RUN_TIMEOUT_S = 60.0
@@ -27,6 +34,7 @@ class ShopScenario:
     """Orders are taken, shipped, and mailed about; the last of several orders is too large to be shipped.
 
     `kaspan` is the path of the command, `directory` an empty directory for everything that the run writes.
+    `store` is the span store in it, if no Zipkin is given.
     """
 
     def __init__(
@@ -40,32 +48,42 @@ class ShopScenario:
         self._orders = orders
         # With one order, the order can be shipped.
         self._shipped = orders - 1 if orders > 1 else 1
+        # A shipped order has 4 spans. The other one has 3: no mail is sent.
+        self._spans = 4 * self._shipped + 3 * (orders - self._shipped)
         self._kaspan = kaspan
         self._cluster = cluster
         self._children = children
         self._environment = environment(directory)
+        self.store = directory / "store"
 
-    def run(self, zipkin: ZipkinQuery | None) -> None:
+    def run(self, zipkin: ZipkinQuery | None) -> str | None:
         """Run the applications and print their traces; with a Zipkin, links to them.
 
-        Blocks until all processes have ended. Raises DemoError if one fails or is too slow, or if an
-        application was not traced; Interrupted after a signal.
+        Without one the traces are in `store`, and the id of one of them is returned. Blocks until all
+        processes have ended. Raises DemoError if one fails or is too slow, or if an application was not
+        traced; Interrupted after a signal.
         """
         self._print_introduction(zipkin)
-        agent = self._children.start("agent", [self._kaspan, "agent", *_sink(zipkin)], self._environment)
+        agent = self._start_agent(zipkin)
         since_ms = time.time_ns() // 1_000_000
         self._run_applications()
         agent.process.terminate()
         self._children.wait_for_exit([agent], DRAIN_TIMEOUT_S)
-        if zipkin is None:
-            print("\nThe traces:\n")
-            sys.stdout.write(agent.output())
-        else:
-            self._print_links(zipkin, since_ms)
         # An application continues when tracing fails in it; then the demo of tracing has failed.
         complaints = self._children.stderr_lines("kaspan:")
         if complaints:
             raise DemoError("not everything was traced:\n" + "\n".join(complaints))
+        if zipkin is None:
+            return self._print_traces(since_ms)
+        self._print_links(zipkin, since_ms)
+        return None
+
+    def _start_agent(self, zipkin: ZipkinQuery | None) -> Child:
+        sink, settings = ["--zipkin", zipkin.base] if zipkin else ["--store", str(self.store)], {}
+        if zipkin is None:
+            settings = {"KASPAN_AGENT__STORE__MAX_BYTES": str(MAX_STORE_BYTES)}
+        command = [self._kaspan, "agent", *sink]
+        return self._children.start("agent", command, self._environment | settings)
 
     def _print_introduction(self, zipkin: ZipkinQuery | None) -> None:
         names = self._cluster.names
@@ -73,7 +91,8 @@ class ShopScenario:
         print(f"{what} on {self._cluster.bootstrap_servers}, and three applications on it:")
         print(f"  orders -> [{names.orders}] -> shipping -> [{names.shipments}] -> mailer")
         print("Their code knows nothing of tracing. `kaspan run --service NAME -- ...` starts each of them,")
-        print(f"and `kaspan agent {' '.join(_sink(zipkin))}` takes their spans.\n", flush=True)
+        sink = f"--zipkin {zipkin.base}" if zipkin else "--store"
+        print(f"and `kaspan agent {sink}` takes their spans.\n", flush=True)
 
     def _run_applications(self) -> None:
         names, count = self._cluster.names, str(self._orders)
@@ -103,9 +122,24 @@ class ShopScenario:
         command = [self._kaspan, "run", "--service", name, "--", *application, *mock, *arguments]
         return self._children.start(name, command, self._environment, prints=True)
 
+    def _print_traces(self, since_ms: int) -> str:
+        """Draw the traces of the run, and return the id of the largest one, the last of several."""
+        settings = StoreSettings(str(self.store), MAX_STORE_BYTES, max_age_s=float("inf"))
+        until_ms = time.time_ns() // 1_000_000 + 1
+        request = QueryRequest(until_ms, lookback_ms=until_ms - since_ms, limit=2 * self._orders)
+        traces = sorted(StoreReader(settings).get_traces(request), key=_start_us)
+        screen = Screen()
+        print("\nThe traces:")
+        for trace in traces:
+            print()
+            screen.print(draw(trace[0].trace_id, trace, screen.width))
+        spans = sum(map(len, traces))
+        if spans != self._spans:
+            raise DemoError(f"{spans} spans came into the store in place of {self._spans}")
+        return max(reversed(traces), key=len)[0].trace_id
+
     def _print_links(self, zipkin: ZipkinQuery, since_ms: int) -> None:
-        # A shipped order has 4 spans. The other one has 3: no mail is sent.
-        spans = 4 * self._shipped + 3 * (self._orders - self._shipped)
+        spans = self._spans
         found: list[str] = []
 
         def arrived() -> bool:
@@ -120,8 +154,8 @@ class ShopScenario:
         print(f"\nThe services and who calls whom: {zipkin.base}/zipkin/dependency", flush=True)
 
 
-def _sink(zipkin: ZipkinQuery | None) -> list[str]:
-    return ["--zipkin", zipkin.base] if zipkin else ["--console"]
+def _start_us(trace: Sequence[Span]) -> int:
+    return min(span.timestamp or 0 for span in trace)
 
 
 def environment(directory: Path) -> dict[str, str]:
@@ -135,8 +169,4 @@ def environment(directory: Path) -> dict[str, str]:
     kept["KASPAN_AGENT__SPOOL__PATH"] = f"{directory}/spool.db"
     # Another agent on this machine may use the default port and socket.
     kept["KASPAN_AGENT__LISTEN"] = kept["KASPAN_AGENT__SOCKET"] = ""
-    if sys.stdout.isatty():
-        # The agent prints into a file, which is shown when the run is over.
-        kept.setdefault("FORCE_COLOR", "1")
-        kept["COLUMNS"] = str(shutil.get_terminal_size().columns)
     return kept

@@ -48,7 +48,8 @@ class Line:
         blank = " " * (cells - width)
         if right and blank:
             self.pieces.append(Piece(blank))
-        self.pieces.append(Piece(text, style))
+        if text:
+            self.pieces.append(Piece(text, style))
         if blank and not right:
             self.pieces.append(Piece(blank))
         self.cells += width + len(blank)

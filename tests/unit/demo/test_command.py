@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kaspan.cli import demo
+from kaspan.cli import demo, trace, traces
 from kaspan.demo import scenarios
 from kaspan.demo.harness import cluster
 from kaspan.demo.harness.cluster import MockCluster
@@ -64,7 +65,7 @@ def test_bad_option_is_refused_with_its_rule(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["kafka", "confluent_kafka", "rich"])
+@pytest.mark.parametrize("module", ["kafka", "confluent_kafka", "rich", "zstandard"])
 def test_missing_package_is_named_with_the_extras(
     module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,9 +180,9 @@ def test_environment_has_nothing_of_the_caller_and_a_place_of_its_own(
     assert made["KASPAN_AGENT__SPOOL__PATH"].startswith(str(tmp_path))
 
 
-def start_demo(private_tmp: Path) -> subprocess.Popen[str]:
+def start_demo(private_tmp: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "kaspan.cli.main", "demo"],
+        [sys.executable, "-m", "kaspan.cli.main", "demo", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -222,8 +223,27 @@ def test_demo_runs_on_nothing_but_python_and_ends_by_itself(private_tmp: Path) -
     assert traces.count("send shipments") == 3
     assert traces.count("process shipments") == 2
     assert "MessageSizeTooLargeError" in traces
-    assert list(private_tmp.iterdir()) == []
     assert processes_of(private_tmp) == []
+    assert list(private_tmp.iterdir()) == [private_tmp / f"kaspan-demo-{os.geteuid()}"]
+
+
+@pytest.mark.processes
+def test_demo_says_how_to_look_at_its_traces_again(
+    private_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands that it prints work as they are, and the next demo replaces the store."""
+    for _ in range(2):
+        out, _ = start_demo(private_tmp, "--orders", "2").communicate(timeout=DEADLINE_S)
+    commands = [shlex.split(line) for line in out.splitlines() if " --store /" in line]
+    kaspan, word, trace_id, *source = commands[0]
+
+    assert source == ["--store", str(private_tmp / f"kaspan-demo-{os.geteuid()}")]
+    assert (private_tmp / kaspan).resolve() == Path(demo.find_kaspan()).resolve()
+    assert [command[1] for command in commands] == [word, "traces", "server"]
+    assert (word, trace.main([trace_id, *source])) == ("trace", 0)
+    assert f"trace {trace_id}  4 spans" in capsys.readouterr().out
+    assert traces.main(source) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2
 
 
 @pytest.mark.processes
