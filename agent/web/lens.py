@@ -24,9 +24,9 @@ _PAGE = (
     *SAFE,
     (
         "Content-Security-Policy",
-        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-        "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'none'; "
-        "frame-ancestors 'none'",
+        "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; "
+        "form-action 'none'; frame-ancestors 'none'",
     ),
     ("X-Frame-Options", "DENY"),
     ("Referrer-Policy", "same-origin"),

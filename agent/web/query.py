@@ -30,7 +30,7 @@ FILL_BYTES = 256 * 1024
 _MIN_GZIP_BYTES = 2048
 _GZIP = 31  # the largest window, plus 16 for gzip's header and trailer
 _NEVER = float("inf")
-_LEVEL = 1  # 6 takes three times as long, and makes the JSON of spans a fifth smaller
+_LEVEL = 1  # 6 takes two and a half times as long, and makes the JSON of spans a fifth smaller
 
 _log = logging.getLogger("kaspan.agent")
 _current = threading.local()

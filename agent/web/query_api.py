@@ -22,6 +22,7 @@ from kaspan.agent.web.parameters import (
     read_search,
     read_trace_id,
     read_trace_ids,
+    read_window,
 )
 from kaspan.agent.web.query import BusyError, Query, QueryPool
 from kaspan.config import schema
@@ -79,6 +80,7 @@ class QueryApi:
             "/traces": self.traces,
             f"/trace{VARIABLE}": self.trace,
             "/traceMany": self.trace_many,
+            "/dependencies": self.dependencies,
             "/autocompleteKeys": self.autocomplete_keys,
             "/autocompleteValues": self.autocomplete_values,
         }
@@ -154,6 +156,15 @@ class QueryApi:
         def make() -> Iterator[bytes]:
             traces = self._reader.get_trace_many(read_trace_ids(Parameters(request.query)))
             return _traces_json(iter([trace]) for trace in traces)
+
+        return await self._answer(request, make)
+
+    async def dependencies(self, request: Request) -> Response:
+        """Answer the links between services."""
+
+        def make() -> Iterator[bytes]:
+            end_ts_ms, lookback_ms = read_window(Parameters(request.query))
+            return iter([_encode(self._reader.get_dependencies(end_ts_ms, lookback_ms))])
 
         return await self._answer(request, make)
 

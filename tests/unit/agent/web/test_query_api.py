@@ -70,9 +70,7 @@ def served(serve: Callable[..., Served]) -> Served:
 
 
 @pytest.mark.parametrize("root", ["/api/v2", "/zipkin/api/v2"])
-@pytest.mark.parametrize(
-    ("path", "expected"), [item for item in ANSWERS.items() if not item[0].startswith("dependencies")]
-)
+@pytest.mark.parametrize(("path", "expected"), ANSWERS.items(), ids=ANSWERS.keys())
 def test_query_is_answered_as_zipkin_does(served: Served, root: str, path: str, expected: Answer) -> None:
     """Status, text, names and cache header are Zipkin's: tests/integration asks Zipkin for the same table."""
     answer = served.get(f"{root}/{path}")
@@ -210,9 +208,20 @@ def test_first_page_says_what_is_here(served: Served) -> None:
     assert served.get("/zipkin/").status == 404
 
 
+def test_dependencies_are_asked_for_their_window(served: Served) -> None:
+    """The links of a window come as the reader gives them; a day is the default."""
+    served.reader.links = [{"parent": "a", "child": "b", "callCount": 1}]
+    assert json.loads(served.get("/api/v2/dependencies?endTs=172800000").body) == served.reader.links
+    served.get("/api/v2/dependencies?endTs=9223372036854775807&lookback=9223372036854775807")
+    assert served.reader.windows[0] == (172_800_000, 86_400_000)
+    end_ts_ms, lookback_ms = served.reader.windows[1]
+    assert end_ts_ms - lookback_ms >= 0
+    assert end_ts_ms * 1000 < 2**63
+
+
 def test_queries_run_in_threads_of_their_own(served: Served) -> None:
     """The event loop, which takes spans, never waits for the store."""
-    for path in ("services", "spans?serviceName=a", "traces", "trace/1"):
+    for path in ("services", "spans?serviceName=a", "traces", "trace/1", "dependencies?endTs=1"):
         served.get(f"/api/v2/{path}")
     assert served.reader.threads
     assert all(name.startswith("query") for name in served.reader.threads)
