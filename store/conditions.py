@@ -5,39 +5,40 @@ Every trace that matches has a span that meets each condition, so a search walks
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from kaspan.store.block_cache import Terms, Times
+from kaspan.store.block_cache import Fields, Part, Times
 from kaspan.store.partition_reader import BlockRow, PartitionReader
-from kaspan.store.query_request import QueryRequest
+from kaspan.store.query_request import QueryRequest, has_duration
 from kaspan.store.schema import duration_bit
 from kaspan.store.terms import name_term, remote_term, tag_term, word_term
 from kaspan.wire.span import Span
 
 _ALL_DURATIONS = (1 << 63) - 1
+_plain = re.compile(rb"[0-9A-Za-z_.-]+").findall  # what every encoder of JSON writes as it is
 
-Meets = Callable[[Terms], bool]
-
-
-def service_of(span: Times | Span) -> str | None:
-    """Return the service that recorded a span, in lower case."""
-    endpoint = span.local_endpoint
-    return endpoint.service_name.lower() if endpoint and endpoint.service_name else None
+IsMet = Callable[[Any], bool]  # of Times or, with a term, Fields, or a whole span
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition, for the spans of `service` if that is not None.
+    """One condition of a search, for the spans of `service` if that is not None.
 
-    `term` is what the index has of it; without one, `durations` is the mask of durations to look for. `meets`
-    says whether a span of the service meets it, given the fields `Terms` if `term` is set, else `Times`.
+    `is_met` says whether a span of the service meets it. `term` is what the index has of it; without one,
+    `durations` is the mask of durations to look for. `text` is in the JSON of each span that meets it, in any
+    case if `ignore_case`.
     """
 
     service: str | None
-    durations: int
-    term: bytes | None
-    meets: Meets
+    is_met: IsMet
+    durations: int = _ALL_DURATIONS
+    term: bytes | None = None
+    text: str = ""
+    ignore_case: bool = False
 
     def blocks(self, partition: PartitionReader) -> list[BlockRow]:
         """Return the blocks of a partition that may have a span that meets the condition."""
@@ -50,55 +51,56 @@ class Condition:
             return [row for row in rows if row.durations & self.durations]
         return rows
 
-    def is_met(self, span: Terms) -> bool:
-        """Whether a span meets the condition."""
-        return (self.service is None or service_of(span) == self.service) and self.meets(span)
+    def places(self, part: Part) -> Iterator[int]:
+        """Yield the places of the spans that meet the condition."""
+        words = _plain(self.text.encode("utf-8", "surrogatepass"))
+        places = part.with_text(max(words, key=len), self.ignore_case) if words else part.all_places()
+        for place in places:
+            span = part.times_at(place) if self.term is None else part.fields_at(place)
+            if span and (self.service is None or service_of(span) == self.service) and self.is_met(span):
+                yield place
+
+
+def service_of(span: Times | Span) -> str | None:
+    """Return the service that recorded a span, in lower case."""
+    endpoint = span.local_endpoint
+    return endpoint.service_name.lower() if endpoint and endpoint.service_name else None
 
 
 def conditions_of(request: QueryRequest) -> list[Condition]:
     """Return all conditions of a search but that of time; there is at least one."""
-    service = request.service_name
+    service, name, remote = request.service_name, request.span_name, request.remote_service_name
     found = []
-    if request.span_name is not None:
-        found.append(
-            Condition(service, _ALL_DURATIONS, name_term(request.span_name), _named(request.span_name))
-        )
-    if request.remote_service_name is not None:
-        name = request.remote_service_name
-        found.append(Condition(service, _ALL_DURATIONS, remote_term(name), _sent_to(name)))
+    if name is not None:
+        found.append(Condition(service, _named(name), term=name_term(name), text=name, ignore_case=True))
+    if remote is not None:
+        term = remote_term(remote)
+        found.append(Condition(service, _sent_to(remote), term=term, text=remote, ignore_case=True))
     for key, value in request.annotation_query.items():
         term = tag_term(key, value) if value else word_term(key)
-        found.append(Condition(service, _ALL_DURATIONS, term, _tagged(key, value)))
+        found.append(Condition(service, partial(_has, key, value), term=term, text=value or key))
     if request.min_duration_us is not None:
-        found.append(_duration(service, request.min_duration_us, request.max_duration_us))
-    return found or [Condition(service, _ALL_DURATIONS, None, lambda _: True)]
+        most = 1 << 62 if request.max_duration_us is None else duration_bit(request.max_duration_us)
+        # All bits from the one to the other.
+        durations = (most << 1) - duration_bit(request.min_duration_us)
+        is_met = partial(has_duration, request)
+        found.append(Condition(service, is_met, durations, text=service or "", ignore_case=True))
+    return found or [Condition(service, lambda _: True, text=service or "", ignore_case=True)]
 
 
-def _duration(service: str | None, min_us: int, max_us: int | None) -> Condition:
-    least = duration_bit(min_us)
-    most = duration_bit(max_us) if max_us is not None else 1 << 62
-    durations = (most << 1) - least  # all bits from the one to the other
-
-    def meets(span: Times) -> bool:
-        duration_us = span.duration or 0
-        return duration_us >= min_us and (max_us is None or duration_us <= max_us)
-
-    return Condition(service, durations, None, meets)
-
-
-def _named(name: str) -> Meets:
+def _named(name: str) -> IsMet:
     return lambda span: span.name is not None and span.name.lower() == name
 
 
-def _sent_to(service: str) -> Meets:
-    def meets(span: Terms) -> bool:
+def _sent_to(service: str) -> IsMet:
+    def is_met(span: Fields | Span) -> bool:
         endpoint = span.remote_endpoint
         return endpoint is not None and (endpoint.service_name or "").lower() == service
 
-    return meets
+    return is_met
 
 
-def _tagged(key: str, value: str) -> Meets:
+def _has(key: str, value: str, span: Fields | Span) -> bool:
     if value:
-        return lambda span: span.tags.get(key) == value
-    return lambda span: key in span.tags or any(annotation.value == key for annotation in span.annotations)
+        return span.tags.get(key) == value
+    return key in span.tags or any(annotation.value == key for annotation in span.annotations)

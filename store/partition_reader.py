@@ -122,18 +122,20 @@ class PartitionReader:
         rows = self._rows(_BLOCKS_OF_TRACES, (json.dumps(sorted(keys)),))
         return sorted(rows, key=_block_of)
 
-    def spans(self, block: int) -> list[bytes]:
-        """Return the JSON spans of a block, joined by commas, in parts; what is damaged is left out."""
-        bodies = self._rows(
-            "select body from bodies where id >= ? and id < ?", (block * MAX_PARTS, (block + 1) * MAX_PARTS)
-        )
+    def spans(self, block: int) -> tuple[int, list[bytes]]:
+        """Return how many spans a block has, and their JSON, joined by commas, in parts that can be read."""
+        # In one statement, since the block may just get more.
+        select = """select spans, body from blocks join bodies on bodies.id >= ? and bodies.id < ?
+            where blocks.id = ?"""
+        first = block * MAX_PARTS
+        rows = self._rows(select, (first, first + MAX_PARTS, block))
         parts = []
-        for (body,) in bodies:
+        for _, body in rows:
             try:
                 parts.append(decompress_spans(body))
             except DamagedBlockError as error:
                 self.report_block(block, error)
-        return parts
+        return rows[0][0] if rows else 0, parts
 
     def report_block(self, block: int, error: Exception) -> None:
         """Report a block that cannot be decoded."""

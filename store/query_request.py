@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 from kaspan.wire.span import Span
 
@@ -102,6 +102,12 @@ class TraceTest:
         return bool(self._timestamp_us) and is_in_time and not self._open
 
 
+class HasDuration(Protocol):
+    """A span, as far as its duration is tested."""
+
+    duration: int | None
+
+
 _Condition = Callable[[Span], bool]
 
 
@@ -124,7 +130,7 @@ def _has(key: str, value: str) -> _Condition:
     return lambda span: has_annotation(span, key, value)
 
 
-def has_duration(request: QueryRequest, span: Span) -> bool:
+def has_duration(request: QueryRequest, span: HasDuration) -> bool:
     """Whether a span lasts as long as a request asks for."""
     duration_us = span.duration or 0
     is_short_enough = request.max_duration_us is None or duration_us <= request.max_duration_us

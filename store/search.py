@@ -13,7 +13,7 @@ from bisect import insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from kaspan.store.block_cache import BlockCache, Terms, Times
+from kaspan.store.block_cache import BlockCache, Part, Times
 from kaspan.store.block_walk import BlockWalk, Candidate
 from kaspan.store.conditions import conditions_of, service_of
 from kaspan.store.limits import Budget
@@ -24,7 +24,7 @@ from kaspan.wire.span import Span
 
 EXTRA_BLOCKS = 8
 """How many blocks are read that, by their own spans, cannot bring a trace that comes first."""
-EXTRA_TRACES = 64
+EXTRA_TRACES = 32
 """How many traces are read that, by the spans seen so far, do not come first."""
 OUTSIDE_BLOCKS = 16
 """How many blocks are read that have no span in the time of the search; the nearest ones."""
@@ -74,13 +74,12 @@ class Search:
         self._first_ms = request.end_ts_ms - request.lookback_ms
         self._walk = BlockWalk(request, partitions)
         self._condition = self._walk.rarest(conditions_of(request))
-        self._cache = BlockCache(Times if self._condition.term is None else Terms)
+        self._cache = BlockCache()
         self._reader = TraceReader(partitions, budget, self._cache)
         self._found: list[Found] = []
         self._count = self._held_bytes = 0
-        self._ranks: dict[str, int] = {}
         self._examined: set[str] = set()
-        self._extra_traces = 0
+        self._extra_traces = EXTRA_TRACES
 
     def traces(self) -> Iterator[Iterator[Portion]]:
         """Find the traces that match, then yield each, in portions."""
@@ -104,44 +103,57 @@ class Search:
         extra = outside = tied = 0
         for candidate in self._walk.walk(self._condition):
             self._budget.check_time()
+            is_extra = self._is_full and (candidate.is_outside or candidate.bound < self._found[-1].rank)
             outside += candidate.is_outside
-            if self._is_full:
-                if candidate.is_outside or candidate.bound < self._found[-1].rank:
-                    extra += 1
-                else:
-                    tied += 1
+            extra += is_extra
+            tied += self._is_full and not is_extra
             if outside > OUTSIDE_BLOCKS or extra > EXTRA_BLOCKS or tied > TIED_BLOCKS:
                 break
-            self._search_block(candidate)
+            if is_extra and not self._extra_traces:
+                break
+            self._search_block(candidate, is_extra)
 
     @property
     def _is_full(self) -> bool:
         return self._count >= self._request.limit
 
-    def _search_block(self, candidate: Candidate) -> None:
+    def _search_block(self, candidate: Candidate, is_extra: bool) -> None:
         """Read the traces that have a span in this block that meets the condition."""
-        if max(len(self._ranks), len(self._examined)) > _MAX_NOTED:
-            self._ranks.clear()
+        if len(self._examined) > _MAX_NOTED:
             self._examined.clear()
-        chosen: dict[str, None] = {}
-        for part in self._cache.get(candidate.partition, candidate.block):
-            for low, span in zip(part.low_ids, part.fields, strict=True):
-                rank = self._rank(span)
-                if rank > self._ranks.get(low, -1):
-                    self._ranks[low] = rank
-                if low not in self._examined and self._condition.is_met(span):
-                    chosen[low] = None
+        parts = self._cache.get(candidate.partition, candidate.block)
+        ranks = self._ranks(parts, self._extra_traces if is_extra else None)
         chunk: list[str] = []
-        for low in sorted(chosen, key=lambda low: (self._ranks.get(low, -1), low), reverse=True):
-            if self._is_full and self._ranks.get(low, -1) < self._found[-1].rank:
-                self._extra_traces += 1
-                if self._extra_traces > EXTRA_TRACES:
+        for low in sorted(ranks, key=lambda low: (ranks[low], low), reverse=True):
+            if self._is_full and ranks[low] < self._found[-1].rank:
+                if not self._extra_traces:
                     break
+                self._extra_traces -= 1
             chunk.append(low)
             if len(chunk) == _CHUNK:
                 self._examine(chunk)
                 chunk = []
         self._examine(chunk)
+
+    def _ranks(self, parts: Sequence[Part], limit: int | None) -> dict[str, int]:
+        """Return the traces with a span that meets the condition, and what these parts tell of their ranks.
+
+        With a limit, there are not more traces, and nothing is told.
+        """
+        ranks: dict[str, int] = {}
+        for part in parts:
+            for place in self._condition.places(part):
+                low = part.low_id_at(place)
+                if low in ranks or low in self._examined:
+                    continue
+                if limit is None:
+                    spans = map(part.times_at, part.around(place))
+                    ranks[low] = max(self._rank(span) if span else -1 for span in spans)
+                elif len(ranks) == limit:
+                    break
+                else:
+                    ranks[low] = -1
+        return ranks
 
     def _rank(self, span: Times | Span) -> int:
         """Return what a span makes of its trace's rank, -1 if it does not count."""

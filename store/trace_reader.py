@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kaspan.store.block_cache import BlockCache, Ids
+from kaspan.store.block_cache import BlockCache
 from kaspan.store.limits import Budget
 from kaspan.store.normal_form import decode_span, decode_spans
 from kaspan.store.partition_reader import PartitionReader
@@ -38,7 +38,7 @@ class TraceReader:
     ) -> None:
         self._partitions = partitions
         self._budget = budget
-        self._cache = blocks or BlockCache(Ids)
+        self._cache = blocks or BlockCache()
 
     def find(self, low_ids: Iterable[str]) -> dict[str, Blocks]:
         """Return where traces are; nothing for a trace that is not in the store."""
@@ -59,7 +59,7 @@ class TraceReader:
         for partition, block in blocks:
             self._budget.check_time()
             for part in self._cache.get(partition, block):
-                payloads = part.payloads(low)
+                payloads = part.of_trace(low)
                 if spans and size + sum(map(len, payloads)) > PORTION_BYTES:
                     is_large = True
                     yield Portion(spans, size)
