@@ -35,10 +35,15 @@ class AnnotationValue(msgspec.Struct, gc=False):
     value: str
 
 
-class Times(msgspec.Struct, gc=False, rename="camel"):
-    """The fields of a span that each search reads, not in normal form."""
+class Ids(msgspec.Struct, gc=False, rename="camel"):
+    """The field that says to which trace a span belongs, not in normal form."""
 
     trace_id: str
+
+
+class Times(Ids, gc=False, rename="camel"):
+    """The fields of a span that each search reads, not in normal form."""
+
     timestamp: int | None = None
     duration: int | None = None
     local_endpoint: ServiceName | None = None
@@ -193,7 +198,7 @@ class BlockCache:
 
 
 def _read(partition: PartitionReader, block: int) -> Iterator[Part]:
-    count, texts = partition.spans(block)
+    count, texts = partition.counted_spans(block)
     # If the bytes that stand between most spans are found once for each two spans, they are nowhere else, and
     # no parser is needed.
     starts = list(map(_starts, texts))

@@ -122,7 +122,11 @@ class PartitionReader:
         rows = self._rows(_BLOCKS_OF_TRACES, (json.dumps(sorted(keys)),))
         return sorted(rows, key=_block_of)
 
-    def spans(self, block: int) -> tuple[int, list[bytes]]:
+    def spans(self, block: int) -> list[bytes]:
+        """Return the JSON spans of a block, joined by commas, in parts; what is damaged is left out."""
+        return self.counted_spans(block)[1]
+
+    def counted_spans(self, block: int) -> tuple[int, list[bytes]]:
         """Return how many spans a block has, and their JSON, joined by commas, in parts that can be read."""
         # In one statement, since the block may just get more.
         select = """select spans, body from blocks join bodies on bodies.id >= ? and bodies.id < ?
