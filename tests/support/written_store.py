@@ -29,6 +29,6 @@ def write_partition(
             traces.setdefault(trace_key(span.trace_id), []).append((payload, span))
         partition.write(held)
     if seal:
-        partition.seal()
+        partition.seal(now_s=0.0)
         partition.close()
     return partition
