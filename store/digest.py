@@ -61,13 +61,16 @@ class Digest:
         remotes = {span.remote_endpoint.service_name for span in spans if span.remote_endpoint}
         self.remote_names |= {name.lower() for name in remotes if name}
         self._words |= {item.value for span in spans if span.annotations for item in span.annotations}
-        tags = [bytes(span.tags) for span in spans]
         if self._decodes_tags:
-            self._add_decoded(tags)
+            self._add_decoded([bytes(span.tags) for span in spans])
             return
         # Without a backslash, _COMMA is between two tags, or the tags are spaced: `terms` finds that out.
-        self._json_tags.update(_COMMA.join([text[2:-2] for text in tags if b"\\" not in text]).split(_COMMA))
-        self._add_decoded([text for text in tags if b"\\" in text])
+        text = _COMMA.join([bytes(span.tags)[2:-2] for span in spans])
+        if b"\\" in text:
+            tags = [bytes(span.tags) for span in spans]
+            self._add_decoded([each for each in tags if b"\\" in each])
+            text = _COMMA.join([each[2:-2] for each in tags if b"\\" not in each])
+        self._json_tags.update(text.split(_COMMA))
 
     def _add_times(self, spans: Sequence[IndexedSpan]) -> None:
         times_us = [span.timestamp for span in spans if span.timestamp]
@@ -89,11 +92,12 @@ class Digest:
     def terms(self) -> list[bytes]:
         """Return the terms of the spans. Raises SpacedTagsError if tags cannot be split as they were."""
         self._json_tags.discard(b"")
-        pieces = [tag.partition(_COLON) for tag in self._json_tags]
-        # Each has a colon between two quotation marks, and no other quotation mark.
-        if b"".join(self._json_tags).count(b'"') != 2 * len(pieces) or b"" in {piece[1] for piece in pieces}:
+        keys = {tag.partition(_COLON)[0] for tag in self._json_tags}
+        # Each has a colon between two quotation marks, else it is its own key, and no other quotation mark.
+        quotes = b"".join(self._json_tags).count(b'"')
+        if quotes != 2 * len(self._json_tags) or not keys.isdisjoint(self._json_tags):
             raise SpacedTagsError
-        terms = [*self._json_tags, *[_KEY + key for key in {piece[0] for piece in pieces}]]
+        terms = [*self._json_tags, *[_KEY + key for key in keys]]
         terms += [tag_term(key, value) for key, value in self.tags]
         terms += map(word_term, self._words)
         terms += map(name_term, self.names)

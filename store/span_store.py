@@ -143,11 +143,20 @@ class SpanStore:
 
         Raises ValueError if one of them is not a span; then none of them is held.
         """
-        found = [(trace_key(span.trace_id), body, span) for body, span in read_spans(spans)]
-        for trace, body, span in found:
-            traces = self._held.setdefault(hour_of(span.timestamp), {})
-            traces.setdefault(trace, []).append((body, span))
-        self.held_spans += len(found)
+        pairs = read_spans(spans)
+        keys = {trace_id: trace_key(trace_id) for trace_id in {span.trace_id for _, span in pairs}}
+        last_hour = None
+        for pair in pairs:
+            span = pair[1]
+            hour = hour_of(span.timestamp)
+            if hour != last_hour:
+                last_hour, traces = hour, self._held.setdefault(hour, {})
+            trace = traces.get(keys[span.trace_id])
+            if trace is None:
+                traces[keys[span.trace_id]] = [pair]
+            else:
+                trace.append(pair)
+        self.held_spans += len(pairs)
 
     def commit(self) -> None:
         """Store what is held, and keep the limits; on return it is on disk. To be called when idle, too.
