@@ -50,12 +50,14 @@ class BusyError(Exception):
 
 
 class QueryPool:
-    """The threads that make answers, and how many queries they have. All methods run in the event loop."""
+    """The threads that make answers, and how many queries they have. No method blocks."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self.open_queries = self.large_queries = 0
         self.clock_s = clock_s
         self._threads = ThreadPoolExecutor(THREADS, "query")
+        # Of its own, so that what a query holds is free before the queries that wait for a thread begin.
+        self._ending = ThreadPoolExecutor(1, "query end")
         self._lock = threading.Lock()
 
     def begin(self, make: Callable[[], Iterator[bytes]]) -> Query:
@@ -88,7 +90,7 @@ class QueryPool:
             return b""
 
         with suppress(RuntimeError):  # the interpreter ends
-            self._threads.submit(close)
+            self._ending.submit(close)
 
 
 class Query:
@@ -112,11 +114,7 @@ class Query:
     async def fill(self, may_pack: bool) -> bytes | None:
         """Make the beginning of the answer; return it if it is the whole, None if `read` has to go on."""
         await self._run(lambda: self._begin(may_pack))
-        if self._is_finished:
-            return self._made
-        self._pool.begin_large()
-        self._is_large = True
-        return None
+        return self._made if self._is_finished else None
 
     async def read(self) -> bytes:
         """Return the next piece, nothing at the end. Raises StreamError."""
@@ -154,6 +152,9 @@ class Query:
         if self._pool.clock_s() > self._asked_s + MAX_WAIT_S:
             raise BusyError(f"The query waited {MAX_WAIT_S:g} s for others; ask again")
         beginning = self._gather()
+        if not self._is_finished:
+            self._pool.begin_large()
+            self._is_large = True
         if not may_pack or (self._is_finished and len(beginning) < _MIN_GZIP_BYTES):
             return beginning
         self.is_packed = True

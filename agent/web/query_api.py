@@ -40,6 +40,7 @@ kaspan's span store answers the queries of Zipkin's API: {ROOTS[0]}/services, {R
 Grafana's data source for Zipkin can use it, and `kaspan traces` and `kaspan trace ID` show traces in a
 terminal. Set agent.web.lens to have Zipkin's own page here. docs/http.md of kaspan says more.
 """.encode()
+_NOTHING = b"[]"
 _Make = Callable[[], Iterator[bytes]]
 _Headers = list[tuple[str, str]]
 
@@ -142,11 +143,11 @@ class QueryApi:
 
         def make() -> Iterator[bytes]:
             trace_id = read_trace_id(unquote(request.path.rpartition("/")[2]))
-            portions = self._reader.get_trace(trace_id)
-            first = next(portions, None)
-            if first is None:
+            pieces = _trace_json(self._reader.get_trace(trace_id))
+            first = next(pieces)
+            if first == _NOTHING:
                 raise NotFoundError(f"{trace_id} not found")
-            return _trace_json(chain([first], portions))
+            return chain([first], pieces)
 
         return await self._answer(request, make)
 
@@ -253,17 +254,19 @@ def _traces_json(traces: Iterable[Iterable[list[Span]]]) -> Iterator[bytes]:
         yield separator
         yield from _trace_json(portions)
         separator = b","
-    yield b"[]" if separator == b"[" else b"]"
+    yield _NOTHING if separator == b"[" else b"]"
 
 
 def _trace_json(portions: Iterable[list[Span]]) -> Iterator[bytes]:
-    """Yield the JSON of a trace that comes in portions."""
+    """Yield the JSON of a trace that comes in portions. While a client reads, only JSON is kept of them."""
     separator = b"["
     for spans in portions:
         if spans:
-            yield separator + _encode(spans)[1:-1]
+            piece = separator + _encode(spans)[1:-1]
+            del spans
+            yield piece
             separator = b","
-    yield b"[]" if separator == b"[" else b"]"
+    yield _NOTHING if separator == b"[" else b"]"
 
 
 def _config(is_search_enabled: bool) -> bytes:

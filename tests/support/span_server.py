@@ -45,10 +45,10 @@ class SpanServer:
         assert found is not None, self.running.stderr
         return "127.0.0.1", int(found[1])
 
-    def get(self, path: str) -> Response:
+    def get(self, path: str, **headers: str) -> Response:
         client = RawHttpClient(self.address)
         try:
-            return client.get(path)
+            return client.get(path, **headers)
         finally:
             client.close()
 

@@ -357,6 +357,21 @@ def test_client_that_goes_away_ends_its_query(served: Served) -> None:
     wait_until(lambda: served.api._pool.open_queries == 0, "nothing is open")
 
 
+def test_what_a_query_holds_is_free_although_all_threads_are_busy(served: Served) -> None:
+    """A large answer whose client has gone takes no memory until those before it in the queue are made."""
+    served.store_large_trace()
+    client = served.http.client()
+    client.send(f"GET /api/v2/trace/{'a' * 16} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+    assert client.socket.recv(5) == b"HTTP/"
+    served.reader.may_go_on.clear()
+    for _ in range(query.THREADS):
+        served.http.client().send(b"GET /api/v2/services HTTP/1.1\r\nhost: a\r\n\r\n")
+    wait_until(lambda: served.reader.asked == query.THREADS + 1, "all threads are busy")
+    client.close()
+    wait_until(lambda: served.reader.ended == 1, "the reader is closed")
+    wait_until(lambda: served.api._pool.large_queries == 0, "its place is free")
+
+
 def test_time_is_over_for_a_query_whose_client_is_gone(served: Served) -> None:
     """The reader looks at a clock, and so ends a search that nobody waits for; others have their time."""
     times: list[float] = []
