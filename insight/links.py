@@ -62,12 +62,15 @@ class DependencyLinker:
                 self._put_call(span, caller)
 
     def _put_message(self, span: TraceSpan) -> None:
-        local, remote = _service(span.local_endpoint), _service(span.remote_endpoint)
-        if local is not None and remote is not None:
-            link = (local, remote) if span.kind == "PRODUCER" else (remote, local)
-            self._calls[link] += 1
-            if "error" in span.tags:
-                self._errors[link] += 1
+        local, remote = span.local_endpoint, span.remote_endpoint
+        if local is None or remote is None or local.service_name is None or remote.service_name is None:
+            return
+        if span.kind == "CONSUMER":
+            local, remote = remote, local
+        link = local.service_name, remote.service_name
+        self._calls[link] += 1  # type: ignore[index]  # neither is None
+        if "error" in span.tags:
+            self._errors[link] += 1  # type: ignore[index]  # neither is None
 
     def _put_call(self, span: TraceSpan, caller: TraceSpan | None) -> None:
         """Count one span that is not of messaging."""

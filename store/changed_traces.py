@@ -74,22 +74,19 @@ def _distinct(*places: Iterable[Place]) -> list[Place]:
 
 
 def _find(
-    lows: Iterable[str], partitions: Sequence[PartitionReader], blocks: Collection[int], known: Known
+    lows: Iterable[str], partitions: Sequence[PartitionReader], blocks: Sequence[int], known: Known
 ) -> dict[str, list[Place]]:
     """Return in which known blocks traces are, if these are among the last EARLIER_BLOCKS of all traces."""
     keys = {trace_key(low): low for low in lows}
     found: list[tuple[str, Place]] = []
-    going_on = set(keys)
+    wanted: Collection[int] = keys
     for partition in reversed(partitions):
-        pairs = partition.blocks_of_traces(list(going_on))
         known_blocks = known.get(partition.path, ())
-        found[:0] = [(keys[key], (partition, block)) for key, block in pairs if block in known_blocks]
-        going_on = {
-            key
-            for key, block in pairs
-            if block <= FIRST_BLOCKS and (block in known_blocks or block in blocks)
-        }
-        if not going_on:
+        pairs = [pair for pair in partition.blocks_of_traces(wanted, blocks) if pair[1] in known_blocks]
+        found[:0] = [(keys[key], (partition, block)) for key, block in pairs]
+        if not blocks or min(blocks) > FIRST_BLOCKS:
+            wanted = {key for key, block in pairs if block <= FIRST_BLOCKS}
+        if not wanted:
             break
         blocks = ()
     last = set(_distinct(place for _, place in found)[-EARLIER_BLOCKS:])

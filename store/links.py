@@ -95,14 +95,12 @@ class LinkCounter:
         return self._counted[partition.path]
 
     def _count(self, partitions: Sequence[PartitionReader], blocks: Sequence[int]) -> None:
-        counts: dict[Minutes, tuple[DependencyLinker, DependencyLinker]] = {}
-        for trace in changed_traces(partitions, blocks, self._counted):
-            for spans, index in ((trace.after, 0), (trace.before, 1)):
-                if spans:
-                    minutes = minutes_of(spans)
-                    if minutes not in counts:
-                        counts[minutes] = DependencyLinker(), DependencyLinker()
-                    counts[minutes][index].put_trace(spans)
+        counts: defaultdict[Minutes, tuple[DependencyLinker, DependencyLinker]]
+        counts = defaultdict(lambda: (DependencyLinker(), DependencyLinker()))
+        for before, after, _ in changed_traces(partitions, blocks, self._counted):
+            counts[minutes_of(after)][0].put_trace(after)
+            if before:
+                counts[minutes_of(before)][1].put_trace(before)
         partition = partitions[-1]
         path = links_path(partition.path)
         # Also if the write fails: it may have failed after the commit.

@@ -76,15 +76,18 @@ def normalize(span: Span) -> None:
 
 def normalize_structure(span: TraceSpan) -> None:
     """Bring the fields into normal form, in place, that say where a span belongs in its trace."""
-    trace_id, parent_id = span.trace_id, span.parent_id
-    if len(trace_id) not in (16, 32) or trace_id.startswith(_ZERO):
+    trace_id, span_id, parent_id = span.trace_id, span.id, span.parent_id
+    if len(trace_id) != 32 or trace_id[0] == "0":
         span.trace_id = _padded(trace_id)
-    if len(span.id) != 16:
-        span.id = span.id.rjust(16, "0")
+    if len(span_id) != 16:
+        span.id = span_id = span_id.rjust(16, "0")
     if parent_id is not None:
-        parent_id = parent_id.rjust(16, "0")
-        span.parent_id = None if parent_id in (span.id, _ZERO) else parent_id
-    if span.timestamp is not None and span.timestamp <= 0:
+        if len(parent_id) != 16:
+            span.parent_id = parent_id = parent_id.rjust(16, "0")
+        if parent_id in (span_id, _ZERO):
+            span.parent_id = None
+    timestamp_us, shared = span.timestamp, span.shared
+    if timestamp_us is not None and timestamp_us <= 0:
         span.timestamp = None
     local, remote = span.local_endpoint, span.remote_endpoint
     if local is not None and not _is_normal(local):
@@ -92,7 +95,7 @@ def normalize_structure(span: TraceSpan) -> None:
     if remote is not None and not _is_normal(remote):
         span.remote_endpoint = _normal_endpoint(remote)
     # Only a server shares the id of its client.
-    if span.shared is not None and (not span.shared or span.kind == "CLIENT"):
+    if shared is not None and (not shared or span.kind == "CLIENT"):
         span.shared = None
 
 

@@ -22,7 +22,9 @@ from kaspan.store.terms import find_blocks
 
 _CACHE_KIB = 256
 _BUSY_TIMEOUT_S = 2.0
-_BLOCKS_OF_TRACES = "select trace, block from json_each(?) join traces on trace = value"
+_BLOCKS_OF_TRACES = """
+    select trace, block from json_each(?) join traces on trace = value
+    where block not in (select value from json_each(?))"""
 
 Report = Callable[[str, Exception], None]
 """Takes what is damaged, the name of a partition or of its block, and the error."""
@@ -116,10 +118,13 @@ class PartitionReader:
         found: set[int] = self._read(lambda connection: find_blocks(connection, term, service), set())
         return found.union(row[0] for row in self._rows("select id from blocks where is_open"))
 
-    def blocks_of_traces(self, keys: Sequence[int]) -> list[tuple[int, int]]:
-        """Return pairs of a trace, by its `trace_key`, and a block with spans of it, in order of blocks."""
+    def blocks_of_traces(self, keys: Iterable[int], besides: Sequence[int] = ()) -> list[tuple[int, int]]:
+        """Return pairs of a trace, by its `trace_key`, and a block with spans of it, in order of blocks.
+
+        `besides` are blocks that are left out.
+        """
         # In order, since neighbours in the index share a page.
-        rows = self._rows(_BLOCKS_OF_TRACES, (json.dumps(sorted(keys)),))
+        rows = self._rows(_BLOCKS_OF_TRACES, (json.dumps(sorted(keys)), json.dumps(besides)))
         return sorted(rows, key=_block_of)
 
     def spans(self, block: int) -> list[bytes]:

@@ -171,6 +171,20 @@ def test_links_are_of_traces_in_the_time_that_is_asked_for(
 
 
 @settings(max_examples=int(os.environ.get("KASPAN_TEST_STORES", "40")))
+@given(partitions=stores(SPANS), groups=st.integers(0, 6), minute=st.integers(0, 4), seal_last=st.booleans())
+def test_links_since_a_full_minute_are_exact_also_when_some_blocks_are_counted(
+    partitions: Partitions, groups: int, minute: int, seal_last: bool
+) -> None:
+    """What is counted and what is not counted yet are cut at the same time, if that is a full minute."""
+    first_ms = (NOW_MS // 60_000 + minute) * 60_000
+    window = Window(first_ms, FOREVER_MS)
+    with store(partitions, seal_last) as settings:
+        count(settings, groups)
+        expected = linked([trace for trace in traces(partitions) if window.has(trace)])
+        assert answer(settings, FOREVER_MS, FOREVER_MS - first_ms) == expected
+
+
+@settings(max_examples=int(os.environ.get("KASPAN_TEST_STORES", "40")))
 @given(partitions=stores(MESSAGES), deleted=st.integers(0, 4), seal_last=st.booleans())
 def test_links_of_a_deleted_partition_go_with_it(
     partitions: Partitions, deleted: int, seal_last: bool
