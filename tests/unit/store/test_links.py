@@ -220,6 +220,17 @@ def test_server_that_comes_after_its_client_was_counted_takes_the_clients_place(
         assert answer(settings) == [DependencyLink("web", "app", 1)]
 
 
+def test_trace_that_rounding_puts_into_the_time_counts_once_with_its_later_spans() -> None:
+    """A counted trace, of which only a minute is in the time, is not counted again with later spans."""
+    sent = {**CLIENT, "kind": "PRODUCER"}
+    later = {**sent, "id": "2", "timestamp": (NOW_MS + 20_000) * 1000}
+    with store([[[sent]], [[later]]], seal_last=False) as settings:
+        count(settings)
+        assert answer(settings, FOREVER_MS, FOREVER_MS - NOW_MS - 10_000) == [
+            DependencyLink("web", "proxy", 2)
+        ]
+
+
 def test_no_link_is_negative_when_the_beginning_of_its_trace_was_deleted() -> None:
     """A correction outlives what it corrects by at most a trace's time; it never makes a count negative."""
     with store([[[CLIENT]], [[SERVER]]], seal_last=True) as settings:
