@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +35,8 @@ from kaspan.store.span_store import StoreSettings
 
 GROUP_BLOCKS = 16
 """How many blocks are counted together. A trace that is in two groups is read twice."""
+MAX_TRIES = 3
+"""How often a partition may be unreadable; then its blocks are left to queries."""
 MINUTE_US = 60_000_000
 _MAX_MINUTE = 2**62
 _log = logging.getLogger("kaspan.store")
@@ -47,6 +49,7 @@ class LinkCounter:
         self._clock_s = clock_s
         self._partitions = PartitionReaders(settings.path, clock_s)
         self._counted: dict[str, set[int]] = {}
+        self._unreadable: Counter[str] = Counter()
         self._failed = ""
 
     def count(self, budget_s: float) -> bool:
@@ -77,6 +80,8 @@ class LinkCounter:
         for index, partition in enumerate(partitions):
             counted = self._blocks_counted(partition)
             blocks = [block for block in _blocks(partition, "where not is_open") if block not in counted]
+            if self._unreadable[partition.path] >= MAX_TRIES:
+                continue
             if len(blocks) >= GROUP_BLOCKS or (blocks and partition.is_sealed):
                 return partitions[: index + 1], blocks[:GROUP_BLOCKS]
         return None
@@ -102,6 +107,9 @@ class LinkCounter:
             if before:
                 counts[minutes_of(before)][1].put_trace(before)
         partition = partitions[-1]
+        if partition.is_damaged:
+            self._unreadable[partition.path] += 1
+            return
         path = links_path(partition.path)
         # Also if the write fails: it may have failed after the commit.
         counted = self._counted.pop(partition.path)

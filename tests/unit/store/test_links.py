@@ -22,6 +22,7 @@ from kaspan.store.limits import Limits, QueryLimitError
 from kaspan.store.link_counts import links_path
 from kaspan.store.links import LinkCounter, Window, minutes_of
 from kaspan.store.normal_form import decode_spans
+from kaspan.store.partition_reader import PartitionReader
 from kaspan.store.partitions import list_files, list_partitions
 from kaspan.store.reader import StoreReader
 from kaspan.store.span_store import StoreSettings
@@ -320,6 +321,28 @@ def test_what_cannot_be_written_is_logged_once_and_counted_by_queries(
         ]
         assert answer(settings) == [DependencyLink("web", "app", 1)]
         counter.count(60.0)
+        assert answer(settings) == [DependencyLink("web", "app", 1)]
+
+
+@pytest.mark.parametrize("failures", [1, 5])
+def test_blocks_that_cannot_be_read_are_not_taken_for_counted(failures: int) -> None:
+    """After an error of the disk, blocks are read again; after several, they are left to queries."""
+    counted_spans = PartitionReader.counted_spans
+    left = failures
+
+    def fail(self: PartitionReader, block: int) -> tuple[int, list[bytes]]:
+        nonlocal left
+        left -= 1
+        self._is_damaged = self._is_damaged or left >= 0
+        return (0, []) if self._is_damaged else counted_spans(self, block)
+
+    with (
+        store([[[CLIENT, SERVER]], []], seal_last=True) as settings,
+        closing(LinkCounter(settings)) as counter,
+    ):
+        with mock.patch.object(PartitionReader, "counted_spans", fail):
+            assert not counter.count(60.0)
+        assert os.path.exists(links_path(list_partitions(settings.path)[0].path)) == (failures == 1)
         assert answer(settings) == [DependencyLink("web", "app", 1)]
 
 
