@@ -12,7 +12,7 @@ from kaspan.store.span_store import SpanStore, StoreError, StoreSettings
 
 COMMIT_INTERVAL_S = 1.0
 """How long spans are held in memory before they are committed."""
-MAX_HELD_SPANS = 16_000
+MAX_HELD_SPANS = 8_000
 """With so many, spans are committed earlier."""
 MAX_HELD_BYTES = 16 * 1024 * 1024
 """With so much JSON too: a span may be large."""
