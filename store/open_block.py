@@ -22,37 +22,36 @@ Trace = list[tuple[bytes, IndexedSpan]]
 class OpenBlock:
     """The spans of a block by trace, and their digests by service.
 
-    `parts` is how many bodies of it are stored, `new_traces` has the spans that are in none of them.
+    `parts` is how many bodies of it are stored, `new_traces` has the spans that are in none of them. A block
+    that `is_full` must not get more spans.
     """
 
     def __init__(self, block_id: int, decodes_tags: bool = False) -> None:
         self.id = block_id
         self.spans = self.bytes = self.parts = 0
+        self.is_full = False
         self.services: dict[str, Digest] = {}
         self.new_traces: dict[int, list[bytes]] = {}
         self._stored_traces: dict[int, list[bytes]] = {}
         self._new_spans: dict[str | None, list[IndexedSpan]] = defaultdict(list)
         self._decodes_tags = decodes_tags
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it must not get more spans."""
-        return self.spans >= MAX_BLOCK_SPANS or self.bytes >= MAX_BLOCK_BYTES
-
     def add(self, trace: int, spans: Trace) -> int:
         """Add spans of one trace, as many as there is room for, and return how many."""
-        before, bodies, new_spans = self.spans, self.new_traces.setdefault(trace, []), self._new_spans
-        size = self.bytes
-        for body, span in spans[: MAX_BLOCK_SPANS - before]:
-            if size >= MAX_BLOCK_BYTES:
+        bodies, new_spans, size = self.new_traces.setdefault(trace, []), self._new_spans, self.bytes
+        room, added = MAX_BLOCK_SPANS - self.spans, 0
+        for body, span in spans:
+            if added == room or size >= MAX_BLOCK_BYTES:
                 break
+            added += 1
             size += len(body)
             bodies.append(body)
             endpoint = span.local_endpoint
             new_spans[endpoint.service_name if endpoint else None].append(span)
-            self.spans += 1
+        self.spans += added
         self.bytes = size
-        return self.spans - before
+        self.is_full = added == room or size >= MAX_BLOCK_BYTES
+        return added
 
     def digest(self) -> set[str]:
         """Bring the digests up to date, and return the services that have new spans."""
@@ -80,7 +79,7 @@ class OpenBlock:
         return chain.from_iterable(traces), True
 
     def stored(self, replaced: bool) -> None:
-        """Note that the body of `next_body` is stored."""
+        """Note that the body of `next_body` is stored, and that the block goes on."""
         self.parts = 1 if replaced else self.parts + 1
         for trace, bodies in self.new_traces.items():
             self._stored_traces.setdefault(trace, []).extend(bodies)

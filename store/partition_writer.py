@@ -136,25 +136,32 @@ class PartitionWriter:
     def _write(self, held: Held) -> None:
         # Hours with many spans first: they get the places.
         for hour in sorted(held, key=lambda hour: -len(held[hour])):
-            for trace, spans in held[hour].items():
-                self._add(hour, trace, spans)
+            self._write_hour(hour, held[hour])
         for block in self._open.values():
             self._tables.store(block, False, self._autocomplete_keys)
         self._tables.store_traces()
 
-    def _add(self, hour: int, trace: int, spans: Trace) -> None:
-        while spans:
-            hour = self._place_of(hour)
-            block = self._open.get(hour)
-            if block is None:
-                block = self._open[hour] = OpenBlock(self._next_id, bool(self._autocomplete_keys))
-                self._next_id += 1
-            added = block.add(trace, spans)
-            self.spans += added
-            self._last_use[hour] = self.spans
-            if block.is_full:
-                self._end(hour)
-            spans = spans[added:]
+    def _write_hour(self, hour: int, traces: Mapping[int, Trace]) -> None:
+        place = hour
+        for trace, spans in traces.items():
+            added = 0
+            while added < len(spans):
+                block = self._open.get(place)
+                if block is None:
+                    place = self._place_of(hour)
+                    block = self._open.get(place) or self._begin(place)
+                count = block.add(trace, spans[added:] if added else spans)
+                added += count
+                self.spans += count
+                if block.is_full:
+                    self._end(place)
+        if place in self._open:
+            self._last_use[place] = self.spans
+
+    def _begin(self, hour: int) -> OpenBlock:
+        block = self._open[hour] = OpenBlock(self._next_id, bool(self._autocomplete_keys))
+        self._next_id += 1
+        return block
 
     def _place_of(self, hour: int) -> int:
         """Return the hour, or MIXED if it has no block and cannot get one."""
@@ -170,7 +177,7 @@ class PartitionWriter:
 
     def _end(self, hour: int) -> None:
         self._tables.store(self._open.pop(hour), True, self._autocomplete_keys)
-        del self._last_use[hour]
+        self._last_use.pop(hour, None)
 
     def seal(self, now_s: float) -> None:
         """End all blocks and mark the partition as complete: it is never written again."""

@@ -33,7 +33,8 @@ class Tables:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._service_ids: dict[str, int] = {}
-        self._known_names: set[tuple[str, object, str]] = set()
+        self._known_names: dict[tuple[str, int | str], set[str]] = {}
+        self._names = 0
         self._traces: list[tuple[int, int]] = []
         self._ungrouped = [
             row[0] for row in connection.execute("select block from block_terms order by block")
@@ -59,7 +60,8 @@ class Tables:
             self._store_summaries(block, changed, ends)
             for service in changed:
                 self._store_names(service, block.services[service], autocomplete_keys)
-            block.stored(replaces)
+            if not ends:
+                block.stored(replaces)
         if ends:
             found = {self._service_id(name): listed for name, listed in block.terms().items()}
             execute("insert into block_terms values (?, ?)", (block.id, terms.block_entries(found)))
@@ -99,19 +101,27 @@ class Tables:
         return found
 
     def _store_names(self, service: str, digest: Digest, autocomplete_keys: Collection[str]) -> None:
-        names: set[tuple[str, object, str]] = set()
         if service:
             service_id = self._service_id(service)
-            names |= {(_INSERT_SPAN_NAME, service_id, name) for name in digest.names}
-            names |= {(_INSERT_REMOTE_NAME, service_id, name) for name in digest.remote_names}
-        if autocomplete_keys:
-            names |= {(_INSERT_TAG_VALUE, *tag) for tag in digest.tags if tag[0] in autocomplete_keys}
-        new = names - self._known_names
-        if len(self._known_names) + len(new) > MAX_KNOWN_NAMES:
+            self._insert_new(_INSERT_SPAN_NAME, service_id, digest.names)
+            self._insert_new(_INSERT_REMOTE_NAME, service_id, digest.remote_names)
+        for key in autocomplete_keys:
+            values = {value for name, value in digest.tags if name == key}
+            self._insert_new(_INSERT_TAG_VALUE, key, values)
+
+    def _insert_new(self, statement: str, key: int | str, names: set[str]) -> None:
+        """Insert names that are not known to be in the file."""
+        known = self._known_names.get((statement, key), set())
+        if names <= known:
+            return
+        new = names - known
+        self._connection.executemany(statement, [(key, name) for name in new])
+        self._names += len(new)
+        if self._names > MAX_KNOWN_NAMES:
             self._known_names.clear()
-        self._known_names |= new
-        for statement, key, name in new:
-            self._connection.execute(statement, (key, name))
+            self._names = 0
+        else:
+            self._known_names[statement, key] = known | new
 
     def store_traces(self) -> None:
         """Store which traces are in the blocks that were stored since the last call."""

@@ -61,10 +61,11 @@ def remote_term(service: str) -> bytes:
 def block_entries(terms: Mapping[int, Collection[bytes]]) -> bytes:
     """Return the entries of a block, given its terms by the id of their service, 0 for none."""
     shards: list[list[int]] = [[] for _ in range(SHARDS)]
+    put = [shard.append for shard in shards]
     for service, service_terms in terms.items():
         byte = service & 0xFF
         for found in map(crc32, service_terms):
-            shards[found >> 24].append((found & 0xFFFFFF) << 8 | byte)
+            put[found >> 24]((found & 0xFFFFFF) << 8 | byte)
     counts = array("I", map(len, shards))
     return counts.tobytes() + array("I", chain.from_iterable(shards)).tobytes()
 
