@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FOLDERS := config wire insight store terminal interceptor agent cli demo
 # A strict editable install links, under build/, the modules that exist at that moment, and copies the rest.
 LINKS := $(wildcard build/__editable__*)
-INSTALLED := setup.cfg setup.py pyproject.toml interceptor/compiled.pyx interceptor/kafka/record_scope.py interceptor/kafka/send_span.py $(VENV)/modules cli/kaspan $(if $(LINKS),,force)
+INSTALLED := setup.cfg setup.py pyproject.toml interceptor/compiled.pyx $(wildcard interceptor/*/*.pxi) interceptor/kafka/record_scope.py interceptor/kafka/send_span.py $(VENV)/modules cli/kaspan $(if $(LINKS),,force)
 # setuptools leaves data files out of an editable install, and `kaspan run` needs this one.
 LINK_INJECT := mkdir -p $(VENV)/share/kaspan && ln -sfn "$(CURDIR)/interceptor/inject" $(VENV)/share/kaspan/inject
 PIP := $(BIN)/pip --quiet --disable-pip-version-check --no-input

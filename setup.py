@@ -7,6 +7,7 @@ where compiling fails. KASPAN_REQUIRE_COMPILED=1 makes such a failure an error, 
 import os
 import platform
 import sysconfig
+from glob import glob
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -14,7 +15,11 @@ from setuptools.command.build_ext import build_ext
 COMPILED = Extension(
     "kaspan.interceptor.compiled",
     ["interceptor/compiled.pyx"],
-    depends=["interceptor/kafka/record_scope.py", "interceptor/kafka/send_span.py"],  # which it includes
+    # What it includes.
+    depends=[
+        *("interceptor/kafka/record_scope.py", "interceptor/kafka/send_span.py"),
+        *sorted(glob("interceptor/*/*.pxi")),
+    ],
     extra_compile_args=["-g0", "-fno-strict-aliasing"],
     optional=not os.environ.get("KASPAN_REQUIRE_COMPILED"),
 )

@@ -18,7 +18,7 @@ ABOUT_CODE = [ROOT / "CONTRIBUTING.md", ROOT / "RATIONALE.md", ROOT / "docs" / "
 MADE = ("bench/results/",)
 """Folders that the commands in those documents make."""
 NOT_KEPT = ("build", "dist", "results", "target", "__pycache__")
-SUFFIXES = (".py", ".pyx", ".md", ".cfg", ".toml", ".yaml", ".sh")
+SUFFIXES = (".py", ".pyx", ".pxi", ".md", ".cfg", ".toml", ".yaml", ".sh")
 
 
 def anchors(path: Path) -> set[str]:

@@ -55,7 +55,7 @@ def test_every_step_is_used_by_one_module() -> None:
 
 def test_no_other_module_registers_with_python() -> None:
     """Only fork.py calls os.register_at_fork, so its list is complete."""
-    sources = [*INTERCEPTOR.rglob("*.py"), *INTERCEPTOR.rglob("*.pyx")]
+    sources = [*INTERCEPTOR.rglob("*.py"), *INTERCEPTOR.rglob("*.pyx"), *INTERCEPTOR.rglob("*.pxi")]
     callers = [file.name for file in sources if "register_at_fork" in file.read_text()]
     assert callers == ["fork.py"]
 

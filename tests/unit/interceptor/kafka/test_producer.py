@@ -221,7 +221,7 @@ class Refusing:
     __call__ = serialize
 
 
-KASPANS = ("interceptor/kafka/producer.py", "interceptor/kafka/send_span.py", "interceptor/compiled.pyx")
+KASPANS = ("kafka/producer.py", "kafka/send_span.py", "kafka/primitives.pxi", "interceptor/compiled.pyx")
 
 
 def frames(error: BaseException) -> list[str]:
