@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _MIB = 1024 * 1024
@@ -15,10 +14,11 @@ class QueryLimitError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one query: seconds of work, bytes of JSON in the whole answer, and in a list of traces.
+    """Limits of one query.
 
-    An answer that comes in portions is in memory only a portion at a time. A list of traces is in memory as a
-    whole, and takes about four times the bytes of its JSON there.
+    `timeout_s` is how many seconds it may take to the answer, or to its next portion. `max_bytes` bounds the
+    JSON of the whole answer, and `max_list_bytes` that of a list of traces, which is in memory as a whole and
+    takes about four times as much there.
     """
 
     timeout_s: float = 11.0
@@ -32,8 +32,8 @@ class Budget:
     def __init__(self, limits: Limits, clock_s: Callable[[], float]) -> None:
         self._limits = limits
         self._clock_s = clock_s
-        self._deadline_s = clock_s() + limits.timeout_s
         self._bytes = 0
+        self.restart()
 
     def check_time(self) -> None:
         """Raise if the time is over."""
@@ -60,11 +60,6 @@ class Budget:
                 "traces (limit), for less time (endTs and lookback), or for one trace by its id."
             )
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Do not count the time in which the caller works on a portion."""
-        start_s = self._clock_s()
-        try:
-            yield
-        finally:
-            self._deadline_s += self._clock_s() - start_s
+    def restart(self) -> None:
+        """Begin to count time again: a part of the answer was there, and the caller has taken it."""
+        self._deadline_s = self._clock_s() + self._limits.timeout_s

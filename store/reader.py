@@ -86,8 +86,8 @@ class StoreReader:
     def _counted(portions: Iterable[Portion], budget: Budget) -> Iterator[list[Span]]:
         for portion in portions:
             budget.add_bytes(portion.bytes)
-            with budget.paused():
-                yield portion.spans
+            yield portion.spans
+            budget.restart()
 
     def get_trace(self, trace_id: str) -> Iterator[list[Span]]:
         """Yield the distinct spans of a trace: a large one in portions, nothing if there is no such trace.
@@ -129,8 +129,8 @@ class StoreReader:
             budget.add_bytes(size)
             for trace in grouped(spans, self._settings.strict_trace_id):
                 if not self._settings.strict_trace_id or trace[0].trace_id in wanted:
-                    with budget.paused():
-                        yield trace
+                    yield trace
+                    budget.restart()
 
     def get_service_names(self) -> list[str]:
         """Return the names of all services that recorded a span, sorted."""
