@@ -41,6 +41,10 @@ def tree_of(spans: list[Span]) -> list[list[Any]]:
     return found
 
 
+def names(link: dict[str, Any]) -> tuple[str, str]:
+    return link["parent"], link["child"]
+
+
 def as_json(value: object) -> Any:
     return msgspec.json.decode(msgspec.json.encode(value))
 
@@ -50,9 +54,9 @@ def as_json(value: object) -> Any:
 def test_trace_is_cleaned_up_made_a_tree_and_linked_as_by_zipkin(
     zipkin_classes: ZipkinClasses, trace: list[dict[str, Any]]
 ) -> None:
-    """Any trace, however broken, has the same spans, tree and links as in Zipkin, in the same order."""
+    """Any trace, however broken, has the same spans, tree and links as in Zipkin."""
     cleaned, tree, links = zipkin_classes.ask(trace)
     spans = decode_spans(msgspec.json.encode(trace)[1:-1])
     assert as_json(clean_trace(spans)) == cleaned
     assert as_json(tree_of(spans)) == tree
-    assert as_json(DependencyLinker().put_trace(spans).link()) == links
+    assert sorted(as_json(DependencyLinker().put_trace(spans).link()), key=names) == sorted(links, key=names)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kaspan.insight.links import DependencyLink, DependencyLinker
+from kaspan.insight.span_tree import build_tree
+from kaspan.insight.trace import clean_trace
 from kaspan.wire.span import Annotation, Span
 from support.spans import span
 
@@ -18,6 +22,13 @@ def counts_of(*traces: list[Span]) -> Counts:
     for trace in traces:
         linker.put_trace(trace)
     return {(link.parent, link.child): (link.call_count, link.error_count) for link in linker.link()}
+
+
+def without_self_references(spans: list[Span]) -> list[Span]:
+    """Bring spans into normal form: none is its own parent."""
+    for item in spans:
+        item.parent_id = None if item.parent_id == item.id else item.parent_id
+    return spans
 
 
 RPC = [
@@ -149,6 +160,32 @@ CASES: dict[str, tuple[list[Span], Counts]] = {
 def test_trace_has_the_links_of_zipkins_linker(spans: list[Span], links: Counts) -> None:
     """Each case has the links that Zipkin's own tests ask for."""
     assert counts_of(spans) == links
+
+
+MESSAGES = st.lists(
+    st.builds(
+        span,
+        st.sampled_from("123456789"),
+        st.sampled_from([None, *"123456789"]),
+        st.sampled_from(["PRODUCER", "CONSUMER"]),
+        local=st.sampled_from(["orders", "shipping", None]),
+        remote=st.sampled_from(["kafka", None]),
+        timestamp=st.sampled_from([None, 1, 2, 3, 4]),
+        shared=st.sampled_from([None, None, None, True]),
+        error=st.booleans(),
+    ),
+    max_size=6,
+    unique_by=lambda item: item.id,
+).map(without_self_references)
+
+
+@given(spans=MESSAGES)
+def test_messages_have_the_same_links_with_and_without_a_tree(spans: list[Span]) -> None:
+    """Messages are counted without a tree only where a tree would say the same."""
+    with_tree = DependencyLinker()
+    if spans:
+        with_tree.put_tree(build_tree(clean_trace(spans)))
+    assert set(DependencyLinker().put_trace(spans).link()) == set(with_tree.link())
 
 
 def test_links_of_traces_are_added_up() -> None:
