@@ -137,7 +137,7 @@ class Query:
         if self.is_closed:
             return
         self.is_closed = True
-        if self._running is None or self._running.cancel():
+        if self._running is None:
             self._pool.end(self._pieces, self._is_large)
         else:
             self._running.add_done_callback(lambda _: self._pool.end(self._pieces, self._is_large))
