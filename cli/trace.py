@@ -15,6 +15,7 @@ from kaspan.cli.trace_options import (
     NOTHING_FOUND,
     add_source_options,
     exit_code,
+    json_output,
     open_source,
 )
 from kaspan.config.errors import escaped, escaped_json, shorten
@@ -37,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
         )
         return NOTHING_FOUND
     if options.json:
-        sys.stdout.writelines(_json(spans))
+        json_output().writelines(_json(spans))
         return 0
     # Imported here, as they need the agent's packages.
     from kaspan.insight.trace import clean_trace

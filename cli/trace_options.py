@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from kaspan.agent.senders.entry_points import InstalledSenders
 from kaspan.cli.path import absolute
@@ -67,8 +68,15 @@ def exit_code(command: str, act: Callable[[], int]) -> int:
         sys.stderr.write(f"{command}: {escaped(str(error))}\n")
         return NOT_READ
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         sys.stderr.write(
-            f"{command}: {error.name} is not installed for {sys.executable}: install kaspan[agent], "
+            f"{command}: {package} is not installed for {sys.executable}: install kaspan[agent], "
             "preferably into an environment of its own\n"
         )
         return WRONG_SETTINGS
+
+
+def json_output() -> TextIO:
+    """Return standard output for JSON, which is UTF-8 whatever the terminal's encoding."""
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    return sys.stdout

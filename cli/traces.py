@@ -18,6 +18,7 @@ from kaspan.cli.trace_options import (
     NOTHING_FOUND,
     add_source_options,
     exit_code,
+    json_output,
     open_source,
 )
 from kaspan.cli.trace_source import TraceSource
@@ -89,9 +90,9 @@ def _run(options: argparse.Namespace, request: QueryRequest) -> int:
 
 def _print_json(traces: Iterable[list[Span]]) -> int:
     """Print a line of JSON for each trace, as they come; returns how many."""
-    count = 0
+    output, count = json_output(), 0
     for trace in traces:
-        sys.stdout.write(f"{escaped_json(msgspec.json.encode(trace).decode())}\n")
+        output.write(f"{escaped_json(msgspec.json.encode(trace).decode())}\n")
         count += 1
     return count
 

@@ -11,6 +11,7 @@ from kaspan.wire.span import Span
 
 _GAP = 2
 _MAX_TEXT = 60
+_MAX_SERVICES = 10
 _MIN_CELLS = 8
 """Narrower columns of names would say nothing: they are left out."""
 _DATE_LENGTH = len("2026-11-28")
@@ -45,7 +46,7 @@ def summarize(spans: Sequence[Span]) -> TraceSummary:
         duration_us=max(0, max((end for _, end in times), default=0) - start_us),
         spans=len(spans),
         errors=sum("error" in span.tags for span in spans),
-        services=", ".join(list(services)[:_MAX_TEXT]),
+        services=", ".join(list(services)[:_MAX_SERVICES]),
         root=f"{_service(root)}: {printable(root.name or '?', _MAX_TEXT)}",
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ import pytest
 
 from kaspan.cli import trace, traces
 from kaspan.store.span_store import SpanStore
+from support.programs import ProgramRunner, outcome
 from support.stored_spans import settings, span
 
 NOW_US = time.time_ns() // 1000
@@ -282,3 +285,42 @@ def test_store_is_read_while_it_is_written(commands: Commands, tmp_path: Path) -
     written.commit()
     assert ids(commands.traces("--store", tmp_path / "open")) == [SHOP]
     written.close()
+
+
+def run(programs: ProgramRunner, code: str, *arguments: str | Path, **variables: str) -> tuple[int, str, str]:
+    """Run a command in a Python of its own, after some code."""
+    call = f"{code}; from kaspan.cli.main import main; sys.exit(main())"
+    return outcome(programs.run(sys.executable, "-c", f"import sys; {call}", *arguments, **variables))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("package", ["rich", "zstandard"])
+def test_missing_package_is_named_with_the_extra(programs: ProgramRunner, store: Path, package: str) -> None:
+    """An application's environment has none of them; --help is there all the same."""
+    without = f"sys.modules[{package!r}] = None"
+    code, out, err = run(programs, without, "traces", "--store", store)
+
+    assert (code, out) == (2, "")
+    assert err.startswith(
+        f"kaspan traces: {package} is not installed for {sys.executable}: install kaspan[agent]"
+    )
+    assert run(programs, without, "trace", "--help")[0] == 0
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_suits_an_old_encoding(programs: ProgramRunner, tmp_path: Path, encoding: str) -> None:
+    """Signs become ASCII in the drawing; JSON is UTF-8 everywhere."""
+    written = SpanStore(settings(tmp_path / "names"))
+    written.accept(sent(1, SHOP, timestamp=NOW_US, name="send 注文"))
+    written.close()
+    arguments = ["trace", f"{SHOP:x}", "--store", str(tmp_path / "names")]
+    _, out, err = run(programs, "pass", *arguments, PYTHONIOENCODING=encoding)
+    command = [sys.executable, "-m", "kaspan.cli.main", *arguments, "--json"]
+    json_text = subprocess.run(
+        command, env={**programs.environment, "PYTHONIOENCODING": encoding}, capture_output=True, check=True
+    ).stdout
+
+    assert "send ??" in out
+    assert err == ""
+    assert json.loads(json_text)[0]["name"] == "send 注文"
