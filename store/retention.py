@@ -24,11 +24,12 @@ def boot_clock_s() -> float:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is in the directory after deletion; `numbers` are those of partitions that can be read."""
+    """What is in the directory after deletion: `numbers` are the partitions that can be read."""
 
     bytes: int
     numbers: list[int]
     damaged: int
+    deleted: list[int]
 
 
 class Retention:
@@ -65,15 +66,17 @@ class Retention:
         for number in [number for number, files in found.items() if files.is_left_over]:
             delete_files(self._directory, found.pop(number))
         total = sum(files.bytes for files in found.values())
+        deleted = []
         for number, is_old in self._ages(found):
             if number >= newest or not (is_old or total > self._max_bytes):
                 break
             files = found.pop(number)
             delete_files(self._directory, files)
+            deleted.append(number)
             total -= files.bytes
             _log.info("partition %d of the span store was deleted: %s", number, "age" if is_old else "size")
         damaged = [number for number, files in found.items() if files.is_damaged]
-        return Kept(total, [number for number in found if number not in damaged], len(damaged))
+        return Kept(total, [number for number in found if number not in damaged], len(damaged), deleted)
 
     def _ages(self, found: dict[int, Files]) -> list[tuple[int, bool]]:
         """Return for each number, the oldest first, whether it is too old."""

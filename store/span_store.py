@@ -168,13 +168,11 @@ class SpanStore:
             try:
                 self._write()
             except (*ERRORS, OSError) as error:
+                self._tidy()  # what is deleted makes room for the next commit
                 raise self._unusable(error) from error
             self._held = {}
             self.held_spans = 0
-        try:
-            self._tidy()
-        except (*ERRORS, OSError) as error:
-            _log.debug("span store %s was not tidied: %s", self._settings.path, error)
+        self._tidy()
 
     def _write(self) -> None:
         """Write what is held, and once more into a new partition if this one is damaged or was removed."""
@@ -219,16 +217,20 @@ class SpanStore:
 
     def _tidy(self) -> None:
         """Seal the partition if it is large or old, delete what is beyond a limit, and count the rest."""
-        if self._writer is not None and self._is_complete(self._writer):
-            self._seal(self._writer)
-        for writer in list(self._sealed):
-            if writer.checkpoint():
-                writer.close()
-                self._sealed.remove(writer)
+        try:
+            if self._writer is not None and self._is_complete(self._writer):
+                self._seal(self._writer)
+            self._close_sealed()
+        except ERRORS as error:
+            if self._writer is not None and is_damage(error):
+                writer = self._writer
+                self._give_up(writer)
+                set_aside(writer.partition, error)
+            _log.debug("no partition of the span store %s can be sealed: %s", self._settings.path, error)
         newest = self._writer.partition.number if self._writer else self._next().number
         kept = self._retention.check(newest)
-        for number in [number for number in self._spans if number not in kept.numbers]:
-            self._deleted_spans += self._spans.pop(number)
+        self._deleted_spans += sum(self._spans.get(number, 0) for number in kept.deleted)
+        self._spans = {number: spans for number, spans in self._spans.items() if number in kept.numbers}
         self.totals = StoreTotals(
             spans=sum(self._spans.values()),
             bytes=kept.bytes,
@@ -237,6 +239,12 @@ class SpanStore:
             deleted_spans=self._deleted_spans,
             oldest_s=min((self._oldest_s[number] for number in self._spans), default=0.0),
         )
+
+    def _close_sealed(self) -> None:
+        for writer in list(self._sealed):
+            if writer.checkpoint():
+                writer.close()
+                self._sealed.remove(writer)
 
     def _is_complete(self, writer: PartitionWriter) -> bool:
         if not writer.spans:

@@ -69,6 +69,25 @@ def test_new_partition_waits_for_room(disk: Path) -> None:
     store.close()
 
 
+def test_old_spans_make_room_on_a_full_disk(disk: Path) -> None:
+    """Limits are kept while nothing can be written, so a store with a disk of its own frees itself."""
+    clock = StoreClock()
+    store = opened(disk / "store", clock)
+    store.accept(b",".join(span(number, tags={"x": os.urandom(1000).hex()}) for number in range(1, 1001)))
+    store.commit()
+    clock.advance(86_400.0)
+    store.commit()
+    fill(disk / "filler")
+    clock.advance(86_400.0 * 31)
+    store.accept(span(1001))
+    with pytest.raises(StoreFull):
+        store.commit()
+    store.commit()
+    assert stored_ids(disk / "store") == [1001]
+    assert store.totals.deleted_spans == 1000
+    store.close()
+
+
 def test_store_that_starts_on_a_full_disk_waits_for_room(disk: Path) -> None:
     """Each commit names the directory, and leaves no file behind; when there is room, all is stored."""
     fill(disk / "filler")
