@@ -26,7 +26,8 @@ from support.span_strategies import SPANS
 from support.store_clock import StoreClock
 from support.stored_spans import settings
 
-SEPARATORS = [(",", ":"), (", ", ": "), (" , ", " : "), (",", ": "), (",\t", ":\t")]
+SEPARATORS = [(",", ":"), (", ", ": "), (" , ", " : "), (",", ": "), (" , ", ":"), (",\t", ":\t")]
+PLAIN = {"traceId": "1", "id": "1", "tags": {"a": "b", "c": "d"}}
 WAYS = st.lists(st.tuples(st.sampled_from(SEPARATORS), st.booleans()), min_size=1, max_size=4)
 TRICKY = {
     "traceId": "1",
@@ -84,6 +85,8 @@ def terms_of(found: Span) -> Iterator[bytes]:
 
 
 @given(st.lists(SPANS, min_size=1, max_size=8), WAYS)
+@example([PLAIN], [((",", ": "), False)])
+@example([PLAIN], [((" , ", ":"), False)])
 @example([TRICKY], [((",", ":"), False)])
 @example([TRICKY], [((", ", ": "), True)])
 @hypothesis_settings(max_examples=60, deadline=None)

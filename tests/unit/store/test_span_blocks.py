@@ -65,6 +65,21 @@ def test_random_timestamps_do_not_make_a_block_each(tmp_path: Path) -> None:
     store.close()
 
 
+def test_hours_with_many_spans_get_the_places(tmp_path: Path) -> None:
+    """Wrong clocks whose spans come first do not take the place of the right one's hour."""
+    store = SpanStore(settings(tmp_path))
+    for hour in range(1, 2 * MAX_OPEN_HOURS):
+        store.accept(span(hour, timestamp=FIRST_US + hour * HOUR_US))
+    store.accept(spans(1001, 100))
+    store.commit()
+    (partition,) = list_partitions(str(tmp_path))
+    found = rows(
+        partition, "select spans from blocks where min_us >= ? and max_us < ?", FIRST_US, FIRST_US + HOUR_US
+    )
+    assert found == [(100,)]
+    store.close()
+
+
 def test_hour_gets_the_place_of_one_that_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spans of many hours, one after the other as after a long outage, are in blocks of one hour each."""
     monkeypatch.setattr("kaspan.store.partition_writer.IDLE_SPANS", 2000)
