@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 
+from kaspan.agent.senders.store import COMMIT_INTERVAL_S
 from support.deployment import Deployment
 from support.killed_agent import KILLS, KilledAgent
 from support.load import Applications
@@ -15,7 +16,7 @@ from support.waiting import wait_until
 def kill_and_count(agent: KilledAgent, applications: Applications, rng: random.Random) -> set[str]:
     """Kill the agent over and over under load, end it well at last, and give the promised ids."""
     for _ in range(KILLS):
-        agent.kill(rng)
+        agent.kill(rng, 3 * COMMIT_INTERVAL_S)
         applications.replace_one(rng)
     promised = applications.end()
     wait_until(agent.is_up, "the agent's start")

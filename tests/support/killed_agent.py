@@ -64,12 +64,15 @@ class KilledAgent:
         assert self.running.process.poll() is None, self.running.stderr
         return "listens on" in self.running.stderr
 
-    def kill(self, rng: random.Random) -> None:
-        """Kill it at some moment, one time in four before it is up, and start it again."""
+    def kill(self, rng: random.Random, latest_s: float = 0.5) -> None:
+        """Kill it at some moment, one time in four before it is up, and start it again.
+
+        When it is up, the moment is at most `latest_s` later.
+        """
         if rng.random() > 0.25:
             wait_until(self.is_up, "the agent's start", every_s=0.01)
         # Not a wait for something: the moment of the kill is what is random.
-        threading.Event().wait(rng.uniform(0.0, 0.5))
+        threading.Event().wait(rng.uniform(0.0, latest_s))
         assert self.running.process.poll() is None, self.running.stderr
         self.running.kill()
         self.start()
