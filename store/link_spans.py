@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -15,7 +16,8 @@ from kaspan.wire.span import Endpoint
 class ErrorTag(msgspec.Struct, frozen=True, gc=False):
     """The tags of a span, of which only one is known."""
 
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    # Not msgspec.Raw, which would keep the whole block in memory.
+    error: Any = msgspec.UNSET
 
     def __contains__(self, name: object) -> bool:
         return name == "error" and self.error is not msgspec.UNSET

@@ -20,7 +20,7 @@ from kaspan.insight.links import DependencyLink, DependencyLinker
 from kaspan.insight.trace import TraceSpan
 from kaspan.store.changed_traces import ChangedTrace, Known, changed_traces
 from kaspan.store.damage import is_damage
-from kaspan.store.limits import Budget
+from kaspan.store.limits import Budget, QueryLimitError
 from kaspan.store.link_counts import (
     Minutes,
     add_counts,
@@ -198,7 +198,7 @@ def get_dependencies(
     for index, partition in enumerate(partitions):
         blocks = [block for block in _blocks(partition) if block not in known[partition.path]]
         for start in range(0, len(blocks), GROUP_BLOCKS):
-            budget.check_time()
+            _check_time(budget)
             group = blocks[start : start + GROUP_BLOCKS]
             for trace in changed_traces(partitions[: index + 1], group, known):
                 if window.has(trace.after):
@@ -209,6 +209,16 @@ def get_dependencies(
     total.add(added.link())
     total.add(removed.link(), -1)
     return total.links()
+
+
+def _check_time(budget: Budget) -> None:
+    try:
+        budget.check_time()
+    except QueryLimitError as error:
+        raise QueryLimitError(
+            "Too many spans are not counted yet, and to count them now takes too long. The agent counts them "
+            "in the background: ask again in some minutes."
+        ) from error
 
 
 def _was_added(trace: ChangedTrace, window: Window, settled: Known) -> bool:

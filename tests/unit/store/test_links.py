@@ -354,7 +354,7 @@ def test_query_ends_when_too_much_is_not_counted() -> None:
             closing(
                 StoreReader(settings, Limits(timeout_s=1.0), clock_s=lambda: float(next(ticks)))
             ) as reader,
-            pytest.raises(QueryLimitError),
+            pytest.raises(QueryLimitError, match="ask again"),
         ):
             reader.get_dependencies(FOREVER_MS, FOREVER_MS)
 
