@@ -162,12 +162,13 @@ class Query:
         return self._pack(beginning)
 
     def _make(self) -> bytes:
-        made = self._gather()
-        while self.is_packed:
+        while not self.is_closed:
+            made = self._gather()
+            if not self.is_packed:
+                return made
             if packed := self._pack(made):
                 return packed
-            made = self._gather()
-        return made
+        return b""
 
     def _gather(self) -> bytes:
         gathered: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import threading
@@ -395,6 +396,27 @@ def test_time_is_over_for_a_query_whose_client_is_gone(served: Served) -> None:
     assert times[0] < times[1] == float("inf")
     assert served.get("/api/v2/spans?serviceName=a").status == 200
     assert query.query_clock_s() < float("inf")
+
+
+def test_ended_query_is_not_resumed() -> None:
+    """Its clock says that all time is over, so a reader that looked at it anew would never end."""
+    pool = query.QueryPool()
+    resumed: list[int] = []
+
+    def make() -> Iterator[bytes]:
+        for number in range(4):
+            resumed.append(number)
+            asked.is_closed = number == 2
+            yield b"0" * query.FILL_BYTES  # so even that gzip has nothing to send yet
+
+    async def ask() -> None:
+        assert await asked.fill(may_pack=True) is None
+        while await asked.read():
+            pass
+
+    asked = pool.begin(make)
+    asyncio.run(ask())
+    assert resumed == [0, 1, 2]
 
 
 def test_slow_client_is_closed_and_holds_no_thread(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
