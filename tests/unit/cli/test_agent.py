@@ -12,7 +12,7 @@ from kaspan.agent.senders.build import make
 from kaspan.agent.senders.console import ConsoleSender
 from kaspan.agent.senders.zipkin import ZipkinSender
 from kaspan.cli.agent import parse_settings
-from kaspan.config import schema
+from kaspan.config import load, schema
 from support.deployment import Deployment
 from support.waiting import wait_until
 
@@ -30,6 +30,16 @@ def test_command_line_replaces_the_senders() -> None:
 def test_command_line_without_options_changes_nothing() -> None:
     """Options that are not given are left to the file, the environment and the defaults."""
     assert set(parse_settings([]).values()) == {None}
+
+
+def test_store_may_be_where_it_is_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--store alone is a store with the settings that there are; with a path it is in that directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KASPAN_AGENT__STORE__MAX_AGE_S", "60")
+    for arguments, path in ((["--store"], schema.Store().path), (["--store", "spans"], f"{tmp_path}/spans")):
+        loaded = load(arguments=parse_settings([*arguments, "--console"]))
+        assert loaded.settings.agent.store == schema.Store(path=path, max_age_s=60.0)
+        assert loaded.settings.agent.senders == (schema.ConsoleSender(),)
 
 
 def test_paths_are_relative_to_where_the_command_is_given(
@@ -83,6 +93,11 @@ def test_agent_goes_on_without_settings_that_are_not_its_own(
         (["--zipkin", "zipkin"], "agent.senders"),
         (["--spool", "/proc/spool.db"], "agent.spool.path: /proc/spool.db cannot be"),
         (["--ring-dir", "/dev/null"], "agent.ring_dirs: /dev/null is not a directory"),
+        (["--store", "/proc/store"], "the span store /proc/store cannot be created"),
+        (
+            ["--zipkin", "http://localhost:9412"],
+            "command line: agent.senders[0].url is the address of this agent's own agent.listen",
+        ),
     ],
 )
 def test_agent_that_cannot_start_ends_with_2_and_a_message(
