@@ -24,6 +24,7 @@ SPEAKING = [
     ["demo", "--help"],
     ["uninstall"],
     ["agent", "--help"],
+    ["server", "--help"],
     ["trace", "--help"],
     ["traces", "--help"],
     ["agent", "dead-letter", "list", "--help"],
