@@ -9,7 +9,7 @@ from kaspan.store.normal_form import take_apart
 
 _NO_TAGS = msgspec.Raw(b"{}")
 _FIRST = b'{"traceId":'
-_BETWEEN = b"}," + _FIRST
+_NEXT = b"," + _FIRST
 
 
 class _Endpoint(msgspec.Struct, gc=False, rename="camel"):
@@ -44,9 +44,8 @@ def read_spans(spans: bytes) -> list[tuple[bytes, IndexedSpan]]:
     """
     try:
         # Most spans begin with their trace id. If each piece is an object, the pieces are the spans.
-        pieces = spans.split(_BETWEEN)
+        pieces = spans.split(_NEXT)
         pieces[1:] = [_FIRST + piece for piece in pieces[1:]]
-        pieces[:-1] = [piece + b"}" for piece in pieces[:-1]]
         return [(piece, _decode(piece)) for piece in pieces]
     except msgspec.MsgspecError:
         return [(span, _read(span)) for span in take_apart(spans)]
