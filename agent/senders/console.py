@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
@@ -109,8 +111,14 @@ class ConsoleSender(Sender):
         late_spans = len(trace.spans) - trace.printed_spans if trace.printed_spans else 0
         if not trace.printed_spans or late_spans:
             spans, width = list(trace.spans.values()), self._screen.width
-            self._screen.print(draw(trace_id, spans, width, every=True, late_spans=late_spans))
-            self._screen.print([Line()])
+            lines = draw(trace_id, spans, width, every=True, late_spans=late_spans)
+            try:
+                self._screen.print((*lines, Line()))
+            except BrokenPipeError as error:
+                # Nobody reads on, as in `kaspan agent --console | head`, so there is no use in another try.
+                # Python would print another message when it flushes at its end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise SystemExit(1) from error
         trace.printed_spans = len(trace.spans)
         self._printed[trace_id] = trace
         self._remembered_spans += len(trace.spans)
