@@ -39,6 +39,10 @@ class BlockRow(NamedTuple):
     durations: int
 
 
+class UnmadeError(sqlite3.DatabaseError):
+    """The partition has no tables, or not yet: its writer is just making it."""
+
+
 class Bounds(NamedTuple):
     """What all blocks of a partition have, and whether there are blocks without timestamps."""
 
@@ -178,6 +182,8 @@ def _opened(uri: str) -> sqlite3.Connection:
     )
     try:
         connection.execute(f"pragma cache_size=-{_CACHE_KIB}")
+        if connection.execute("pragma user_version").fetchone() == (0,):
+            raise UnmadeError("it has no tables")
         connection.execute("select count(*) from blocks").fetchall()
     except BaseException:
         connection.close()

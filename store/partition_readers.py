@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 
-from kaspan.store.partition_reader import PartitionReader
+from kaspan.store.partition_reader import PartitionReader, UnmadeError
 from kaspan.store.partitions import list_partitions
 
 IDLE_S = 10.0
@@ -60,8 +60,9 @@ class PartitionReaders:
         try:
             reader = PartitionReader(path, is_sealed, self._report)
         except (sqlite3.Error, OSError) as error:
+            is_new = isinstance(error, UnmadeError) and not is_sealed
             # Retention may have deleted it meanwhile.
-            if os.path.exists(path):
+            if os.path.exists(path) and not is_new:
                 self._report(path, error)
             return None
         if len(self._open) < MAX_OPEN:
