@@ -43,10 +43,12 @@ class Condition:
     def blocks(self, partition: PartitionReader) -> list[BlockRow]:
         """Return the blocks of a partition that may have a span that meets the condition."""
         service = self.service
-        rows = partition.blocks() if service is None else partition.blocks_of_service(service)
         if self.term is not None:
-            with_term = partition.blocks_of_term(self.term, service) if rows else set()
-            return [row for row in rows if row.block in with_term]
+            with_term = partition.blocks_of_term(self.term, service)
+            if service is None or not with_term:
+                return partition.blocks_with_ids(with_term)
+            return [row for row in partition.blocks_of_service(service) if row.block in with_term]
+        rows = partition.blocks() if service is None else partition.blocks_of_service(service)
         if self.durations != _ALL_DURATIONS:
             return [row for row in rows if row.durations & self.durations]
         return rows

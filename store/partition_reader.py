@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -108,6 +108,14 @@ class PartitionReader:
     def blocks(self) -> list[BlockRow]:
         """Return all blocks."""
         return list(map(BlockRow._make, self._rows("select id, min_us, max_us, durations from blocks")))
+
+    def blocks_with_ids(self, blocks: Collection[int]) -> list[BlockRow]:
+        """Return some blocks, by their ids."""
+        if not blocks:
+            return []
+        select = """select blocks.id, min_us, max_us, durations
+            from json_each(?) as wanted join blocks on blocks.id = wanted.value"""
+        return list(map(BlockRow._make, self._rows(select, (json.dumps(sorted(blocks)),))))
 
     def blocks_of_service(self, service: str) -> list[BlockRow]:
         """Return the blocks with spans of a service, whose name is in lower case."""
