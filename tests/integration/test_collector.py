@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import random
 import re
-import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from opentelemetry.exporter.zipkin.json import ZipkinExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.trace import SpanKind, StatusCode
-from py_zipkin import Encoding, Kind
-from py_zipkin.transport import BaseTransportHandler
-from py_zipkin.zipkin import zipkin_span
 
-from kaspan.wire.span import SPANS_PATH
-from servers import ZipkinServer, fetch_jars
+from servers import ZipkinServer
 from servers.process import free_port
 from support.deployment import Deployment
 from support.ring_writer import RingWriter
 from support.span_bodies import BODIES, JSON, SPAN_ID, TRACE_ID, Body, mutated
+from support.span_reporters import REPORTERS, Report, Target
 from support.waiting import wait_until
 
 MUTATED_BODIES = 1500
 Spans = list[dict[str, Any]]
-
-
-class Target:
-    """Something that takes spans by HTTP, over one connection."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
-
-    def post(self, body: Body) -> int:
-        self._connection.putrequest("POST", SPANS_PATH, skip_accept_encoding=True)
-        for name, value in {**body.headers, "Content-Length": str(len(body.content))}.items():
-            self._connection.putheader(name, value)
-        self._connection.endheaders(body.content)
-        answer = self._connection.getresponse()
-        answer.read()
-        return answer.status
 
 
 @pytest.fixture
@@ -155,80 +127,9 @@ def test_every_field_arrives_whatever_is_missing(
         assert wait_until(lambda trace_id=trace_id: zipkin.trace(trace_id), "the span is in Zipkin") == [span]
 
 
-class PyZipkinTransport(BaseTransportHandler):
-    """py_zipkin leaves sending to its user: with the content type of its encoding."""
-
-    def __init__(self, target: Target, content_type: str) -> None:
-        self._target = target
-        self._content_type = content_type
-
-    def get_max_payload_bytes(self) -> int | None:
-        return None
-
-    def send(self, payload: bytes | str) -> None:
-        content = payload.encode() if isinstance(payload, str) else payload
-        assert self._target.post(Body(content, True, self._content_type)) == 202
-
-
-def by_py_zipkin(encoding: Encoding, content_type: str) -> Callable[[str, str], str]:
-    def report(url: str, service: str) -> str:
-        transport = PyZipkinTransport(Target(url), content_type)
-        with zipkin_span(
-            service_name=service,
-            span_name="GET /orders",
-            transport_handler=transport,
-            sample_rate=100,
-            encoding=encoding,
-            kind=Kind.SERVER,
-            binary_annotations={"http.path": "/orders", "error": "timeout of 5 s"},
-            use_128bit_trace_id=True,
-        ) as root:
-            with zipkin_span(service_name=service, span_name="query", kind=Kind.CLIENT) as query:
-                query.add_sa_binary_annotation(3306, "mysql", "10.0.0.5")
-                query.add_annotation("retry", 1_700_000_000.5)
-            trace_id: str = root.zipkin_attrs.trace_id
-        return trace_id
-
-    return report
-
-
-def by_opentelemetry(url: str, service: str) -> str:
-    """Report by OpenTelemetry's SDK and its exporter, which knows of nothing but a Zipkin."""
-    provider = TracerProvider(resource=Resource.create({"service.name": service}))
-    provider.add_span_processor(SimpleSpanProcessor(ZipkinExporter(endpoint=url + SPANS_PATH)))
-    tracer = provider.get_tracer("tests")
-    with tracer.start_as_current_span("GET /orders", kind=SpanKind.SERVER) as root:
-        with tracer.start_as_current_span("query", kind=SpanKind.CLIENT) as query:
-            query.set_attribute("db.rows", 3)
-            query.add_event("retry", {"attempt": 2})
-        root.set_status(StatusCode.ERROR, "timeout of 5 s")
-    provider.shutdown()
-    return f"{root.get_span_context().trace_id:032x}"
-
-
-def by_brave(url: str, service: str) -> str:
-    """Report by Brave, Zipkin's own library for Java, in a process of its own."""
-    jars = fetch_jars()
-    script = Path(__file__).parents[1] / "servers" / "report.groovy"
-    command = [jars.java, "-cp", jars.brave_class_path, "groovy.ui.GroovyMain", str(script)]
-    ran = subprocess.run(
-        [*command, url + SPANS_PATH, service], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.strip()
-
-
-CLIENTS: dict[str, Callable[[str, str], str]] = {
-    "py_zipkin, JSON": by_py_zipkin(Encoding.V2_JSON, JSON),
-    "py_zipkin, proto3": by_py_zipkin(Encoding.V2_PROTO3, "application/x-protobuf"),
-    "OpenTelemetry": by_opentelemetry,
-    "Brave": by_brave,
-}
-
-
-@pytest.mark.parametrize("report", CLIENTS.values(), ids=CLIENTS.keys())
+@pytest.mark.parametrize("report", REPORTERS.values(), ids=REPORTERS.keys())
 def test_client_reports_through_the_agent_as_to_zipkin(
-    zipkin: ZipkinServer, agent_url: str, report: Callable[[str, str], str]
+    zipkin: ZipkinServer, agent_url: str, report: Report
 ) -> None:
     """A tracer that knows only Zipkin's API uses the agent in its place, and its spans are the same there."""
     service = f"shop-{time.time_ns()}"

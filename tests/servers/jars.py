@@ -48,37 +48,44 @@ def find_java() -> str:
 
 
 def fetch_jars() -> Jars:
-    """Return the jars that pom.xml names; the first time, and after a change of it, fetch them by Maven.
-
-    Blocks while another run in the same checkout fetches.
-
-    Raises:
-        ServersMissingError: Java or Maven is missing.
-        RuntimeError: Maven failed; the message has its output.
-    """
+    """Return the jars that pom.xml names; see `fetch`."""
     java = find_java()
-    target = HERE / "target"
-    target.mkdir(exist_ok=True)
-    with open(target / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _fetch_if_changed(target)
+    target = fetch(HERE, "kafka", "zipkin", "brave")
     (zipkin_jar,) = (target / "zipkin").glob("*.jar")
     return Jars(java, f"{target / 'kafka'}/*", zipkin_jar, f"{target / 'brave'}/*")
 
 
-def _fetch_if_changed(target: Path) -> None:
+def fetch(project: Path, *folders: str) -> Path:
+    """Return a Maven project's folder target, with the jars that its pom.xml names in these folders.
+
+    Fetches them by Maven the first time, and after a change of pom.xml. Blocks while another run in the same
+    checkout fetches.
+
+    Raises:
+        ServersMissingError: Maven is missing.
+        RuntimeError: Maven failed; the message has its output.
+    """
+    target = project / "target"
+    target.mkdir(exist_ok=True)
+    with open(target / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _fetch_if_changed(project, target, folders)
+    return target
+
+
+def _fetch_if_changed(project: Path, target: Path, folders: tuple[str, ...]) -> None:
     stamp = target / "fetched"
-    wanted = hashlib.sha256((HERE / "pom.xml").read_bytes()).hexdigest()
+    wanted = hashlib.sha256((project / "pom.xml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     maven = shutil.which("mvn")
     if maven is None:
         raise ServersMissingError("no `mvn` on PATH to fetch them with (Debian: apt install maven)")
-    for folder in ("kafka", "zipkin", "brave"):
+    for folder in folders:
         shutil.rmtree(target / folder, ignore_errors=True)
     done = subprocess.run(
         [maven, "--batch-mode", "--quiet", "package"],
-        cwd=HERE,
+        cwd=project,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -87,5 +94,5 @@ def _fetch_if_changed(target: Path) -> None:
         timeout=FETCH_TIMEOUT_S,
     )
     if done.returncode:
-        raise RuntimeError(f"Maven could not fetch the jars of {HERE / 'pom.xml'}:\n{done.stdout}")
+        raise RuntimeError(f"Maven could not fetch the jars of {project / 'pom.xml'}:\n{done.stdout}")
     stamp.write_text(wanted)
