@@ -63,7 +63,7 @@ bench: $(VENV)/dev ## measure kaspan against its peers, in one run
 	set -e; for script in $(filter-out %_worker.py,$(wildcard bench/*.py)); do $(BIN)/python "$$script"; done
 
 clean: ## remove what make and the tests made, the fetched servers too
-	rm -rf $(VENV) build dist *.egg-info tests/servers/target
+	rm -rf $(VENV) build dist *.egg-info tests/servers/target tests/zipkin_kit/target
 	rm -rf .nox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(VENV)/dev: $(INSTALLED)

@@ -82,6 +82,11 @@ class ServerProcess(ABC):
         """Say whether the process is alive, ready or not."""
         return self._running is not None and self._running.is_running()
 
+    @property
+    def pid(self) -> int | None:
+        """The process id, None before the start and after the end."""
+        return self._running.process.pid if self._running is not None else None
+
     def log_tail(self) -> str:
         """Return the last lines that the server wrote to stdout, and those to stderr."""
         logs = sorted(self.directory.glob("log.*"))

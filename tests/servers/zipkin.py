@@ -8,6 +8,7 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,31 @@ MAX_TRACES = 1_000_000
 ANSWER_TIMEOUT_S = 30
 
 
+@dataclass(frozen=True)
+class StorageSettings:
+    """What the storage of a Zipkin is told: STRICT_TRACE_ID, SEARCH_ENABLED and AUTOCOMPLETE_KEYS."""
+
+    strict_trace_id: bool = True
+    search_enabled: bool = True
+    autocomplete_keys: tuple[str, ...] = ()
+
+
+DEFAULT_STORAGE = StorageSettings()
+
+
 class ZipkinServer(ServerProcess):
     """Zipkin on a free port of the loopback interface; `restart` forgets every span, as its storage does.
 
     `url` is its base, http://HOST:PORT. With `kafka`, HOST:PORT of a broker, it also reads the topic zipkin.
     """
 
-    def __init__(self, jars: Jars, directory: Path, kafka: str = "") -> None:
+    def __init__(
+        self, jars: Jars, directory: Path, kafka: str = "", storage: StorageSettings = DEFAULT_STORAGE
+    ) -> None:
         super().__init__(directory)
         self._jars = jars
         self._kafka = kafka
+        self._storage = storage
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -49,7 +65,14 @@ class ZipkinServer(ServerProcess):
         ]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "STORAGE_TYPE": "mem", "KAFKA_BOOTSTRAP_SERVERS": self._kafka}
+        return {
+            **os.environ,
+            "STORAGE_TYPE": "mem",
+            "KAFKA_BOOTSTRAP_SERVERS": self._kafka,
+            "STRICT_TRACE_ID": str(self._storage.strict_trace_id).lower(),
+            "SEARCH_ENABLED": str(self._storage.search_enabled).lower(),
+            "AUTOCOMPLETE_KEYS": ",".join(self._storage.autocomplete_keys),
+        }
 
     def is_ready(self) -> bool:
         try:
