@@ -3,7 +3,7 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-FOLDERS := config wire insight store terminal interceptor agent cli demo
+FOLDERS := config wire insight store interceptor agent cli demo
 # A strict editable install links, under build/, the modules that exist at that moment, and copies the rest.
 LINKS := $(wildcard build/__editable__*)
 INSTALLED := setup.cfg setup.py pyproject.toml interceptor/compiled.pyx $(wildcard interceptor/*/*.pxi) interceptor/kafka/record_scope.py interceptor/kafka/send_span.py $(VENV)/modules cli/kaspan $(if $(LINKS),,force)

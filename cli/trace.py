@@ -41,9 +41,9 @@ def _run(options: argparse.Namespace) -> int:
         json_output().writelines(_json(spans))
         return 0
     # Imported here, as they need the agent's packages.
+    from kaspan.agent.terminal.screen import Screen
+    from kaspan.agent.terminal.waterfall import draw
     from kaspan.insight.trace import clean_trace
-    from kaspan.terminal.screen import Screen
-    from kaspan.terminal.waterfall import draw
 
     screen = Screen()
     cleaned = clean_trace(spans)

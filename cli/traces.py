@@ -99,8 +99,8 @@ def _print_json(traces: Iterable[list[Span]]) -> int:
 
 def _print_table(traces: Iterable[list[Span]]) -> int:
     # Imported here, as it needs the agent's packages.
-    from kaspan.terminal.screen import Screen
-    from kaspan.terminal.trace_table import draw_table, summarize
+    from kaspan.agent.terminal.screen import Screen
+    from kaspan.agent.terminal.trace_table import draw_table, summarize
 
     rows = [summarize(trace) for trace in traces]
     if rows:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kaspan.agent.terminal.screen import Screen
+from kaspan.agent.terminal.waterfall import draw
 from kaspan.demo.harness import DemoError
 from kaspan.demo.harness.children import Child, Children
 from kaspan.store.query_request import QueryRequest
 from kaspan.store.reader import StoreReader
 from kaspan.store.span_store import StoreSettings
-from kaspan.terminal.screen import Screen
-from kaspan.terminal.waterfall import draw
 from kaspan.wire.span import Span
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TextIO
 import msgspec
 
 from kaspan.agent.senders.base import Delivered, Outcome, Refused, Sender
-from kaspan.terminal.line import Line
-from kaspan.terminal.screen import Screen
-from kaspan.terminal.waterfall import draw
+from kaspan.agent.terminal.line import Line
+from kaspan.agent.terminal.screen import Screen
+from kaspan.agent.terminal.waterfall import draw
 from kaspan.wire.span import Span
 
 MAX_SPANS_HELD = 20_000

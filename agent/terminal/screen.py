@@ -9,7 +9,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from kaspan.terminal.line import Line
+from kaspan.agent.terminal.line import Line
 
 _ASCII = str.maketrans("━╸╺┄─│├└╷…µ", "===.-||`|~u")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import groupby
 
-from kaspan.terminal.line import Piece
+from kaspan.agent.terminal.line import Piece
 
 _NOTHING, _GAP, _WAITING, _WORKING = range(4)
 _GLYPHS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from kaspan.terminal.line import Line, cells_of, fit, printable
-from kaspan.terminal.times import duration, moment
+from kaspan.agent.terminal.line import Line, cells_of, fit, printable
+from kaspan.agent.terminal.times import duration, moment
 from kaspan.wire.span import Span
 
 _GAP = 2

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from kaspan.terminal.bar import Scale
-from kaspan.terminal.line import ELLIPSIS, Line, Piece, cells_of, fit, head, printable, wrap
-from kaspan.terminal.rows import Row, arrange, missing_parents
-from kaspan.terminal.times import axis, duration, duration_range, moment
+from kaspan.agent.terminal.bar import Scale
+from kaspan.agent.terminal.line import ELLIPSIS, Line, Piece, cells_of, fit, head, printable, wrap
+from kaspan.agent.terminal.rows import Row, arrange, missing_parents
+from kaspan.agent.terminal.times import axis, duration, duration_range, moment
 from kaspan.wire.span import Span
 
 MAX_ROWS = 500

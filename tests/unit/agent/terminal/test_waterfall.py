@@ -1,4 +1,4 @@
-"""kaspan.terminal.waterfall: a trace as people read it."""
+"""kaspan.agent.terminal.waterfall: a trace as people read it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaspan.terminal.line import cells_of
-from kaspan.terminal.waterfall import MAX_ROWS, draw
+from kaspan.agent.terminal.line import cells_of
+from kaspan.agent.terminal.waterfall import MAX_ROWS, draw
 from kaspan.wire.span import Endpoint, Span
 
 START_US = 1_732_459_200_000_000

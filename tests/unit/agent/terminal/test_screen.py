@@ -1,4 +1,4 @@
-"""kaspan.terminal.screen: colours for terminals, plain text for all else."""
+"""kaspan.agent.terminal.screen: colours for terminals, plain text for all else."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from kaspan.terminal.line import Line, Piece
-from kaspan.terminal.screen import Screen
+from kaspan.agent.terminal.line import Line, Piece
+from kaspan.agent.terminal.screen import Screen
 
 LINE = Line(Piece("orders", "cyan"), Piece(" ━┄ 5 µs"))
 

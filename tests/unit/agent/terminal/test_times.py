@@ -1,4 +1,4 @@
-"""kaspan.terminal.times: durations, moments and the axis."""
+"""kaspan.agent.terminal.times: durations, moments and the axis."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaspan.terminal.times import TICK, axis, duration, duration_range, moment
+from kaspan.agent.terminal.times import TICK, axis, duration, duration_range, moment
 
 
 @pytest.mark.parametrize(

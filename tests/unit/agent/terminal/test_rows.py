@@ -1,4 +1,4 @@
-"""kaspan.terminal.rows: the order of a trace's spans, and what stands below what."""
+"""kaspan.agent.terminal.rows: the order of a trace's spans, and what stands below what."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaspan.terminal.rows import arrange, missing_parents
+from kaspan.agent.terminal.rows import arrange, missing_parents
 from kaspan.wire.span import Endpoint, Span
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from kaspan.terminal.line import cells_of
+from kaspan.agent.terminal.line import cells_of
 
 _DAY_US = 86_400_000_000
 _UNITS = ((_DAY_US, "d"), (3_600_000_000, "h"), (60_000_000, "min"), (1_000_000, "s"), (1_000, "ms"))

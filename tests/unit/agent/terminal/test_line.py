@@ -1,11 +1,11 @@
-"""kaspan.terminal.line: text that is safe to print, in cells."""
+"""kaspan.agent.terminal.line: text that is safe to print, in cells."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kaspan.terminal.line import Line, Piece, cells_of, fit, printable, wrap
+from kaspan.agent.terminal.line import Line, Piece, cells_of, fit, printable, wrap
 
 any_text = st.text(max_size=40) | st.text(st.sampled_from("ab 注é\u0301"), max_size=40)
 safe_text = any_text.map(lambda text: printable(text, 100))
