@@ -58,13 +58,15 @@ def room(directory: int) -> Room:
     A ring in the making announces its size before it allocates; what it has not allocated yet counts as
     claimed. Each process announces and then looks, so of two at least one sees the other.
     """
+    # Claims first: what is allocated between the two looks then counts twice, and not never.
+    claimed_bytes = _claimed_bytes(directory)
     status, kind = os.fstatvfs(directory), _file_system(directory)
     if kind == b"overlay" and not status.f_files:
         kind = b"btrfs"  # an overlay hides the file system below it, but only btrfs counts no inodes
     return Room(
         status.f_blocks * status.f_frsize,
         status.f_bavail * status.f_frsize,
-        _claimed_bytes(directory),
+        claimed_bytes,
         kind,
     )
 

@@ -146,6 +146,28 @@ def test_ring_that_is_being_made_counts_as_made(
     assert free_bytes(memory) >= 32 * MIB
 
 
+def test_ring_that_takes_its_room_while_another_process_looks_counts(
+    memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is allocated between the looks at the file system and at the claims is not free for others."""
+    (memory / "rings").mkdir(mode=0o700)
+    with (memory / "rings" / ".1-a.tmp").open("wb") as unfinished:
+        unfinished.truncate(20 * MIB)
+        look = os.fstatvfs
+
+        def look_and_allocate(descriptor: int) -> os.statvfs_result:
+            found = look(descriptor)
+            os.posix_fallocate(unfinished.fileno(), 0, 20 * MIB)
+            return found
+
+        monkeypatch.setattr(os, "fstatvfs", look_and_allocate)
+        directory = os.open(memory / "rings", os.O_RDONLY)
+        spare_bytes = room.room(directory).spare_bytes
+        os.close(directory)
+
+    assert spare_bytes <= 12 * MIB
+
+
 def test_ring_that_nobody_finishes_takes_no_room_for_ever(memory: Path, processes: Processes) -> None:
     """What a process announced that was killed before it had a ring counts for a minute only."""
     (memory / "rings").mkdir(mode=0o700)
