@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -111,6 +112,12 @@ class Part:
             [] if self.text.isascii() else [letter for letter in _ASCII_IN_LOWER_CASE if letter in self.text]
         )
 
+    def with_pattern(self, pattern: re.Pattern[bytes]) -> Iterable[int]:
+        """Return the places of the spans that may have a text, and of those with escapes, in order."""
+        starts = self._starts
+        places = {bisect_right(starts, found.start()) - 1 for found in pattern.finditer(self.text)}
+        return sorted(places.union(*(self._places(self.text, escape) for escape in self._escapes)))
+
     def _places(self, text: bytes, needle: bytes) -> Iterator[int]:
         at = text.find(needle)
         while 0 <= at < len(text):
@@ -216,8 +223,9 @@ def _read(partition: PartitionReader, block: int) -> Iterator[Part]:
 
 
 def _starts(text: bytes) -> list[int]:
-    starts, end = [0], -len(_FIRST)
-    for piece in text.split(_BETWEEN)[:-1]:
-        end += len(piece) + len(_BETWEEN)
-        starts.append(end)
-    return starts
+    """Return where spans begin, if what stands between most spans stands between all of them."""
+    sizes = map(len(_BETWEEN).__add__, map(len, text.split(_BETWEEN)))
+    # What stands between two spans ends with the beginning of the second one.
+    starts = list(accumulate(sizes, initial=-len(_FIRST)))
+    starts[0] = 0
+    return starts[:-1]

@@ -6,7 +6,7 @@ Every trace that matches has a span that meets each condition, so a search walks
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from kaspan.store.terms import name_term, remote_term, tag_term, word_term
 from kaspan.wire.span import Span
 
 _ALL_DURATIONS = (1 << 63) - 1
+RARE_DURATION_US = 100_000
+"""Spans that last so long are few: to look for their duration is faster than to look for their service."""
 _plain = re.compile(rb"[0-9A-Za-z_.-]+").findall  # what every encoder of JSON writes as it is
 
 IsMet = Callable[[Any], bool]  # of Times or, with a term, Fields, or a whole span
@@ -30,7 +32,7 @@ class Condition:
 
     `is_met` says whether a span of the service meets it. `term` is what the index has of it; without one,
     `durations` is the mask of durations to look for. `text` is in the JSON of each span that meets it, in any
-    case if `ignore_case`.
+    case if `ignore_case`. `pattern` is in it too, and is looked for in place of `text`.
     """
 
     service: str | None
@@ -39,6 +41,7 @@ class Condition:
     term: bytes | None = None
     text: str = ""
     ignore_case: bool = False
+    pattern: re.Pattern[bytes] | None = None
 
     def blocks(self, partition: PartitionReader) -> list[BlockRow]:
         """Return the blocks of a partition that may have a span that meets the condition."""
@@ -55,12 +58,16 @@ class Condition:
 
     def places(self, part: Part) -> Iterator[int]:
         """Yield the places of the spans that meet the condition."""
-        words = _plain(self.text.encode("utf-8", "surrogatepass"))
-        places = part.with_text(max(words, key=len), self.ignore_case) if words else part.all_places()
-        for place in places:
+        for place in self._likely_places(part):
             span = part.times_at(place) if self.term is None else part.fields_at(place)
             if span and (self.service is None or service_of(span) == self.service) and self.is_met(span):
                 yield place
+
+    def _likely_places(self, part: Part) -> Iterable[int]:
+        if self.pattern is not None:
+            return part.with_pattern(self.pattern)
+        words = _plain(self.text.encode("utf-8", "surrogatepass"))
+        return part.with_text(max(words, key=len), self.ignore_case) if words else part.all_places()
 
 
 def service_of(span: Times | Span) -> str | None:
@@ -86,8 +93,17 @@ def conditions_of(request: QueryRequest) -> list[Condition]:
         # All bits from the one to the other.
         durations = (most << 1) - duration_bit(request.min_duration_us)
         is_met = partial(has_duration, request)
-        found.append(Condition(service, is_met, durations, text=service or "", ignore_case=True))
+        pattern = None
+        if request.min_duration_us >= RARE_DURATION_US:
+            pattern = _longer_than(len(str(request.min_duration_us)) - 1)
+        text = service or ""
+        found.append(Condition(service, is_met, durations, text=text, ignore_case=True, pattern=pattern))
     return found or [Condition(service, lambda _: True, text=service or "", ignore_case=True)]
+
+
+def _longer_than(digits: int) -> re.Pattern[bytes]:
+    """Return what finds durations but those that are plainly written with so many digits or fewer."""
+    return re.compile(rb'"duration"\s*:\s*(?!"?[0-9]{1,%d}[\s",}])' % digits)
 
 
 def _named(name: str) -> IsMet:

@@ -82,11 +82,13 @@ Partitions = list[list[list[Payload]]]
 def with_one_hour_of_roots(payload: Payload) -> Payload:
     """Give a span a parent if its time is not in the hour in which its trace may have roots.
 
-    Which root came first decides a trace's time. The store knows it only among spans of one hour.
+    Which root came first decides a trace's time. The store knows it only among spans of one hour. A span that
+    is its own parent has none.
     """
     hour = payload.get("timestamp", 0) // HOUR_US
     is_root_hour = hour % 2 == int(payload["traceId"][-1], 16) % 2
-    return payload if is_root_hour else {"parentId": "9"} | payload
+    is_root = payload.get("parentId") in (None, payload["id"])
+    return payload | {"parentId": "9"} if is_root and not is_root_hour else payload
 
 
 PARTITIONS: st.SearchStrategy[Partitions] = st.lists(

@@ -118,6 +118,28 @@ def test_a_tag_is_found_however_its_json_is_written(tmp_path: Path, spelling: by
         assert [len(portion) for portion in reader.get_trace("1")] == [1]
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        b'"duration":2000000',
+        b'"duration" :\n 2000000 ',
+        b'"duration":"2000000"',
+        b'"duration":2e6',
+        b'"duration":2000000.0',
+        b'"d\\u0075ration":2000000',
+    ],
+)
+def test_a_long_duration_is_found_however_its_json_is_written(tmp_path: Path, spelling: bytes) -> None:
+    """Spaces, texts, decimal points, exponents and escapes do not hide a long span, also of one service."""
+    ours = b'{"traceId":"1","id":"1","timestamp":%d,"localEndpoint":{"serviceName":"a"},%b}'
+    others = [span(number, duration=1_999_999, localEndpoint={"serviceName": "a"}) for number in range(2, 50)]
+    settings = written(tmp_path, [*others[:20], ours % (NOW_MS * 1000, spelling), *others[20:]])
+    with closing(StoreReader(settings)) as reader:
+        for service in (None, "a"):
+            found = reader.get_traces(request(min_duration_us=2_000_000, service_name=service))
+            assert ids(found) == [1]
+
+
 def test_a_name_is_found_in_any_case(tmp_path: Path) -> None:
     """Names are compared in lower case, also where a letter beyond ASCII becomes one of ASCII."""
     spans = [span(1, name="GET /A"), span(2, name="\u212aafka"), span(3, name="\u0416\u0416")]
