@@ -112,7 +112,8 @@ def test_sigterm_with_the_collector_away_says_what_is_left(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
-    "moment", ["kaspan.cli.agent._load", "kaspan.agent.agent.Spool", "kaspan.agent.agent.Agent.start"]
+    "moment",
+    ["kaspan.cli.agent.load_for_agent", "kaspan.agent.agent.Spool", "kaspan.agent.agent.Agent.start"],
 )
 def test_signal_during_the_start_is_heeded_when_it_is_done(
     deployment: Deployment, zipkin_stub: ZipkinStub, moment: str, number: signal.Signals
