@@ -32,8 +32,9 @@ quick: $(VENV)/dev ## in a minute: the linters, and the unit tests that start no
 quick-tests: $(VENV)/dev
 	@files=$$(mktemp -d "$(QUICK_FILES)/kq.XXXXXX"); \
 	trap 'rm -rf "$$files"' EXIT INT TERM; \
-	PYTEST_DEBUG_TEMPROOT="$$files" PYTHONDONTWRITEBYTECODE= $(BIN)/pytest tests/unit -q \
-	    -m 'not processes and not servers' --numprocesses=auto --maxprocesses=8 --dist=worksteal
+	KASPAN_TEST_STORES=10 PYTEST_DEBUG_TEMPROOT="$$files" PYTHONDONTWRITEBYTECODE= $(BIN)/pytest tests/unit -q \
+	    -m 'not processes and not servers and not large' --hypothesis-profile=quick \
+	    --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test: $(VENV)/dev ## unit tests, and integration tests on real Kafka and real Zipkin (Java 17 and Maven)
 	$(BIN)/pytest

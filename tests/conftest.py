@@ -26,6 +26,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("untimed")
+# For `make quick`, by --hypothesis-profile; `make test` tries four times as many examples.
+settings.register_profile("quick", settings.get_profile("untimed"), max_examples=25)
 
 STARTING_FIXTURES = {"programs", "deployment", "disk", "small_disk", "memory", "wheel"}
 """Tests that ask for one of these start programs: disks call `mount`, the wheel is built."""

@@ -148,6 +148,7 @@ def test_a_name_is_found_in_any_case(tmp_path: Path) -> None:
             assert ids(reader.get_traces(request(span_name=name))) == [trace]
 
 
+@pytest.mark.large
 def test_a_large_trace_comes_in_portions(tmp_path: Path) -> None:
     """A trace of many spans is read a portion at a time, each span once, and a search finds it too."""
     count = 100_000
