@@ -39,11 +39,10 @@ class BlockWalk:
         self._first_us = request.first_us
         self._last_us = request.last_us + 999  # a span's milliseconds are compared
         self._is_longest = request.order == "longest"
-        self._partitions = [
-            (self._order_of_partition(bounds), partition)
-            for partition in partitions
-            if (bounds := partition.bounds()).has_blocks
-        ]
+        bounds = [(partition.bounds(), partition) for partition in partitions]
+        with_blocks = [(bound, partition) for bound, partition in bounds if bound.has_blocks]
+        self._partitions = [(self._order_of_partition(bound), partition) for bound, partition in with_blocks]
+        self._bounds = [(self.bound(_row(bound)), partition) for bound, partition in with_blocks]
 
     def rarest(self, conditions: Sequence[Condition]) -> Condition:
         """Return the condition that has the fewest blocks in the partitions that come first."""
@@ -58,6 +57,10 @@ class BlockWalk:
                 counts[index] += sum(map(self._is_inside, condition.blocks(partition)))
         return conditions[counts.index(min(counts))]
 
+    def partitions_with(self, rank: int) -> list[PartitionReader]:
+        """Return the partitions that have spans which can give a trace this rank."""
+        return [partition for bound, partition in self._bounds if bound >= rank]
+
     def walk(self, condition: Condition) -> Iterator[Candidate]:
         """Yield the blocks of a condition."""
         numbers = count()
@@ -67,7 +70,7 @@ class BlockWalk:
         while heap:
             order, _, partition, row = heapq.heappop(heap)
             if row is not None:
-                yield Candidate(partition, row.block, self._bound(row), order[0] == _OUTSIDE)
+                yield Candidate(partition, row.block, self.bound(row), order[0] == _OUTSIDE)
                 continue
             for row in condition.blocks(partition):
                 heapq.heappush(heap, (self._order(row), next(numbers), partition, row))
@@ -88,10 +91,15 @@ class BlockWalk:
 
     def _order_of_partition(self, bounds: Bounds) -> _Order:
         """Return the place of the first of a partition's blocks, or one before it."""
-        order = self._order(BlockRow(0, bounds.min_us, bounds.max_us, bounds.durations))
+        order = self._order(_row(bounds))
         return (_OUTSIDE, 0, -_MAX_BLOCK) if order[0] == _OUTSIDE and bounds.has_untimed else order
 
-    def _bound(self, row: BlockRow) -> int:
+    def bound(self, row: BlockRow) -> int:
+        """Return the highest rank that the spans of a block can give a trace."""
         if self._is_longest:
             return (1 << row.durations.bit_length()) - 1
         return -1 if row.max_us is None else min(row.max_us, self._last_us) // 1000
+
+
+def _row(bounds: Bounds) -> BlockRow:
+    return BlockRow(0, bounds.min_us, bounds.max_us, bounds.durations)

@@ -10,7 +10,7 @@ is not (OUTSIDE_BLOCKS).
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 from kaspan.store.block_cache import BlockCache, Part, Times
@@ -22,10 +22,12 @@ from kaspan.store.query_request import QueryRequest, TraceTest
 from kaspan.store.trace_reader import Blocks, Portion, TraceReader, grouped
 from kaspan.wire.span import Span
 
-EXTRA_BLOCKS = 8
+EXTRA_BLOCKS = 4
 """How many blocks are read that, by their own spans, cannot bring a trace that comes first."""
-EXTRA_TRACES = 32
-"""How many traces are read that, by the spans seen so far, do not come first."""
+EXTRA_TRACES = 256
+"""How many traces are read that come first only by spans in other blocks than the one they are found in."""
+EXTRA_LONGEST = 32
+"""The same with order `longest`."""
 OUTSIDE_BLOCKS = 16
 """How many blocks are read that have no span in the time of the search; the nearest ones."""
 TIED_BLOCKS = 64
@@ -79,7 +81,8 @@ class Search:
         self._found: list[Found] = []
         self._count = self._held_bytes = 0
         self._examined: set[str] = set()
-        self._extra_traces = EXTRA_TRACES
+        self._extra_traces = EXTRA_LONGEST if self._is_longest else EXTRA_TRACES
+        self._bounds: dict[tuple[str, int], int] = {}
 
     def traces(self) -> Iterator[Iterator[Portion]]:
         """Find the traces that match, then yield each, in portions."""
@@ -122,23 +125,57 @@ class Search:
         if len(self._examined) > _MAX_NOTED:
             self._examined.clear()
         parts = self._cache.get(candidate.partition, candidate.block)
-        ranks = self._ranks(parts, self._extra_traces if is_extra else None)
-        chunk: list[str] = []
+        ranks = self._ranks(parts, is_told=not is_extra)
+        first: list[str] = []
+        others: list[str] = []
         for low in sorted(ranks, key=lambda low: (ranks[low], low), reverse=True):
-            if self._is_full and ranks[low] < self._found[-1].rank:
-                if not self._extra_traces:
-                    break
-                self._extra_traces -= 1
-            chunk.append(low)
-            if len(chunk) == _CHUNK:
-                self._examine(chunk)
-                chunk = []
-        self._examine(chunk)
+            is_first = not self._is_full or ranks[low] >= self._found[-1].rank
+            (first if is_first else others).append(low)
+            if len(first) == _CHUNK:
+                self._examine(first)
+                first = []
+        self._examine(first)
+        if not others or not self._extra_traces:
+            return
+        # With several parts, the ranks are not of the whole block. Long spans do not tell blocks apart.
+        if len(parts) == 1 and not self._is_longest:
+            others = self._promoted(others, candidate)
+        others = others[: self._extra_traces]
+        self._extra_traces -= len(others)
+        for start in range(0, len(others), _CHUNK):
+            self._examine(others[start : start + _CHUNK])
 
-    def _ranks(self, parts: Sequence[Part], limit: int | None) -> dict[str, int]:
+    def _promoted(self, low_ids: Sequence[str], candidate: Candidate) -> list[str]:
+        """Return the traces that other blocks can bring before the last trace that was found."""
+        rank = self._found[-1].rank
+        here = (candidate.partition.path, candidate.block)
+        places = self._reader.find(low_ids, self._walk.partitions_with(rank))
+        self._note_bounds({place for blocks in places.values() for place in blocks})
+        return [
+            low
+            for low in low_ids
+            if any(
+                self._bounds[place] >= rank
+                for partition, block in places.get(low, ())
+                if (place := (partition.path, block)) != here
+            )
+        ]
+
+    def _note_bounds(self, blocks: Set[tuple[PartitionReader, int]]) -> None:
+        """Look up what ranks some blocks can bring."""
+        new: dict[PartitionReader, list[int]] = {}
+        for partition, block in blocks:
+            if (partition.path, block) not in self._bounds:
+                new.setdefault(partition, []).append(block)
+        for partition, ids in new.items():
+            self._bounds.update({(partition.path, block): -1 for block in ids})
+            for row in partition.blocks_with_ids(ids):
+                self._bounds[partition.path, row.block] = self._walk.bound(row)
+
+    def _ranks(self, parts: Sequence[Part], is_told: bool) -> dict[str, int]:
         """Return the traces with a span that meets the condition, and what these parts tell of their ranks.
 
-        With a limit, there are not more traces, and nothing is told.
+        That is nothing, unless `is_told`.
         """
         ranks: dict[str, int] = {}
         for part in parts:
@@ -146,13 +183,8 @@ class Search:
                 low = part.low_id_at(place)
                 if low in ranks or low in self._examined:
                     continue
-                if limit is None:
-                    spans = map(part.times_at, part.around(place))
-                    ranks[low] = max(self._rank(span) if span else -1 for span in spans)
-                elif len(ranks) == limit:
-                    break
-                else:
-                    ranks[low] = -1
+                spans = map(part.times_at, part.around(place)) if is_told else ()
+                ranks[low] = max((self._rank(span) if span else -1 for span in spans), default=-1)
         return ranks
 
     def _rank(self, span: Times | Span) -> int:

@@ -40,11 +40,13 @@ class TraceReader:
         self._budget = budget
         self._cache = blocks or BlockCache()
 
-    def find(self, low_ids: Iterable[str]) -> dict[str, Blocks]:
-        """Return where traces are; nothing for a trace that is not in the store."""
+    def find(
+        self, low_ids: Iterable[str], partitions: Sequence[PartitionReader] | None = None
+    ) -> dict[str, Blocks]:
+        """Return where traces are, in all partitions or in some; nothing for a trace that is not there."""
         by_key = {trace_key(low): low for low in low_ids}
         found: dict[str, Blocks] = {}
-        for partition in self._partitions:
+        for partition in self._partitions if partitions is None else partitions:
             self._budget.check_time()
             for key, block in partition.blocks_of_traces(list(by_key)):
                 found.setdefault(by_key[key], []).append((partition, block))
